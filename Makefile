@@ -1,0 +1,43 @@
+# make demo | make test are the two commands of a fresh clone; everything else builds on `setup`.
+PYTHON ?= python3
+VENV ?= .venv
+# On Linux a plain torch is the CUDA build; TORCH_INDEX=https://download.pytorch.org/whl/cpu gives the CPU one.
+TORCH_INDEX ?=
+BIN := $(VENV)/bin
+PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
+
+.PHONY: setup demo test test-all check lint types clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(VENV)/.ready: pyproject.toml constraints/tested.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "voxstrata needs Python 3.11 or newer; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(PIP_INDEX) --constraint constraints/tested.txt --editable '.[synth,dev]'
+	touch $@
+
+setup: $(VENV)/.ready  ## make .venv with everything in it
+
+demo: setup  ## the main job on the embedded default, at most 10 minutes
+	$(BIN)/voxstrata demo
+
+test: setup  ## the tests, at most 10 minutes
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: setup  ## the tests and the slow ones
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+
+types: setup
+	$(BIN)/mypy
+
+check: lint types test  ## lint, types and tests
+
+clean:  ## remove what was built (runs stay)
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,56 @@
+"""Emotion label sets. Labels are stored as names, never as indices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from voxstrata.errors import LabelError
+
+#: The eight classes of MSP-Podcast in the paper's order (AdaLTM, arXiv 2603.25041, section 3.1).
+EMOTIONS = ("anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """An ordered set of class names.
+
+    Args:
+        names: distinct names, at least two, in the order of a model's outputs.
+
+    Raises:
+        LabelError: if a name occurs twice or fewer than two are given.
+
+    >>> LabelSet(("anger", "neutral")).index("neutral")
+    1
+    """
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) < 2 or len(set(self.names)) != len(self.names):
+            raise LabelError(f"a label set needs at least two distinct names; found {list(self.names)}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def index(self, name: str) -> int:
+        """The position of a name.
+
+        Raises:
+            LabelError: if the name is not in the set.
+        """
+        if name not in self.names:
+            raise LabelError(f"unknown label {name!r}; this label set has {', '.join(self.names)}")
+        return self.names.index(name)
+
+    @classmethod
+    def of(cls, labels: Iterable[str | None]) -> LabelSet:
+        """The set of labels that occur, in alphabetical order (`None` is passed over)."""
+        return cls(tuple(sorted({label for label in labels if label is not None})))

@@ -1,0 +1,99 @@
+"""Predictions files: one JSON object a line. Evaluation reads nothing else, so any system can be scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from voxstrata.errors import PredictionsError
+from voxstrata.runs import atomic_write
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One row of a predictions file. What a task lacks is None, and absent from the file.
+
+    Args:
+        id: unique in the file.
+        path: the audio file.
+        speaker: for resampling by speaker.
+        emotion: predicted class name.
+        probabilities: class name -> probability; sums to 1.
+        reference_emotion: true class name.
+        transcript: recognised words.
+        reference_transcript: true words.
+        error: why there is no answer; then all else but id and path is absent.
+    """
+
+    id: str
+    path: str | None = None
+    speaker: str | None = None
+    emotion: str | None = None
+    probabilities: Mapping[str, float] | None = None
+    reference_emotion: str | None = None
+    transcript: str | None = None
+    reference_transcript: str | None = None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row without its absent fields."""
+        row = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: dict(value) if isinstance(value, Mapping) else value
+            for name, value in row.items()
+            if value is not None
+        }
+
+
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
+    """Writes a predictions file; an older one is replaced at the end, never half."""
+    lines = (json.dumps(p.as_dict(), ensure_ascii=False) + "\n" for p in predictions)
+    atomic_write(path, "".join(lines))
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Reads a predictions file; unknown fields are passed over, so other systems may add their own.
+
+    Raises:
+        PredictionsError: naming file and line, where a row is not an object, has no id, repeats one,
+            or holds a field of the wrong kind.
+    """
+    if not path.is_file():
+        raise PredictionsError(f"no predictions file at {path}")
+    names = {field.name for field in fields(Prediction)}
+    predictions: list[Prediction] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as fault:
+            raise PredictionsError(f"{where}: not JSON ({fault.msg}); one object a line is needed") from None
+        if not isinstance(row, dict) or "id" not in row:
+            raise PredictionsError(f'{where}: a row is an object with at least "id"; found {line[:80]!r}')
+        known = {name: value for name, value in row.items() if name in names and value is not None}
+        known["id"] = str(known["id"])
+        _check_kinds(known, where)
+        if known["id"] in seen:
+            raise PredictionsError(f"{where}: id {known['id']!r} stands already in line {seen[known['id']]}")
+        seen[known["id"]] = number
+        predictions.append(Prediction(**known))
+    if not predictions:
+        raise PredictionsError(f"{path} holds no rows")
+    return predictions
+
+
+def _check_kinds(row: dict[str, Any], where: str) -> None:
+    for name, value in row.items():
+        if name == "probabilities":
+            good = isinstance(value, dict) and all(isinstance(p, int | float) for p in value.values())
+            wanted = "an object of numbers"
+        else:
+            good, wanted = isinstance(value, str), "a string"
+        if not good:
+            raise PredictionsError(f"{where}: {name!r} must be {wanted}; found {value!r}")
