@@ -25,7 +25,7 @@ class Prediction:
         reference_emotion: true class name.
         transcript: recognised words.
         reference_transcript: true words.
-        error: why there is no answer; then all else but id and path is absent.
+        error: why there is no answer; what was known before (path, speaker, references) stays.
     """
 
     id: str
@@ -57,16 +57,23 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
 def read_predictions(path: Path) -> list[Prediction]:
     """Reads a predictions file; unknown fields are passed over, so other systems may add their own.
 
+    An id or a speaker that is a number is read as a string.
+
     Raises:
-        PredictionsError: naming file and line, where a row is not an object, has no id, repeats one,
-            or holds a field of the wrong kind.
+        PredictionsError: if there is no file or it is not UTF-8; naming file and line, where a row is not
+            an object, has no id, repeats one, or holds a field of the wrong kind.
     """
     if not path.is_file():
         raise PredictionsError(f"no predictions file at {path}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as fault:
+        raise PredictionsError(f"{path} is not UTF-8 text (byte {fault.start}); write it as UTF-8") from None
     names = {field.name for field in fields(Prediction)}
     predictions: list[Prediction] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not splitlines: that also breaks at U+2028 and its like, which JSON allows inside a string.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -74,10 +81,13 @@ def read_predictions(path: Path) -> list[Prediction]:
             row = json.loads(line)
         except json.JSONDecodeError as fault:
             raise PredictionsError(f"{where}: not JSON ({fault.msg}); one object a line is needed") from None
-        if not isinstance(row, dict) or "id" not in row:
+        if not isinstance(row, dict) or row.get("id") is None:
             raise PredictionsError(f'{where}: a row is an object with at least "id"; found {line[:80]!r}')
-        known = {name: value for name, value in row.items() if name in names and value is not None}
-        known["id"] = str(known["id"])
+        known: dict[str, Any] = {
+            name: str(value) if name in ("id", "speaker") and _is_number(value) else value
+            for name, value in row.items()
+            if name in names and value is not None
+        }
         _check_kinds(known, where)
         if known["id"] in seen:
             raise PredictionsError(f"{where}: id {known['id']!r} stands already in line {seen[known['id']]}")
@@ -88,10 +98,14 @@ def read_predictions(path: Path) -> list[Prediction]:
     return predictions
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _check_kinds(row: dict[str, Any], where: str) -> None:
     for name, value in row.items():
         if name == "probabilities":
-            good = isinstance(value, dict) and all(isinstance(p, int | float) for p in value.values())
+            good = isinstance(value, dict) and all(map(_is_number, value.values()))
             wanted = "an object of numbers"
         else:
             good, wanted = isinstance(value, str), "a string"

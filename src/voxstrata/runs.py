@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,23 @@ FORMAT_VERSION = 1
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
-    """Writes a file so that a reader, also after a crash, sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a file so that a reader, also after a crash, sees the old content or the new, never a part.
+
+    Raises:
+        VoxstrataError: if the file cannot be written.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode("utf-8") if isinstance(content, str) else content
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as fault:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise VoxstrataError(
             f"cannot write {path}: {fault.strerror}; free space or choose another folder"
         ) from None
@@ -108,7 +113,7 @@ class RunFolder:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if kind is None or row.get("kind") == kind:
+            if isinstance(row, dict) and (kind is None or row.get("kind") == kind):
                 rows.append(row)
         return rows
 
@@ -123,17 +128,21 @@ class RunFolder:
         """Holds the folder, so that two processes never train into the same one.
 
         Raises:
-            VoxstrataError: if another process holds it.
+            VoxstrataError: if another process holds it, or it cannot be written.
         """
         from filelock import FileLock, Timeout
 
-        self.path.mkdir(parents=True, exist_ok=True)
         held = FileLock(self.path / ".lock")
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             held.acquire(timeout=0)
         except Timeout:
             raise VoxstrataError(
                 f"{self.path} is in use by another process; wait for it, or choose another folder"
+            ) from None
+        except OSError as fault:
+            raise VoxstrataError(
+                f"cannot write in {self.path}: {fault.strerror}; choose another folder"
             ) from None
         try:
             yield

@@ -1,9 +1,95 @@
-"""`voxstrata compare`."""
+"""`voxstrata compare`: two systems on the same clips."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import typer
+
+from voxstrata.cli.evaluate import TITLES, bounds, clips_line, listed, percent
+
+if TYPE_CHECKING:
+    from voxstrata.evaluation.comparison import Comparison, Difference
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
+    app.command()(compare)
+
+
+def compare(
+    a: Path = typer.Argument(help="Predictions file of the first system."),
+    b: Path = typer.Argument(help="Predictions file of the second, for the same ids."),
+    normalizer: str = typer.Option("basic", help="Of transcripts: none, basic, no-apostrophe."),
+    errors: str = typer.Option("wrong", help="Clips without an answer: count as wrong, or leave-out."),
+    labels: str | None = typer.Option(
+        None, help="Emotions allowed, comma-separated. Default: all that occur."
+    ),
+    resamples: int = typer.Option(2000, min=2, help="Bootstrap samples."),
+    seed: int = typer.Option(0, min=0, help="Of the resampling."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Compare two systems on the same clips: B less A, with a 95 % interval paired by speaker.
+
+    Speakers are resampled, the same ones for both systems; where speakers are unknown, clips are, and it is
+    said. A reference or speaker that only one file holds serves both.
+    """
+    from voxstrata.evaluation.comparison import compare as compared
+    from voxstrata.predictions import read_predictions
+
+    found = compared(
+        read_predictions(a),
+        read_predictions(b),
+        normalizer=normalizer,
+        resamples=resamples,
+        seed=seed,
+        labels=listed(labels),
+        errors=errors,
+    )
+    for warning in found.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        _print_comparison(str(a), str(b), found)
+
+
+def _print_comparison(a: str, b: str, found: Comparison) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    console.print(f"A {a}\nB {b}", soft_wrap=True)
+    console.print(clips_line(found.clips, found.speakers, found.unanswered, found.errors), soft_wrap=True)
+    table = Table("percent", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for heading in ("A", "B", "B - A", "95 % of B - A", "detectable", "resampled"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, value in found.differences.items():
+        table.add_row(
+            TITLES[name],
+            percent(value.a),
+            percent(value.b),
+            f"{100 * value.difference:+.2f}",
+            bounds(value.interval),
+            percent(value.smallest),
+            f"{value.unit}s",
+        )
+    console.print(table)
+    console.print(
+        "detectable: the smallest true difference that would show here with 80 % power at 5 %", soft_wrap=True
+    )
+    for name, value in found.differences.items():
+        if name in ("uar", "wer"):
+            console.print(f"{TITLES[name]}: {_verdict(name, value)}", soft_wrap=True)
+    if "wer" in found.differences:
+        console.print(f"normaliser: {found.normalizer}", soft_wrap=True)
+
+
+def _verdict(name: str, value: Difference) -> str:
+    if not value.shown:
+        return "no difference shown"
+    better = (value.difference > 0) == (name == "uar")
+    return f"{'B' if better else 'A'} is better"

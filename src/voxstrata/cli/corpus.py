@@ -1,9 +1,137 @@
-"""`voxstrata corpus`."""
+"""`voxstrata corpus list|prepare|synth`."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import typer
+
+from voxstrata.cli import corpus_synth
+
+if TYPE_CHECKING:
+    from voxstrata.corpora.faults import Fault
+    from voxstrata.corpora.prepared import PreparedCorpus
+    from voxstrata.corpora.summary import CorpusSummary
+
+_LINE_WIDTH = 110
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Adds the group `corpus` with its commands."""
+    group = typer.Typer(help="List, prepare and synthesise corpora.", no_args_is_help=True)
+    group.command("list")(list_corpora)
+    group.command("prepare")(prepare_corpus)
+    corpus_synth.register(group)
+    app.add_typer(group, name="corpus")
+
+
+def list_corpora(as_json: bool = typer.Option(False, "--json", help="Print JSON.")) -> None:
+    """Print the corpora that can be prepared."""
+    from voxstrata.corpora.readers import READERS
+
+    if as_json:
+        rows = [
+            {"name": r.name, "description": r.description, "labels": r.labels, "folds": len(r.folds)}
+            for r in READERS.values()
+        ]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for reader in READERS.values():
+        typer.echo(f"{reader.name:<12} {reader.description}")
+
+
+def prepare_corpus(
+    name: str = typer.Argument(help="Corpus, as `voxstrata corpus list` names it."),
+    folder: Path = typer.Argument(metavar="DIR", help="Where it was unpacked; for `table`, the table."),
+    out: Path = typer.Argument(help="Folder for the prepared corpus."),
+    skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave clips with faults out; exit code 3."),
+    labels: str | None = typer.Option(None, help="Allowed emotions: a,b,c; the order of a model's outputs."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Check every clip of a corpus, print its counts and write it as lhotse cuts.
+
+    All faults are printed at once, and nothing is written if there is one, unless --skip-bad.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from voxstrata.corpora.faults import FaultyCorpusError
+    from voxstrata.corpora.prepare import prepare
+    from voxstrata.errors import CorpusError
+
+    names = [label.strip() for label in labels.split(",")] if labels is not None else None
+    try:
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("decoding", total=None)
+            prepared = prepare(
+                name,
+                folder,
+                out,
+                skip_bad=skip_bad,
+                labels=names,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+    except FaultyCorpusError as error:
+        _print_faults(error.faults, as_json)
+        raise CorpusError(error.counts) from error
+    if as_json:
+        typer.echo(json.dumps(_as_dict(prepared), indent=2, ensure_ascii=False))
+    else:
+        typer.echo(_counts_text(prepared.summary))
+    for line in prepared.left_out:
+        typer.echo(f"left out: {line}", err=True)
+    typer.echo(f"{prepared.name} is prepared in {prepared.folder}", err=True)
+    if prepared.left_out:
+        raise typer.Exit(3)
+
+
+def _print_faults(faults: tuple[Fault, ...], as_json: bool) -> None:
+    if as_json:
+        rows = [{"kind": fault.kind, "id": fault.id, "detail": fault.detail} for fault in faults]
+        typer.echo(json.dumps({"faults": rows}, indent=2, ensure_ascii=False))
+        return
+    for fault in faults:
+        typer.echo(str(fault), err=True)
+
+
+def _as_dict(prepared: PreparedCorpus) -> dict[str, object]:
+    return {
+        "name": prepared.name,
+        "folder": str(prepared.folder),
+        "labels": prepared.labels,
+        "folds": prepared.folds,
+        "fingerprint": prepared.fingerprint,
+        "summary": prepared.summary.as_dict(),
+        "left_out": prepared.left_out,
+    }
+
+
+def _counts_text(summary: CorpusSummary) -> str:
+    """Small tables: splits, classes by split, speakers."""
+    lines = [f"{'split':<12}{'clips':>8}{'minutes':>10}{'speakers':>10}{'emotions':>10}{'texts':>8}"]
+    for name, counts in summary.splits.items():
+        lines.append(
+            f"{name:<12}{counts.clips:>8}{counts.duration_min:>10.1f}{counts.speakers:>10}"
+            f"{counts.with_emotion:>10}{counts.with_text:>8}"
+        )
+    if set(summary.emotions) - {"-"}:
+        lines += ["", *_emotion_lines(summary)]
+    entries = [f"{speaker} {clips}" for speaker, clips in summary.speakers.items()]
+    column = max(map(len, entries)) + 2
+    per_line = max(1, _LINE_WIDTH // column)
+    lines += ["", "clips per speaker"]
+    for start in range(0, len(entries), per_line):
+        lines.append("".join(f"{entry:<{column}}" for entry in entries[start : start + per_line]).rstrip())
+    return "\n".join(lines)
+
+
+def _emotion_lines(summary: CorpusSummary) -> list[str]:
+    splits = [name for name in summary.splits if name != "all"]
+    width = max([12, *(len(name) + 2 for name in summary.emotions)])
+    lines = [f"{'emotion':<{width}}" + "".join(f"{name:>8}" for name in [*splits, "all"])]
+    for name, by_split in summary.emotions.items():
+        numbers = [*(by_split[split] for split in splits), sum(by_split.values())]
+        lines.append(f"{name:<{width}}" + "".join(f"{number:>8}" for number in numbers))
+    return lines

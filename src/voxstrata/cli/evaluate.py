@@ -1,9 +1,155 @@
-"""`voxstrata evaluate`."""
+"""`voxstrata evaluate`: scores of predictions files, whoever wrote them."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from voxstrata.evaluation.score import EmotionScores, Metric, Scores
+
+#: Metric in `metrics.json` -> name in print.
+TITLES = {
+    "uar": "UAR",
+    "precision": "macro precision",
+    "macro_f1": "macro F1",
+    "accuracy": "accuracy",
+    "wer": "WER",
+    "cer": "CER",
+}
+
+#: A terminal has no room for the confusion of more classes.
+WIDEST_CONFUSION = 10
 
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
+    app.command()(evaluate)
+
+
+def evaluate(
+    predictions: list[Path] = typer.Argument(
+        help="Predictions files, JSON lines; any system may have written them."
+    ),
+    pool: bool = typer.Option(
+        False, "--pool", help="Score all files as one, such as the folds of one corpus."
+    ),
+    normalizer: str = typer.Option("basic", help="Of transcripts: none, basic, no-apostrophe."),
+    errors: str = typer.Option("wrong", help="Clips without an answer: count as wrong, or leave-out."),
+    labels: str | None = typer.Option(
+        None, help="Emotions allowed, comma-separated. Default: all that occur."
+    ),
+    resamples: int = typer.Option(1000, min=2, help="Bootstrap samples of either kind."),
+    seed: int = typer.Option(0, min=0, help="Of the resampling by speaker."),
+    as_json: bool = typer.Option(
+        False, "--json", help="Print JSON: the scores, or {file: scores} for several."
+    ),
+) -> None:
+    """Score predictions files: UAR, precision, macro F1, accuracy, WER, CER, with 95 % intervals.
+
+    A row needs id and, for what is to be scored, emotion with reference_emotion or transcript with
+    reference_transcript; speaker where it is known; error where the system failed. Other fields are ignored.
+    """
+    from voxstrata.evaluation.answers import pooled
+    from voxstrata.evaluation.score import score
+    from voxstrata.predictions import read_predictions
+
+    files = {str(path): read_predictions(path) for path in predictions}
+    if pool:
+        files = {f"{len(files)} files pooled": pooled(files)}
+    scores = {
+        name: score(
+            rows,
+            normalizer=normalizer,
+            resamples=resamples,
+            seed=seed,
+            labels=listed(labels),
+            errors=errors,
+        )
+        for name, rows in files.items()
+    }
+    for name, found in scores.items():
+        for warning in found.warnings:
+            typer.echo(f"warning: {name}: {warning}", err=True)
+    if as_json:
+        rows = {name: found.as_dict() for name, found in scores.items()}
+        typer.echo(
+            json.dumps(rows if len(rows) > 1 else next(iter(rows.values())), indent=2, ensure_ascii=False)
+        )
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    for name, found in scores.items():
+        _print_scores(console, name, found)
+
+
+def listed(names: str | None) -> list[str] | None:
+    """Names of a comma-separated option."""
+    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+
+
+def clips_line(clips: int, speakers: int, unanswered: int, errors: str) -> str:
+    """What was scored, and how clips without an answer were counted."""
+    counted = "counted as wrong" if errors == "wrong" else "left out"
+    lost = f", {unanswered} WITHOUT AN ANSWER ({counted})" if unanswered else ""
+    return f"{clips} clips, {speakers or 'unknown'} speakers{lost}"
+
+
+def percent(value: float) -> str:
+    """A rate in [0, 1] in percent."""
+    return f"{100 * value:.2f}"
+
+
+def bounds(interval: tuple[float, float] | None) -> str:
+    """An interval in percent."""
+    return "-" if interval is None else f"[{percent(interval[0])}, {percent(interval[1])}]"
+
+
+def _print_scores(console: Console, name: str, scores: Scores) -> None:
+    from rich import box
+    from rich.table import Table
+
+    console.print(name, soft_wrap=True)
+    console.print(clips_line(scores.clips, scores.speakers, scores.unanswered, scores.errors), soft_wrap=True)
+    table = Table("percent", box=box.SIMPLE)
+    for heading in ("value", "95 % by clip", "95 % by speaker"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    metrics: dict[str, Metric] = {}
+    metrics |= scores.emotion.metrics if scores.emotion else {}
+    metrics |= scores.transcript.metrics if scores.transcript else {}
+    for metric, found in metrics.items():
+        table.add_row(TITLES[metric], percent(found.value), bounds(found.iid), bounds(found.speaker))
+    console.print(table)
+    if scores.transcript:
+        words, normalizer = scores.transcript.words, scores.transcript.normalizer
+        console.print(f"WER over {words} reference words, normaliser: {normalizer}\n", soft_wrap=True)
+    if scores.emotion:
+        _print_classes(console, scores.emotion)
+
+
+def _print_classes(console: Console, scores: EmotionScores) -> None:
+    from rich import box
+    from rich.table import Table
+
+    wide = len(scores.labels) > WIDEST_CONFUSION
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("class", no_wrap=True)
+    for heading in ("clips", "recall", *(() if wide else (f"{name[:4]}" for name in scores.labels))):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, counts in zip(scores.labels, scores.confusion, strict=True):
+        recall = scores.recall[name]
+        shown = "-" if recall is None else percent(recall)
+        table.add_row(name, str(scores.support[name]), shown, *(() if wide else map(str, counts)))
+    console.print(table)
+    more = (
+        "The confusion of so many classes is in --json."
+        if wide
+        else "Columns count what each class was taken for."
+    )
+    console.print(more, soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 
 import typer
 
@@ -13,7 +14,6 @@ COMMANDS = (
     "evaluate",
     "compare",
     "train",
-    "pretrain",
     "predict",
     "reproduce",
     "report",
@@ -54,6 +54,8 @@ def main() -> None:
     from voxstrata.errors import VoxstrataError
 
     debug = "--debug" in sys.argv
+    # WavLM's attention in transformers passes masks of two kinds; torch says so at every first padded batch.
+    warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
     try:
         app()
     except VoxstrataError as fault:

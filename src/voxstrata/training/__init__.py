@@ -1,0 +1,1 @@
+"""One training loop for all systems: exact resume, atomic checkpoints, a journal."""

@@ -1,0 +1,56 @@
+"""Where a named model lies: packaged with voxstrata, a folder or file, or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from voxstrata.errors import CheckpointError
+
+_WEIGHTS = Path(__file__).parent.parent / "weights"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def packaged_names() -> tuple[str, ...]:
+    """Names of the encoders that come with the package."""
+    return tuple(sorted(path.parent.name for path in _WEIGHTS.glob("*/config.json")))
+
+
+def locate(name: str | Path) -> Path:
+    """The folder or file of a model.
+
+    A packaged name wins over a folder of the same name; write `./name` for the folder. What is neither
+    is taken for a hub id and downloaded (or found in the hub's cache).
+
+    Raises:
+        CheckpointError: if there is nothing of that name.
+    """
+    if isinstance(name, str) and name in packaged_names():
+        return _WEIGHTS / name
+    path = Path(name)
+    if path.exists():
+        return path
+    if isinstance(name, Path) or not _HUB_NAME.fullmatch(name):
+        raise CheckpointError(f"no model folder or file at {name}; give a folder, a hub id, or {_packaged()}")
+    return _download(name)
+
+
+def _packaged() -> str:
+    return "a packaged name" + (f" ({', '.join(packaged_names())})" if packaged_names() else "")
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    def fetch(*patterns: str) -> Path:
+        return Path(snapshot_download(name, allow_patterns=["*config.json", *patterns]))
+
+    try:
+        folder = fetch("*.safetensors", "*.safetensors.index.json")
+        return folder if any(folder.glob("*.safetensors")) else fetch("pytorch_model.bin")
+    except (OSError, ValueError) as fault:
+        reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
+        raise CheckpointError(
+            f"{name} is no folder here and cannot be had from the Hugging Face hub ({reason}); "
+            f"give a folder, an id the hub knows (and a connection), or {_packaged()}"
+        ) from None

@@ -1,9 +1,0 @@
-"""`voxstrata pretrain`."""
-
-from __future__ import annotations
-
-import typer
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""

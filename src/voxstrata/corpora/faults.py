@@ -1,0 +1,178 @@
+"""What can be wrong with the clips of a corpus, found all at once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxstrata.audio import SAMPLE_RATE, decode, downmix, resampled_length
+from voxstrata.corpora.clip import SPLITS, Clip
+from voxstrata.errors import AudioError, CorpusError
+
+#: The shortest clip, in samples at 16 kHz: one frame of a speech encoder's convolutions (25 ms).
+SHORTEST = 400
+
+#: The one kind that lies in no single clip, so that leaving a clip out does not mend it.
+SPLIT_LEAK = "speaker in two splits"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong.
+
+    Args:
+        kind: "missing file", "undecodable", "empty", "too short", "unknown label", "unknown split",
+            "duplicate id", "duplicate audio" or "speaker in two splits".
+        id: the clip, or the speaker where a speaker is in two splits.
+        detail: what was found.
+        position: the clip's place in the reader's order; None for a speaker.
+    """
+
+    kind: str
+    id: str
+    detail: str
+    position: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.id}: {self.detail}"
+
+
+class FaultyCorpusError(CorpusError):
+    """A corpus with faults: `faults` has every one of them, `counts` says how many of which kind.
+
+    Args:
+        faults: at least one.
+        clips: how many clips were looked at.
+    """
+
+    def __init__(self, faults: Sequence[Fault], clips: int) -> None:
+        self.faults = tuple(faults)
+        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(f.kind for f in faults).items()))
+        advice = ["nothing was written"]
+        if any(fault.kind != SPLIT_LEAK for fault in faults):
+            advice.append("mend the clips, or leave them out with --skip-bad")
+        if any(fault.kind == SPLIT_LEAK for fault in faults):
+            advice.append("put all clips of a speaker into one split (--skip-bad cannot decide that)")
+        self.counts = f"faults in {clips} clips: {kinds}; {'; '.join(advice)}"
+        super().__init__(f"{self.counts}; the first is {faults[0]}")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What decoding a clip told.
+
+    Args:
+        samples: length after resampling to 16 kHz.
+        sha256: of the mono samples before resampling, so that format and header do not matter.
+        fault: kind and detail, if the audio cannot be used.
+    """
+
+    samples: int = 0
+    sha256: str = ""
+    fault: tuple[str, str] | None = None
+
+
+def inspect_audio(path: Path) -> Inspection:
+    """Decodes a file and says what is wrong with it, if anything."""
+    if not path.is_file():
+        return Inspection(fault=("missing file", f"no file at {path}"))
+    try:
+        samples, sample_rate = decode(path)
+    except AudioError as fault:
+        return Inspection(fault=("undecodable", str(fault)))
+    mono = downmix(samples)
+    if not mono.any():
+        what = "all samples are zero" if len(mono) else "no samples"
+        return Inspection(fault=("empty", f"{what} in {path}"))
+    length = resampled_length(len(mono), sample_rate)
+    digest = hashlib.sha256(f"{sample_rate}\n".encode() + mono.tobytes()).hexdigest()
+    if length < SHORTEST:
+        return Inspection(
+            length, digest, ("too short", f"{length} of at least {SHORTEST} samples at {SAMPLE_RATE} Hz")
+        )
+    return Inspection(length, digest)
+
+
+def inspect_all(
+    paths: Sequence[Path], progress: Callable[[int, int], None] | None = None, *, threads: int = 4
+) -> list[Inspection]:
+    """Decodes many files; the decoder and the hash release the interpreter lock, so threads help.
+
+    Args:
+        paths: audio files.
+        progress: called with (files done, files in all).
+        threads: how many files at a time.
+    """
+    inspections = []
+    with ThreadPoolExecutor(threads) as pool:
+        for inspection in pool.map(inspect_audio, paths):
+            inspections.append(inspection)
+            if progress is not None:
+                progress(len(inspections), len(paths))
+    return inspections
+
+
+def clip_faults(
+    clips: Sequence[Clip], inspections: Sequence[Inspection], labels: Collection[str] = ()
+) -> list[Fault]:
+    """Every fault that lies in a single clip, in the clips' order.
+
+    Of clips with the same audio, or the same id, the first without another fault is the good one.
+
+    Args:
+        clips: as a reader gives them.
+        inspections: of the same length.
+        labels: allowed class names; empty allows all.
+    """
+    faults = []
+    for position, (clip, inspection) in enumerate(zip(clips, inspections, strict=True)):
+        if inspection.fault is not None:
+            faults.append(Fault(inspection.fault[0], clip.id, inspection.fault[1], position))
+        named = {*clip.votes, *([clip.emotion] if clip.emotion is not None else [])}
+        for name in sorted(named - set(labels)) if labels else []:
+            faults.append(
+                Fault("unknown label", clip.id, f"{name!r} is none of {', '.join(labels)}", position)
+            )
+        if clip.split not in SPLITS:
+            detail = f"{clip.split!r} is none of {', '.join(SPLITS)}"
+            faults.append(Fault("unknown split", clip.id, detail, position))
+    bad = {fault.position for fault in faults}
+    faults += _repeated([clip.id for clip in clips], clips, bad, "duplicate id")
+    faults += _repeated(
+        [i.sha256 if i.fault is None else "" for i in inspections], clips, bad, "duplicate audio"
+    )
+    return sorted(faults, key=lambda fault: fault.position or 0)
+
+
+def split_faults(clips: Sequence[Clip]) -> list[Fault]:
+    """Speakers whose clips are in more than one split: what a model is tested on, it was trained on."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for clip in clips:
+        if clip.speaker is not None:
+            counts[clip.speaker][clip.split] += 1
+    return [
+        Fault(SPLIT_LEAK, speaker, ", ".join(f"{n} clips in {split}" for split, n in sorted(splits.items())))
+        for speaker, splits in sorted(counts.items())
+        if len(splits) > 1
+    ]
+
+
+def _repeated(
+    keys: Sequence[str], clips: Sequence[Clip], bad: Collection[int | None], kind: str
+) -> list[Fault]:
+    positions: dict[str, list[int]] = defaultdict(list)
+    for position, key in enumerate(keys):
+        if key:
+            positions[key].append(position)
+    faults = []
+    for same in positions.values():
+        kept = next((position for position in same if position not in bad), same[0])
+        for position in same:
+            if position != kept:
+                detail = f"{clips[position].path} repeats {clips[kept].id} ({clips[kept].path})"
+                faults.append(Fault(kind, clips[position].id, detail, position))
+    return faults

@@ -1,0 +1,212 @@
+"""A corpus made ready: checked clips as lhotse cuts, and what identifies them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lhotse import AudioSource, CutSet, MonoCut, Recording, SupervisionSegment
+
+from voxstrata.audio import SAMPLE_RATE
+from voxstrata.corpora.clip import SPLITS, Clip
+from voxstrata.corpora.summary import CorpusSummary
+from voxstrata.errors import CorpusError
+from voxstrata.runs import atomic_write, write_json
+
+FORMAT_VERSION = 1
+CUTS_FILE = "cuts.jsonl.gz"
+CORPUS_FILE = "corpus.json"
+
+
+@dataclass(frozen=True)
+class PreparedCorpus:
+    """A folder with `cuts.jsonl.gz` and `corpus.json`.
+
+    Args:
+        folder: where it lies.
+        name: of the corpus.
+        labels: class names, in the order of a model's outputs; empty if no clip carries an emotion.
+        folds: groups of speakers; empty where the corpus has one fixed division.
+        fingerprint: SHA-256, in hexadecimal, over ids, audio, speakers, labels, votes, texts and splits;
+            not over the places of the files.
+        summary: counts.
+        left_out: what `skip_bad` left out, one line a fault.
+    """
+
+    folder: Path
+    name: str
+    labels: tuple[str, ...]
+    folds: tuple[tuple[str, ...], ...]
+    fingerprint: str
+    summary: CorpusSummary
+    left_out: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, folder: Path) -> PreparedCorpus:
+        """Opens a prepared corpus.
+
+        Raises:
+            CorpusError: if the folder holds none, one of another format, or files of two different ones.
+        """
+        advice = "make it with `voxstrata corpus prepare`"
+        try:
+            content = json.loads((folder / CORPUS_FILE).read_text(encoding="utf-8"))
+            version = content["format_version"]
+            if version != FORMAT_VERSION:
+                raise CorpusError(f"{folder} has format {version}, this is format {FORMAT_VERSION}; {advice}")
+            if _sha256((folder / CUTS_FILE).read_bytes()) != content["cuts_sha256"]:
+                raise CorpusError(
+                    f"{folder / CUTS_FILE} is not the file that {CORPUS_FILE} describes; {advice} again"
+                )
+            return cls(
+                folder=folder,
+                name=content["name"],
+                labels=tuple(content["labels"]),
+                folds=tuple(map(tuple, content["folds"])),
+                fingerprint=content["fingerprint"],
+                summary=CorpusSummary.from_dict(content["summary"]),
+                left_out=tuple(content["left_out"]),
+            )
+        except OSError as fault:
+            raise CorpusError(
+                f"no prepared corpus in {folder} ({fault.strerror}: {fault.filename}); {advice}"
+            ) from None
+        except (ValueError, KeyError, TypeError):
+            raise CorpusError(f"{folder / CORPUS_FILE} cannot be read; {advice} again") from None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have clips, by the corpus's own division."""
+        return tuple(split for split in SPLITS if split in self.summary.splits)
+
+    def cuts(self, split: str | None = None, fold: int | None = None) -> CutSet:
+        """The clips of a split, in the corpus's order.
+
+        A cut spans a whole recording at 16 kHz; `cut.recording.sources[0].source` is the file, to be
+        decoded with `voxstrata.audio.load_audio`. Its one supervision has text, speaker and, in `custom`,
+        "emotion", "votes" and the corpus's extras. `cut.custom` has "split" and "audio_sha256".
+
+        Args:
+            split: "train", "dev" or "test"; None for all.
+            fold: k from 1 on divides anew: test = group k of `folds`, dev = the next group (the first
+                after the last), train = all other speakers.
+
+        Raises:
+            CorpusError: if split or fold does not exist, or has no clips.
+        """
+        if split is not None and split not in SPLITS:
+            raise CorpusError(f"no split {split!r}; there are {', '.join(SPLITS)}")
+        if fold is not None and not 1 <= fold <= len(self.folds):
+            allowed = f"1 to {len(self.folds)}" if self.folds else "none"
+            raise CorpusError(f"{self.name} has no fold {fold}; there are {allowed}")
+        counts: Counter[str] = Counter()
+        rows = []
+        for row in self._rows():
+            if fold is not None:
+                row["custom"]["split"] = self._fold_split(row["supervisions"][0].get("speaker"), fold)
+            counts[row["custom"]["split"]] += 1
+            if split in (None, row["custom"]["split"]):
+                rows.append(row)
+        if not rows:
+            held = ", ".join(f"{name} {counts[name]}" for name in SPLITS if counts[name])
+            raise CorpusError(f"{self.name} in {self.folder} has no clips in {split}; it has {held}")
+        return CutSet.from_dicts(rows)
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        with gzip.open(self.folder / CUTS_FILE, "rt", encoding="utf-8") as file:
+            for line in file:
+                yield json.loads(line)
+
+    def _fold_split(self, speaker: str | None, fold: int) -> str:
+        if speaker in self.folds[fold - 1]:
+            return "test"
+        return "dev" if speaker in self.folds[fold % len(self.folds)] else "train"
+
+
+def write_prepared(
+    folder: Path,
+    name: str,
+    clips: Sequence[Clip],
+    audio: Sequence[tuple[int, str]],
+    *,
+    labels: tuple[str, ...],
+    folds: tuple[tuple[str, ...], ...],
+    summary: CorpusSummary,
+    left_out: tuple[str, ...] = (),
+) -> PreparedCorpus:
+    """Writes a prepared corpus; a half-written one is told by `load`, since `corpus.json` comes last.
+
+    Args:
+        folder: made if need be; other files in it are left alone.
+        name: of the corpus.
+        clips: without faults.
+        audio: each clip's length in samples at 16 kHz, and the hash of its samples.
+        labels: class names.
+        folds: groups of speakers.
+        summary: of these clips.
+        left_out: one line a fault.
+    """
+    lines = [
+        json.dumps(_cut(clip, *known).to_dict(), ensure_ascii=False)
+        for clip, known in zip(clips, audio, strict=True)
+    ]
+    packed = gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
+    fingerprint = _fingerprint(clips, [digest for _, digest in audio], labels, folds)
+    prepared = PreparedCorpus(folder, name, labels, folds, fingerprint, summary, left_out)
+    atomic_write(folder / CUTS_FILE, packed)
+    content = {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "labels": labels,
+        "folds": folds,
+        "fingerprint": fingerprint,
+        "cuts_sha256": _sha256(packed),
+        "summary": summary.as_dict(),
+        "left_out": left_out,
+    }
+    write_json(folder / CORPUS_FILE, content)
+    return prepared
+
+
+def _cut(clip: Clip, samples: int, digest: str) -> MonoCut:
+    duration_s = samples / SAMPLE_RATE
+    source = AudioSource(type="file", channels=[0], source=str(clip.path))
+    recording = Recording(clip.id, [source], SAMPLE_RATE, samples, duration_s)
+    supervision = SupervisionSegment(
+        id=clip.id,
+        recording_id=clip.id,
+        start=0.0,
+        duration=duration_s,
+        text=clip.text,
+        speaker=clip.speaker,
+        custom={**clip.extras, "emotion": clip.emotion, "votes": dict(clip.votes)},
+    )
+    return MonoCut(
+        id=clip.id,
+        start=0.0,
+        duration=duration_s,
+        channel=0,
+        supervisions=[supervision],
+        recording=recording,
+        custom={"split": clip.split, "audio_sha256": digest},
+    )
+
+
+def _fingerprint(
+    clips: Sequence[Clip], digests: Sequence[str], labels: Sequence[str], folds: Sequence[Sequence[str]]
+) -> str:
+    rows = sorted(
+        [clip.id, digest, clip.speaker, clip.emotion, sorted(clip.votes.items()), clip.text, clip.split]
+        for clip, digest in zip(clips, digests, strict=True)
+    )
+    return _sha256(json.dumps([FORMAT_VERSION, rows, labels, folds], ensure_ascii=True).encode())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

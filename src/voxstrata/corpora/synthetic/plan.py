@@ -1,0 +1,161 @@
+"""What is said, by whom and how: the plan of a corpus, before any sound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxstrata.corpora.clip import SPLITS
+from voxstrata.corpora.synthetic.delivery import draw_delivery
+from voxstrata.corpora.synthetic.lexicon import VOCABULARIES, Lexicon, Sentence
+from voxstrata.corpora.synthetic.partition import generator
+from voxstrata.corpora.synthetic.raters import POOL, draw_votes
+from voxstrata.corpora.synthetic.voices import Voice, draw_voices
+from voxstrata.errors import CorpusError
+from voxstrata.labels import EMOTIONS
+
+#: Mean length of a clip, to turn minutes into clips.
+CLIP_S = 3.0
+
+
+@dataclass(frozen=True)
+class SynthesisOptions:
+    """Options of a synthetic corpus.
+
+    Args:
+        clips: clips of train, dev and test.
+        voices: voices of train, dev and test.
+        seed: of everything drawn.
+        lexical_strength: in [0, 1]; 0: the words say nothing about the emotion.
+        prosody_strength: in [0, 1]; 0: the prosody says nothing about the emotion.
+        labelled: share of the train clips with an emotion label; dev and test have all of them.
+        raters: annotators who vote on a labelled clip.
+        read: read speech: no emotion labels, and words drawn independently of the delivery.
+        prosody: "emotional" (all eight deliveries) or "neutral".
+        vocabulary: "everyday" (with emotion words), "bookish" (none of the everyday words) or "both".
+    """
+
+    clips: tuple[int, int, int] = (2100, 300, 600)
+    voices: tuple[int, int, int] = (40, 10, 20)
+    seed: int = 0
+    lexical_strength: float = 0.5
+    prosody_strength: float = 0.5
+    labelled: float = 0.2
+    raters: int = 5
+    read: bool = False
+    prosody: str = "emotional"
+    vocabulary: str = "everyday"
+
+    def __post_init__(self) -> None:
+        for name in ("lexical_strength", "prosody_strength", "labelled"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise CorpusError(f"{name} must lie in [0, 1]; found {getattr(self, name)}")
+        if min(self.clips) < 0 or sum(self.clips) == 0:
+            raise CorpusError(
+                f"clips of train, dev, test must be at least 0 and not all 0; found {self.clips}"
+            )
+        for split, clips, voices in zip(SPLITS, self.clips, self.voices, strict=True):
+            if clips and voices < 1:
+                raise CorpusError(f"{split} has {clips} clips but {voices} voices; at least one is needed")
+        if not 1 <= self.raters <= POOL:
+            raise CorpusError(f"raters must lie in [1, {POOL}]; found {self.raters}")
+        if self.prosody not in ("emotional", "neutral"):
+            raise CorpusError(f"prosody is 'emotional' or 'neutral'; found {self.prosody!r}")
+        if self.vocabulary not in (*VOCABULARIES, "both"):
+            raise CorpusError(f"vocabulary is one of {(*VOCABULARIES, 'both')}; found {self.vocabulary!r}")
+
+    @property
+    def prefix(self) -> str:
+        """Beginning of the clip ids: corpora that may stand side by side have different ones."""
+        design = f"read-{self.prosody}-{self.vocabulary}" if self.read else "acted"
+        return f"{design}-s{self.seed}"
+
+
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """One planned clip.
+
+    Args:
+        id: unique in the corpus.
+        split: "train", "dev" or "test".
+        voice: who speaks.
+        sentence: what is said.
+        intended: what the speaker feels; decides the delivery, and the label where there is one.
+        delivery: how it is said, [8] in the order of `delivery.DIMENSIONS`.
+        labelled: whether the corpus tells the emotion.
+        votes: annotators' votes; empty where not labelled.
+    """
+
+    id: str
+    split: str
+    voice: Voice
+    sentence: Sentence
+    intended: str
+    delivery: NDArray[np.float64]
+    labelled: bool
+    votes: dict[str, int]
+
+
+def utterances(options: SynthesisOptions, split: str, lexicon: Lexicon) -> Iterator[Utterance]:
+    """The planned clips of a split, in order; each is drawn from a stream of its own.
+
+    Args:
+        options: of the corpus.
+        split: "train", "dev" or "test".
+        lexicon: what can be said.
+    """
+    position = SPLITS.index(split)
+    count = options.clips[position]
+    voices = draw_voices(split, options.voices[position], options.seed) if count else []
+    intended = _emotions(options, split, count)
+    labelled = _labelled(options, split, intended)
+    speakers = generator(options.seed, "speakers", split).permutation(count)
+    for index in range(count):
+        key = (options.seed, "read" if options.read else "acted", split, index)
+        voice = voices[int(speakers[index]) % len(voices)]
+        emotion = intended[index] if options.prosody == "emotional" else "neutral"
+        strength = options.prosody_strength
+        delivery = draw_delivery(generator(*key, "delivery"), emotion, strength, voice.habits)
+        votes = draw_votes(generator(*key, "votes"), emotion, options.raters) if labelled[index] else {}
+        yield Utterance(
+            id=f"{options.prefix}-{split}-{index:06d}",
+            split=split,
+            voice=voice,
+            sentence=_sentence(options, split, emotion, lexicon, generator(*key, "words")),
+            intended=emotion,
+            delivery=delivery,
+            labelled=bool(labelled[index]),
+            votes=votes,
+        )
+
+
+def _sentence(
+    options: SynthesisOptions, split: str, emotion: str, lexicon: Lexicon, rng: np.random.Generator
+) -> Sentence:
+    vocabulary = options.vocabulary
+    if vocabulary == "both":
+        vocabulary = VOCABULARIES[int(rng.integers(2))]
+    strength = 0.0 if options.read else options.lexical_strength
+    return lexicon.draw(rng, split=split, vocabulary=vocabulary, emotion=emotion, strength=strength)
+
+
+def _emotions(options: SynthesisOptions, split: str, count: int) -> list[str]:
+    """As many clips of each emotion as the count allows, in random order."""
+    order = generator(options.seed, "emotions", split).permutation(count)
+    return [EMOTIONS[int(place) % len(EMOTIONS)] for place in order]
+
+
+def _labelled(options: SynthesisOptions, split: str, intended: list[str]) -> NDArray[np.bool_]:
+    """Which clips carry a label: the same share of every emotion, and at least one if not 0."""
+    labelled = np.full(len(intended), not options.read)
+    if options.read or split != "train":
+        return labelled
+    rng = generator(options.seed, "labels", split)
+    for emotion in EMOTIONS:
+        places = np.flatnonzero(np.asarray(intended) == emotion)
+        keep = max(round(options.labelled * len(places)), min(1, len(places)) if options.labelled else 0)
+        labelled[rng.permutation(places)[keep:]] = False
+    return labelled

@@ -1,0 +1,58 @@
+"""A worker process: reads chunks of renderings from stdin, writes FLAC files, answers with durations.
+
+Started by `crew.Crew`; one JSON object a line each way. espeak-ng is loaded here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from voxstrata.corpora.synthetic.espeak import version
+from voxstrata.corpora.synthetic.rendering import SAMPLE_RATE, Rendering, encode, render
+from voxstrata.errors import VoxstrataError
+
+
+def main() -> None:
+    """Answers requests until stdin ends: `{"version": true}` or `{"clips": [{"path", "rendering"}, ...]}`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints must not mix with the answers
+    for line in sys.stdin:
+        try:
+            answer = _answer(json.loads(line))
+        except (VoxstrataError, OSError) as fault:
+            answer = {"error": str(fault)}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    if "version" in request:
+        return {"version": version()}
+    return {"durations_s": [_clip(Path(row["path"]), row["rendering"]) for row in request["clips"]]}
+
+
+def _clip(path: Path, row: dict[str, Any]) -> float:
+    """Writes a clip unless an interrupted start left it whole; returns its length in seconds."""
+    import soundfile
+
+    if path.is_file():
+        try:
+            return float(soundfile.info(path).duration)
+        except soundfile.LibsndfileError:
+            path.unlink()
+    samples = render(Rendering.from_dict(row))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial.write_bytes(encode(samples))
+    partial.replace(path)
+    return len(samples) / SAMPLE_RATE
+
+
+if __name__ == "__main__":
+    main()

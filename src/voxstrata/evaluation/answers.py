@@ -1,0 +1,164 @@
+"""What one task of a predictions file holds: references beside answers, and what is to count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from voxstrata.errors import PredictionsError
+from voxstrata.predictions import Prediction
+
+Task = Literal["emotion", "transcript"]
+
+#: How a clip without an answer counts: as a wrong answer (nothing recognised), or not at all.
+ERRORS = ("wrong", "leave-out")
+
+#: With fewer speakers than this an interval by speaker says little.
+FEW_SPEAKERS = 10
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Clips of one task that have a reference.
+
+    Args:
+        ids: of the clips, `[N]`; all following run beside it.
+        speakers: None where a row names none.
+        references: true emotion or words.
+        answers: None where the system gave no answer.
+    """
+
+    ids: tuple[str, ...]
+    speakers: tuple[str | None, ...]
+    references: tuple[str, ...]
+    answers: tuple[str | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def unanswered(self) -> tuple[str, ...]:
+        """Ids of the clips without an answer."""
+        return tuple(clip for clip, answer in zip(self.ids, self.answers, strict=True) if answer is None)
+
+    @property
+    def known_speakers(self) -> tuple[str, ...] | None:
+        """A speaker for each clip, or None where any clip names none."""
+        named = tuple(speaker for speaker in self.speakers if speaker is not None)
+        return named if len(named) == len(self.speakers) else None
+
+    def without(self, ids: Sequence[str]) -> Answers:
+        """The same without some clips."""
+        dropped = set(ids)
+        keep = [i for i, clip in enumerate(self.ids) if clip not in dropped]
+        return Answers(
+            ids=tuple(self.ids[i] for i in keep),
+            speakers=tuple(self.speakers[i] for i in keep),
+            references=tuple(self.references[i] for i in keep),
+            answers=tuple(self.answers[i] for i in keep),
+        )
+
+
+def answers_to(task: Task, predictions: Sequence[Prediction]) -> Answers | None:
+    """Collects a task's clips.
+
+    Returns:
+        Every row with a reference; None where no row has both a reference and an answer,
+        which means that this system was not asked.
+    """
+    rows = [p for p in predictions if _reference(p, task) is not None]
+    found = Answers(
+        ids=tuple(p.id for p in rows),
+        speakers=tuple(p.speaker for p in rows),
+        references=tuple(_reference(p, task) or "" for p in rows),
+        answers=tuple(_answer(p, task) for p in rows),
+    )
+    return None if len(found.unanswered) == len(found) else found
+
+
+def check_errors(errors: str, predictions: Sequence[Prediction], name: str = "the predictions") -> None:
+    """Checks that clips without an answer can be counted in the way asked for.
+
+    Raises:
+        PredictionsError: if the way is unknown, or a failed row is to count as wrong but has no reference.
+    """
+    if errors not in ERRORS:
+        raise PredictionsError(f"unknown way to count errors {errors!r}; choose one of {', '.join(ERRORS)}")
+    if errors != "wrong":
+        return
+    lost = [
+        p.id
+        for p in predictions
+        if p.error is not None and p.reference_emotion is None and p.reference_transcript is None
+    ]
+    if lost:
+        raise PredictionsError(
+            f"{name}: {len(lost)} rows hold an error and no reference ({first_few(lost)}), so they cannot "
+            "count as wrong; add their references, or leave such rows out with --errors leave-out"
+        )
+
+
+def notes_on(task: Task, predictions: Sequence[Prediction]) -> list[str]:
+    """Plain statements about rows of a task that cannot be scored."""
+    answered = [p for p in predictions if _answer(p, task) is not None]
+    referenced = sum(_reference(p, task) is not None for p in predictions)
+    open_ended = [p.id for p in answered if _reference(p, task) is None]
+    if not answered and referenced:
+        return [f"{task} is not scored: {referenced} rows hold a reference, none an answer"]
+    if open_ended:
+        ids = first_few(open_ended)
+        return [f"{len(open_ended)} rows answer {task} without a reference and are not scored: {ids}"]
+    return []
+
+
+def notes_on_speakers(speakers: Sequence[str | None]) -> list[str]:
+    """Plain warnings where resampling by speaker is impossible or says little."""
+    known = {speaker for speaker in speakers if speaker is not None}
+    unnamed = sum(speaker is None for speaker in speakers)
+    if not known:
+        return ["no row names a speaker: resampled by clip only, which is too narrow where speakers recur"]
+    if unnamed:
+        return [f"{unnamed} of {len(speakers)} clips name no speaker: resampled by clip only"]
+    if len(known) == 1:
+        return ["one speaker only: resampled by clip; nothing here says how other speakers would fare"]
+    if len(known) < FEW_SPEAKERS:
+        return [f"only {len(known)} speakers: an interval by speaker is rough, and more likely too narrow"]
+    return []
+
+
+def pooled(files: Mapping[str, Sequence[Prediction]]) -> list[Prediction]:
+    """The rows of several files, such as the test folds of one corpus, as one.
+
+    Equal speaker names in two files are one speaker.
+
+    Args:
+        files: name -> rows.
+
+    Raises:
+        PredictionsError: if an id stands in two files.
+    """
+    seen: dict[str, str] = {}
+    for name, rows in files.items():
+        for row in rows:
+            if row.id in seen:
+                raise PredictionsError(
+                    f"clip {row.id!r} stands in {seen[row.id]} and in {name}; pool files that share no clip"
+                )
+            seen[row.id] = name
+    return [row for rows in files.values() for row in rows]
+
+
+def first_few(names: Sequence[str], count: int = 3) -> str:
+    """The first names, and that there are more."""
+    return ", ".join(map(repr, names[:count])) + (", ..." if len(names) > count else "")
+
+
+def _reference(row: Prediction, task: Task) -> str | None:
+    return row.reference_emotion if task == "emotion" else row.reference_transcript
+
+
+def _answer(row: Prediction, task: Task) -> str | None:
+    if row.error is not None:
+        return None
+    return row.emotion if task == "emotion" else row.transcript

@@ -1,0 +1,69 @@
+"""Two predictions files on the same clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from voxstrata.errors import PredictionsError
+from voxstrata.evaluation.answers import first_few
+from voxstrata.evaluation.recognition import normalizer_named
+from voxstrata.predictions import Prediction
+
+
+def aligned(
+    a: Sequence[Prediction], b: Sequence[Prediction], normalizer: str
+) -> tuple[list[Prediction], list[Prediction]]:
+    """Pairs the rows of two systems by id.
+
+    Args:
+        a: rows of the first system.
+        b: rows of the second, in any order.
+        normalizer: of transcripts; references that differ only before it are the same.
+
+    Returns:
+        Both in the order of the first, each row completed by what the other knows of the clip's reference
+        and speaker.
+
+    Raises:
+        PredictionsError: if ids, references or speakers differ; the first few are named.
+    """
+    of_a, of_b = {p.id: p for p in a}, {p.id: p for p in b}
+    only_a, only_b = [i for i in of_a if i not in of_b], [i for i in of_b if i not in of_a]
+    if only_a or only_b:
+        parts = [("first", only_a), ("second", only_b)]
+        said = "; ".join(f"{len(ids)} only in the {name} ({first_few(ids)})" for name, ids in parts if ids)
+        raise PredictionsError(f"the files hold different ids: {said}; both must answer the same clips")
+    normal = normalizer_named(normalizer)
+    views: dict[str, Callable[[str], str]] = {
+        "reference_emotion": str,
+        "reference_transcript": normal,
+        "speaker": str,
+    }
+    for field, view in views.items():
+        differing = [
+            f"{i!r}: {x!r} and {y!r}"
+            for i in of_a
+            if (x := getattr(of_a[i], field)) is not None
+            and (y := getattr(of_b[i], field)) is not None
+            and view(x) != view(y)
+        ]
+        if differing:
+            raise PredictionsError(
+                f"{field} differs between the files for {len(differing)} clips: {'; '.join(differing[:3])}; "
+                "score both against the same references"
+            )
+    rows = [(_completed(of_a[i], of_b[i]), _completed(of_b[i], of_a[i])) for i in of_a]
+    return [first for first, _ in rows], [second for _, second in rows]
+
+
+def _completed(row: Prediction, other: Prediction) -> Prediction:
+    # the first file's wording wins, so that both are scored against one reference
+    return replace(
+        row,
+        speaker=other.speaker if row.speaker is None else row.speaker,
+        reference_emotion=other.reference_emotion if row.reference_emotion is None else row.reference_emotion,
+        reference_transcript=(
+            other.reference_transcript if row.reference_transcript is None else row.reference_transcript
+        ),
+    )

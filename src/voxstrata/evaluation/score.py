@@ -1,0 +1,245 @@
+"""Scores of a predictions file: metrics with intervals by clip and by speaker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from voxstrata.errors import PredictionsError
+from voxstrata.evaluation.answers import (
+    Answers,
+    answers_to,
+    check_errors,
+    first_few,
+    notes_on,
+    notes_on_speakers,
+)
+from voxstrata.evaluation.classification import confusion_matrix
+from voxstrata.evaluation.intervals import by_unit, cluster_weights, interval, resampled_sums, toolkit_weights
+from voxstrata.evaluation.tally import Tally, emotion_tally, label_set, transcript_tally
+from voxstrata.predictions import Prediction
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric in [0, 1] (WER may exceed 1) with its 95 % intervals.
+
+    Args:
+        value: over all clips.
+        iid: clips resampled one by one, as the paper's toolkit does.
+        speaker: speakers resampled; None where they are unknown or there is one only.
+    """
+
+    value: float
+    iid: tuple[float, float]
+    speaker: tuple[float, float] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "value": self.value,
+            "iid": list(self.iid),
+            "speaker": None if self.speaker is None else list(self.speaker),
+        }
+
+
+@dataclass(frozen=True)
+class EmotionScores:
+    """How well emotions were recognised.
+
+    Args:
+        labels: names in references and answers, or as given.
+        metrics: `uar`, `precision`, `macro_f1`, `accuracy`; averages over the classes with support.
+        recall: name -> recall, None where the references do not have the class.
+        support: name -> reference clips.
+        confusion: counts, rows = reference, columns = prediction; clips without an answer stand in no column.
+    """
+
+    labels: tuple[str, ...]
+    metrics: Mapping[str, Metric]
+    recall: Mapping[str, float | None]
+    support: Mapping[str, int]
+    confusion: tuple[tuple[int, ...], ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "labels": list(self.labels),
+            **{name: metric.as_dict() for name, metric in self.metrics.items()},
+            "recall": dict(self.recall),
+            "support": dict(self.support),
+            "confusion": [list(row) for row in self.confusion],
+        }
+
+
+@dataclass(frozen=True)
+class TranscriptScores:
+    """How well words were recognised.
+
+    Args:
+        normalizer: name of the text normaliser.
+        metrics: `wer`, `cer`.
+        words: in the references.
+        characters: in the references.
+    """
+
+    normalizer: str
+    metrics: Mapping[str, Metric]
+    words: int
+    characters: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "normalizer": self.normalizer,
+            **{name: metric.as_dict() for name, metric in self.metrics.items()},
+            "words": self.words,
+            "characters": self.characters,
+        }
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one predictions file.
+
+    Args:
+        clips: scored.
+        speakers: distinct names among the scored clips.
+        emotion: None where the file answers no emotions.
+        transcript: None where the file answers no words.
+        unanswered: clips with a reference but no answer, a row with `error` among them.
+        errors: how those count: `wrong` or `leave-out`.
+        warnings: plain sentences for whoever reads the numbers.
+    """
+
+    clips: int
+    speakers: int
+    emotion: EmotionScores | None
+    transcript: TranscriptScores | None
+    unanswered: int
+    errors: str
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; an absent task is absent."""
+        tasks = {"emotion": self.emotion, "transcript": self.transcript}
+        return {
+            "clips": self.clips,
+            "speakers": self.speakers,
+            **{name: scores.as_dict() for name, scores in tasks.items() if scores is not None},
+            "unanswered": self.unanswered,
+            "errors": self.errors,
+            "warnings": list(self.warnings),
+        }
+
+
+def score(
+    predictions: Sequence[Prediction],
+    *,
+    normalizer: str = "basic",
+    resamples: int = 1000,
+    seed: int = 0,
+    labels: Sequence[str] | None = None,
+    errors: str = "wrong",
+) -> Scores:
+    """Scores predictions of any system.
+
+    Args:
+        predictions: rows; emotions, transcripts or both.
+        normalizer: of transcripts: `none`, `basic`, `no-apostrophe`.
+        resamples: bootstrap samples of either kind.
+        seed: of the resampling by speaker (the toolkit's own seeds are fixed).
+        labels: names allowed, in the order to show; default: all that occur.
+        errors: clips without an answer count as `wrong`, or are left out (`leave-out`).
+
+    Raises:
+        PredictionsError: if nothing can be scored, a label is outside `labels`, or a failed row cannot count.
+        VoxstrataError: if the normaliser is unknown.
+    """
+    if resamples < 2:
+        raise PredictionsError(f"an interval needs at least 2 resamples; found {resamples}")
+    check_errors(errors, predictions)
+    emotion, transcript = answers_to("emotion", predictions), answers_to("transcript", predictions)
+    found = [task for task in (emotion, transcript) if task is not None]
+    if not found:
+        raise PredictionsError(
+            "nothing to score: no row holds both an answer and its reference "
+            "(emotion with reference_emotion, or transcript with reference_transcript)"
+        )
+    unanswered = {clip for task in found for clip in task.unanswered}
+    if errors == "leave-out":
+        emotion = emotion and emotion.without(emotion.unanswered)
+        transcript = transcript and transcript.without(transcript.unanswered)
+    scored = {
+        clip: speaker
+        for task in (emotion, transcript)
+        if task is not None
+        for clip, speaker in zip(task.ids, task.speakers, strict=True)
+    }
+    warnings = [
+        *notes_on("emotion", predictions),
+        *notes_on("transcript", predictions),
+        *(_notes_on_names(emotion) if emotion else []),
+        *notes_on_speakers(list(scored.values())),
+    ]
+    return Scores(
+        clips=len(scored),
+        speakers=len(set(scored.values()) - {None}),
+        emotion=_emotion_scores(emotion, labels, resamples, seed) if emotion else None,
+        transcript=_transcript_scores(transcript, normalizer, resamples, seed) if transcript else None,
+        unanswered=len(unanswered),
+        errors=errors,
+        warnings=tuple(warnings),
+    )
+
+
+def _emotion_scores(found: Answers, labels: Sequence[str] | None, resamples: int, seed: int) -> EmotionScores:
+    names = label_set([found], labels)
+    confusion = confusion_matrix(found.references, found.answers, names)
+    support = {name: found.references.count(name) for name in names}
+    return EmotionScores(
+        labels=names,
+        metrics=_metrics(emotion_tally(found), found, resamples, seed),
+        recall={
+            name: float(confusion[i, i] / support[name]) if support[name] else None
+            for i, name in enumerate(names)
+        },
+        support=support,
+        confusion=tuple(tuple(map(int, row)) for row in confusion),
+    )
+
+
+def _transcript_scores(found: Answers, normalizer: str, resamples: int, seed: int) -> TranscriptScores:
+    tally = transcript_tally(found, normalizer)
+    return TranscriptScores(
+        normalizer=normalizer,
+        metrics=_metrics(tally, found, resamples, seed),
+        words=int(tally.total[1]),
+        characters=int(tally.total[3]),
+    )
+
+
+def _metrics(tally: Tally, found: Answers, resamples: int, seed: int) -> dict[str, Metric]:
+    clips = resampled_sums(tally.table, toolkit_weights(len(found), resamples))
+    speakers = None
+    if found.known_speakers is not None and len(set(found.known_speakers)) > 1:
+        table = by_unit(tally.table, found.known_speakers)
+        speakers = resampled_sums(table, cluster_weights(table.shape[0], resamples, seed))
+    return {
+        name: Metric(
+            value=float(measure(tally.total)),
+            iid=interval(measure(clips)),
+            speaker=None if speakers is None else interval(measure(speakers)),
+        )
+        for name, measure in tally.measures.items()
+    }
+
+
+def _notes_on_names(found: Answers) -> list[str]:
+    known = {*found.references, None}
+    strange = [answer for answer in found.answers if answer is not None and answer not in known]
+    if not strange:
+        return []
+    names = first_few(sorted(set(strange)))
+    return [f"{len(strange)} answers are names that no reference has, and count as wrong: {names}"]

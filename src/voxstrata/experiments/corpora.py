@@ -1,0 +1,85 @@
+"""Prepares the corpora that a table names, once each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from voxstrata.corpora.prepare import prepare
+from voxstrata.corpora.prepared import PreparedCorpus
+from voxstrata.corpora.synthetic.generate import generate
+from voxstrata.corpora.synthetic.plan import SynthesisOptions
+from voxstrata.errors import CorpusError, RecipeError
+from voxstrata.experiments.table import CorpusSpec, content_key
+from voxstrata.labels import EMOTIONS
+
+#: Called with what is done, clips done and clips in all.
+Counted = Callable[[str, int, int], None]
+
+
+def prepare_corpus(
+    name: str, spec: CorpusSpec, out: Path, data: Path | None, counted: Counted
+) -> PreparedCorpus:
+    """A prepared corpus under `out/NAME-KEY`; one that is there already is used as it is.
+
+    Args:
+        name: of the corpus in its table.
+        spec: where it comes from.
+        out: parent of the folders of prepared corpora.
+        data: root of the corpora's folders; None where none was given.
+        counted: receives progress.
+
+    Raises:
+        CorpusError: if it needs a data root and none was given, or its folder is missing or faulty.
+        RecipeError: if the specification does not hold.
+    """
+    place = str(data.resolve()) if data is not None and spec.folder is not None else None
+    folder = out / f"{name}-{content_key([spec.model_dump(), place])}"
+    if (folder / "corpus.json").is_file():
+        return PreparedCorpus.load(folder)
+    if spec.synth is not None:
+        options = synthesis_options(name, spec.synth)
+        total = sum(options.clips)
+        generate(folder, options, progress=lambda done: counted(f"speaking {name}", done, total))
+        return prepare("synthetic", folder, folder, labels=EMOTIONS)
+    return prepare(
+        _required(name, spec.reader),
+        _source(name, spec, data),
+        folder,
+        skip_bad=spec.skip_bad,
+        progress=lambda done, total: counted(f"preparing {name}", done, total),
+    )
+
+
+def synthesis_options(name: str, values: dict[str, Any]) -> SynthesisOptions:
+    """Options of a synthetic corpus from a table's values.
+
+    Raises:
+        RecipeError: for a key that synthesis does not know.
+    """
+    known = set(SynthesisOptions.__dataclass_fields__)
+    if unknown := sorted(set(values) - known):
+        raise RecipeError(
+            f"corpus {name}: synth has no {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+        )
+    lists_as_tuples: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return SynthesisOptions(**lists_as_tuples)
+
+
+def _required(name: str, reader: str | None) -> str:
+    if reader is None:
+        raise RecipeError(f"corpus {name}: give reader and folder, or synth")
+    return reader
+
+
+def _source(name: str, spec: CorpusSpec, data: Path | None) -> Path:
+    if spec.folder is None:
+        raise RecipeError(f"corpus {name}: give the folder that reader {spec.reader} reads")
+    if data is None:
+        raise CorpusError(
+            f"corpus {name} lies in {spec.folder!r} under a data root: give --data DIR or set VOXSTRATA_DATA"
+        )
+    if not (data / spec.folder).is_dir():
+        raise CorpusError(f"corpus {name}: {data / spec.folder} is not there; --data names its parent folder")
+    return data / spec.folder

@@ -1,0 +1,183 @@
+"""Runs a table: corpora, then every run in topological order, then rows with intervals.
+
+A run's folder is keyed by the hash of its resolved recipe, with its parents' keys and its corpora's and
+base's fingerprints in the place of paths: what is done is never done twice, and a change re-runs only
+what hangs on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from voxstrata.backbone.encoder import load_backbone
+from voxstrata.backbone.fingerprint import fingerprint
+from voxstrata.corpora.prepared import PreparedCorpus
+from voxstrata.evaluation.score import score
+from voxstrata.experiments.build import Say, build_sources, planned_steps
+from voxstrata.experiments.corpora import prepare_corpus
+from voxstrata.experiments.provenance import commit, machine, now
+from voxstrata.experiments.run import execute
+from voxstrata.experiments.table import Scale, Table, content_key, order, points, run_values, substitute
+from voxstrata.predictions import Prediction, read_predictions
+from voxstrata.recipes.reading import validate
+from voxstrata.recipes.schema import AnyRecipe, BaseRecipe
+from voxstrata.runs import RunFolder, write_json
+from voxstrata.training.options import Progress
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run at one point of the axes."""
+
+    name: str
+    recipe: AnyRecipe
+    folder: RunFolder
+    point: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Progress of a whole table.
+
+    Args:
+        done: steps done, over all runs.
+        total: steps of all runs.
+        run: what runs now.
+        detail: its loss, for the eye.
+    """
+
+    done: int
+    total: int
+    run: str
+    detail: str = ""
+
+
+def plan(table: Table, scale: Scale, corpora: dict[str, PreparedCorpus], out: Path) -> list[PlannedRun]:
+    """All runs of a scale, parents before children, each with its folder.
+
+    Raises:
+        RecipeError: for a recipe that does not hold.
+    """
+    paths = {f"$corpus.{name}": str(corpus.folder) for name, corpus in corpora.items()}
+    prints = {f"$corpus.{name}": corpus.fingerprint for name, corpus in corpora.items()}
+    planned = []
+    for point in points(scale.axes):
+        known, keys = dict(paths | point), dict(prints | point)
+        for name in order(table, scale):
+            values = run_values(table, scale, name)
+            recipe = validate(substitute(values, known), f"run {name}")
+            keyed = substitute(values, keys)
+            if isinstance(recipe, BaseRecipe):
+                keyed["base"] = fingerprint(load_backbone(recipe.base).weights())
+            key = content_key(keyed)
+            folder = RunFolder(out / f"{name}-{key}")
+            known[f"$run.{name}"], keys[f"$run.{name}"] = str(folder.path), key
+            planned.append(PlannedRun(name, recipe, folder, tuple(point.items())))
+    return planned
+
+
+def reproduce(
+    table: Table,
+    name: str,
+    scale_name: str,
+    *,
+    out: Path,
+    data: Path | None,
+    say: Say,
+    tick: Callable[[Tick], None],
+) -> Path:
+    """Runs what is not done yet and writes `tables/NAME-SCALE/` with `table.json` and `report.html`.
+
+    Args:
+        table: what to run.
+        name: its name.
+        scale_name: one of its scales.
+        out: folder for runs, corpora and tables.
+        data: root of the corpora's folders, for scales on real recordings.
+        say: receives lines for the user.
+        tick: receives progress over the whole table.
+
+    Returns:
+        The table's folder.
+    """
+    from voxstrata.reporting.page import write_table_report
+
+    scale = table.scale(scale_name)
+    corpora = {
+        corpus: prepare_corpus(
+            corpus, spec, out / "corpora", data, lambda what, done, total: tick(Tick(done, total, what))
+        )
+        for corpus, spec in scale.corpora.items()
+    }
+    planned = plan(table, scale, corpora, out)
+    _execute_all(planned, say, tick)
+    folder = out / "tables" / f"{name}-{scale_name}"
+    write_json(folder / "table.json", _collect(table, scale, name, scale_name, planned, folder))
+    write_table_report(folder)
+    return folder
+
+
+def _execute_all(planned: list[PlannedRun], say: Say, tick: Callable[[Tick], None]) -> None:
+    open_runs = [run for run in planned if not run.folder.is_complete]
+    steps = {run.folder.path: planned_steps(run.recipe, build_sources(run.recipe)) for run in open_runs}
+    total, done = sum(steps.values()), 0
+    for run in open_runs:
+        start = done
+
+        def progress(now: Progress, start: int = start, run: PlannedRun = run) -> None:
+            loss = f"loss {now.loss:.3f}" if now.loss is not None else ""
+            tick(Tick(start + now.step, total, run.folder.path.name, loss))
+
+        tick(Tick(done, total, run.folder.path.name))
+        execute(run.recipe, run.folder, say=partial(_prefixed, say, run.name), progress=progress)
+        done = start + steps[run.folder.path]
+        tick(Tick(done, total, run.folder.path.name))
+
+
+def _prefixed(say: Say, name: str, line: str) -> None:
+    say(f"{name}: {line}")
+
+
+def _collect(
+    table: Table, scale: Scale, name: str, scale_name: str, planned: list[PlannedRun], folder: Path
+) -> dict[str, Any]:
+    rows = []
+    for row in table.rows:
+        runs = [run for run in planned if run.name == row.run]
+        rows.append(
+            {
+                "name": row.run,
+                "title": row.title,
+                "runs": [str(Path("../..") / run.folder.path.name) for run in runs],
+                "seeds": len(scale.axes.seed),
+                "metrics": _pooled_metrics(runs, table.columns),
+                "paper": row.paper or None,
+            }
+        )
+    return {
+        "table": name,
+        "title": table.title,
+        "scale": scale_name,
+        "date": now(),
+        "commit": commit(),
+        "machine": machine(),
+        "note": scale.note,
+        "columns": list(table.columns),
+        "rows": rows,
+    }
+
+
+def _pooled_metrics(runs: list[PlannedRun], columns: tuple[str, ...]) -> dict[str, Any]:
+    """Scores over all points: predictions of folds and seeds pooled, ids made distinct, speakers kept."""
+    pooled: list[Prediction] = []
+    for run in runs:
+        suffix = "".join(f"@{value}" for _, value in run.point)
+        rows = read_predictions(run.folder.predictions("test"))
+        pooled.extend(replace(row, id=row.id + suffix) for row in rows)
+    scores = score(pooled).as_dict()
+    flat = {**scores.get("emotion", {}), **scores.get("transcript", {})}
+    return {column: flat[column] for column in columns if column in flat}

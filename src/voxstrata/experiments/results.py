@@ -1,0 +1,82 @@
+"""A finished table as Markdown and for the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table as RichTable
+
+from voxstrata.runs import atomic_write
+
+TITLES = {
+    "uar": "UAR",
+    "precision": "Precision",
+    "macro_f1": "Macro-F1",
+    "accuracy": "Accuracy",
+    "wer": "WER",
+}
+
+
+def percent(cell: dict[str, Any] | None) -> str:
+    """A rate with its interval, in percent: by speaker where speakers are known, else i.i.d.
+
+    >>> percent({"value": 0.5, "iid": [0.4, 0.6], "speaker": [0.3, 0.7]})
+    '50.0 [30.0, 70.0]'
+    """
+    if cell is None:
+        return "-"
+    low, high = cell.get("speaker") or cell["iid"]
+    return f"{100 * cell['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _cells(table: dict[str, Any]) -> list[list[str]]:
+    return [
+        [row["title"], *(percent(row["metrics"].get(column)) for column in table["columns"])]
+        for row in table["rows"]
+    ]
+
+
+def rich_table(table: dict[str, Any]) -> RichTable:
+    """The rows for a terminal."""
+    shown = RichTable(title=f"{table['title']} ({table['scale']}), percent with 95 % intervals by speaker")
+    shown.add_column("row")
+    for column in table["columns"]:
+        shown.add_column(TITLES.get(column, column), justify="right")
+    for cells in _cells(table):
+        shown.add_row(*cells)
+    return shown
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """The rows as a Markdown section: date, commit, machine, command, numbers."""
+    header = ["row", *(TITLES.get(column, column) for column in table["columns"])]
+    lines = [
+        f"## {table['title']}: {table['scale']}",
+        "",
+        *([f"**{table['note']}**", ""] if table["note"] else []),
+        f"`voxstrata reproduce {table['table']} --scale {table['scale']}`, {table['date']} UTC, "
+        f"commit {table['commit'] or 'unknown'}, {table['machine']}. "
+        "Percent, with 95 % intervals by resampling speakers.",
+        "",
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(cells) + " |" for cells in _cells(table)),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def write_section(path: Path, folder: Path) -> None:
+    """Writes a table's section anew between its two markers in a Markdown file; the rest stays."""
+    table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
+    name = f"{table['table']}-{table['scale']}"
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    text = path.read_text(encoding="utf-8") if path.is_file() else "# Results\n\n"
+    section = f"{begin}\n{markdown(table)}\n{end}"
+    if begin in text and end in text:
+        before, after = text.split(begin, 1)[0], text.split(end, 1)[1]
+        atomic_write(path, before + section + after)
+    else:
+        atomic_write(path, text.rstrip() + "\n\n" + section + "\n")

@@ -1,0 +1,186 @@
+"""A table of experiments as data: runs, what each needs, rows, axes. Read from YAML, no Python per paper.
+
+In values, `$corpus.NAME`, `$run.NAME`, `$fold` and `$seed` stand for a prepared corpus, another run's
+folder and the axes' values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from voxstrata.errors import RecipeError
+from voxstrata.recipes.reading import merged_values, read_yaml
+from voxstrata.recipes.schema import Strict
+
+
+class CorpusSpec(Strict):
+    """A corpus to prepare: a reader over a folder of the data root, or synthetic speech."""
+
+    reader: str | None = None
+    folder: str | None = None
+    skip_bad: bool = False
+    synth: dict[str, Any] | None = None
+
+
+class RunSpec(Strict):
+    """A recipe (packaged name or file) and what is laid over it."""
+
+    recipe: str
+    set: dict[str, Any] = Field(default_factory=dict)
+
+
+class RowSpec(Strict):
+    """A row: a run's predictions on the test split, and the paper's numbers where it has them."""
+
+    run: str
+    title: str
+    paper: dict[str, float] = Field(default_factory=dict)
+
+
+class Axes(Strict):
+    """What every run is repeated over; predictions are pooled over folds, metrics over seeds."""
+
+    seed: tuple[int, ...] = (0,)
+    fold: tuple[int, ...] = ()
+
+
+class Scale(Strict):
+    """Corpora, axes and settings of one scale. `set` maps a recipe's name to what is laid over it."""
+
+    note: str = ""
+    corpora: dict[str, CorpusSpec]
+    axes: Axes = Axes()
+    set: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    runs: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+class Table(Strict):
+    """Runs, rows and scales."""
+
+    title: str
+    columns: tuple[str, ...] = ("uar", "precision", "macro_f1")
+    runs: dict[str, RunSpec]
+    rows: tuple[RowSpec, ...]
+    scales: dict[str, Scale]
+
+    def scale(self, name: str) -> Scale:
+        """A scale by its name.
+
+        Raises:
+            RecipeError: if the table has none of that name.
+        """
+        if name not in self.scales:
+            raise RecipeError(f"no scale {name!r}; this table has {', '.join(self.scales)}")
+        return self.scales[name]
+
+
+def read_table(source: str | Path) -> Table:
+    """A packaged table by name, or one from a file.
+
+    Raises:
+        RecipeError: naming every key at fault.
+    """
+    try:
+        table = Table.model_validate(read_yaml(source, "tables"))
+    except ValidationError as fault:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors()]
+        raise RecipeError(f"table {source}: " + "; ".join(problems)) from None
+    for row in table.rows:
+        if row.run not in table.runs:
+            raise RecipeError(f"table {source}: row {row.title!r} names run {row.run!r}, which is not there")
+    return table
+
+
+REFERENCE = re.compile(r"^\$(?:(corpus|run)\.([\w-]+)|(fold|seed))$")
+
+
+def references(value: Any, kind: str) -> set[str]:
+    """Names behind `$corpus.` or `$run.` anywhere in a value.
+
+    >>> references({"a": ["$run.asr", {"b": "$corpus.x"}]}, "run")
+    {'asr'}
+    """
+    if isinstance(value, Mapping):
+        return set().union(*(references(v, kind) for v in value.values()), set())
+    if isinstance(value, list | tuple):
+        return set().union(*(references(v, kind) for v in value), set())
+    match = REFERENCE.match(value) if isinstance(value, str) else None
+    return {match[2]} if match and match[1] == kind else set()
+
+
+def substitute(value: Any, known: Mapping[str, Any]) -> Any:
+    """Puts values in the place of references, e.g. {"$fold": 2, "$run.asr": "runs/asr-1"}.
+
+    Raises:
+        RecipeError: for a reference that is not known.
+    """
+    if isinstance(value, Mapping):
+        return {key: substitute(v, known) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [substitute(v, known) for v in value]
+    if isinstance(value, str) and REFERENCE.match(value):
+        if value not in known:
+            raise RecipeError(f"{value} is not known here; there are {', '.join(sorted(known))}")
+        return known[value]
+    return value
+
+
+def run_values(table: Table, scale: Scale, name: str) -> dict[str, Any]:
+    """A run's recipe before substitution.
+
+    Laid over each other: the recipe, the scale's settings for all and for this recipe, the run's own, and
+    the scale's for this run.
+    """
+    spec = table.runs[name]
+    values = read_yaml(spec.recipe)
+    scale_values = scale.set.get("all", {}), scale.set.get(spec.recipe, {})
+    for layer in (*scale_values, spec.set, scale.runs.get(name, {})):
+        values = merged_values(values, layer)
+    return merged_values(values, {"seed": "$seed"})
+
+
+def order(table: Table, scale: Scale) -> list[str]:
+    """Names of the runs that the rows need, parents before children.
+
+    Raises:
+        RecipeError: if runs need each other in a circle, or one that is not there.
+    """
+    done: list[str] = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise RecipeError(f"runs need each other: {' -> '.join((*path, name))}")
+        if name not in table.runs:
+            raise RecipeError(f"run {path[-1]!r} needs {name!r}, which is not there")
+        if name not in done:
+            for parent in sorted(references(run_values(table, scale, name), "run")):
+                visit(parent, (*path, name))
+            done.append(name)
+
+    for row in table.rows:
+        visit(row.run, ())
+    return done
+
+
+def points(axes: Axes) -> Iterator[dict[str, Any]]:
+    """Every combination of the axes' values."""
+    for seed, fold in itertools.product(axes.seed, axes.fold or (None,)):
+        yield {"$seed": seed, "$fold": fold}
+
+
+def content_key(value: Any) -> str:
+    """Ten hex digits of the hash of a JSON value.
+
+    >>> content_key({"b": 1, "a": 2}) == content_key({"a": 2, "b": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -1,0 +1,34 @@
+"""CTC head: frames to characters."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from voxstrata.vocabulary import Vocabulary
+
+
+class CTCHead(nn.Module):
+    """LayerNorm and one linear map to the vocabulary; index 0 is the blank.
+
+    Args:
+        size: D, features of a frame.
+        vocabulary: the characters.
+    """
+
+    def __init__(self, size: int, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.norm = nn.LayerNorm(size)
+        self.lm_head = nn.Linear(size, len(vocabulary))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """[B, T, D] -> logits [B, T, V]."""
+        return self.lm_head(self.norm(frames))
+
+    def transcribe(self, logits: Tensor, lengths: Tensor) -> list[str]:
+        """Greedy decoding: [B, T, V], [B] valid frames -> B texts."""
+        paths = logits.argmax(-1).tolist()
+        return [
+            self.vocabulary.collapse(path[:length])
+            for path, length in zip(paths, lengths.tolist(), strict=True)
+        ]

@@ -1,0 +1,106 @@
+"""A trained run as a recognizer of recordings: emotion with probabilities, and the transcript."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from voxstrata.audio import SAMPLE_RATE, load_audio
+from voxstrata.batches.batch import Batch, Reference
+from voxstrata.errors import CheckpointError, VoxstrataError
+from voxstrata.inference.path import predict
+from voxstrata.predictions import Prediction
+from voxstrata.runs import RunFolder
+from voxstrata.systems.model_folder import is_model_folder, load_model
+from voxstrata.systems.recognition import EmotionModel, TranscriptionModel
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What was heard. What the model cannot tell is None.
+
+    Args:
+        emotion: the most probable class.
+        probabilities: class name -> probability.
+        transcript: recognised words.
+        segments: (start, end) in seconds of what was heard, in order.
+    """
+
+    emotion: str | None
+    probabilities: Mapping[str, float] | None
+    transcript: str | None
+    segments: tuple[tuple[float, float], ...]
+
+
+def _models(folder: Path) -> list[EmotionModel | TranscriptionModel]:
+    """A run's model, and those of its parents that answer what it cannot itself."""
+    run = RunFolder(folder)
+    path = run.model if is_model_folder(run.model) else folder
+    if not is_model_folder(path):
+        raise CheckpointError(
+            f"{folder} holds no model: give a finished run (with model/ in it) or a model folder; "
+            "`voxstrata demo` makes one"
+        )
+    models = [load_model(path)]
+    if run.provenance.is_file():
+        parents = json.loads(run.provenance.read_text(encoding="utf-8")).get("parents", {})
+        for parent in parents.values():
+            candidates = (folder / parent / "model", folder / parent, Path(parent))
+            found = next((load_model(c) for c in candidates if is_model_folder(c)), None)
+            if isinstance(found, TranscriptionModel) and not isinstance(models[-1], TranscriptionModel):
+                models.append(found)
+    return models
+
+
+class Recognizer:
+    """Emotion and words of recordings.
+
+    Args:
+        models: an emotion model, a transcription model, or one of each.
+    """
+
+    def __init__(self, models: Iterable[EmotionModel | TranscriptionModel]) -> None:
+        self.models = tuple(models)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Recognizer:
+        """From a run or model folder. An AdaLTM run's transcript comes from the ASR expert it merged.
+
+        Raises:
+            CheckpointError: if the folder holds no model.
+        """
+        return cls(_models(Path(folder)))
+
+    def __call__(self, path: str | Path) -> Recognition:
+        """Listens to one recording.
+
+        Raises:
+            AudioError: if it cannot be read.
+            CheckpointError: if it is too short for the encoder.
+        """
+        row = self._recognize(Path(path))
+        duration_s = row[1]
+        return Recognition(row[0].emotion, row[0].probabilities, row[0].transcript, ((0.0, duration_s),))
+
+    def predictions(self, paths: Iterable[Path]) -> Iterator[Prediction]:
+        """One row a recording; one that fails has `error`, and the rest goes on."""
+        for path in paths:
+            try:
+                yield self._recognize(path)[0]
+            except VoxstrataError as fault:
+                yield Prediction(id=str(path), path=str(path), error=str(fault))
+
+    def _recognize(self, path: Path) -> tuple[Prediction, float]:
+        samples = torch.from_numpy(load_audio(path))
+        batch = Batch(
+            (Reference(id=str(path), path=str(path)),), samples.unsqueeze(0), torch.tensor([len(samples)])
+        )
+        fields: dict[str, object] = {"id": str(path), "path": str(path)}
+        for model in self.models:
+            (row,) = predict(model, [batch])
+            fields |= row.as_dict()
+        return Prediction(**fields), len(samples) / SAMPLE_RATE  # type: ignore[arg-type]

@@ -1,0 +1,72 @@
+"""Losses: class-balanced soft cross-entropy for emotions, CTC for transcripts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from voxstrata.errors import LabelError
+
+
+def class_balanced_weights(targets: Tensor) -> Tensor:
+    """Weights of the classes by their effective number of clips.
+
+    Cui et al. 2019 (arXiv 1901.05555), equation 2, with beta = (N - 1) / N; as used for soft labels in
+    EMO-SUPERB. n_c counts the targets with y_c > 1/C; w_c = (1 - beta) / (1 - beta^n_c).
+
+    Args:
+        targets: [N, C] soft targets of the training clips, rows sum to 1.
+
+    Returns:
+        [C] weights that sum to C; a class without clips has weight 0.
+
+    Raises:
+        LabelError: if no target prefers a class, so that none has clips.
+
+    >>> class_balanced_weights(torch.eye(2)[[0, 0, 0, 1]]).round(decimals=3)
+    tensor([0.6030, 1.3970])
+    """
+    clips, classes = targets.shape
+    counts = (targets > 1 / classes).sum(0).to(torch.float64)
+    if not counts.any():
+        raise LabelError(f"none of {clips} targets prefers a class: every one is even over all {classes}")
+    beta = (clips - 1) / clips
+    effective = 1 - beta**counts
+    weights = torch.where(counts > 0, (1 - beta) / effective.clamp_min(1e-12), 0.0)
+    return (weights * classes / weights.sum()).to(torch.float32)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Class-balanced soft cross-entropy per clip: (sum_c w_c y_c) * -sum_c y_c log p_c.
+
+    AdaLTM section 3.3. With one-hot targets this is `F.cross_entropy(weight=w, reduction="none")`;
+    with soft targets it is not: there the weight of a clip is the mean weight of its target.
+
+    Args:
+        logits: [B, C].
+        targets: [B, C], rows sum to 1.
+        weights: [C], or None for equal weights.
+
+    Returns:
+        [B].
+    """
+    entropy = -(targets * F.log_softmax(logits.float(), dim=-1)).sum(-1)
+    return entropy if weights is None else entropy * (targets * weights).sum(-1)
+
+
+def ctc_loss(logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    """CTC loss per clip and token; blank is index 0.
+
+    Args:
+        logits: [B, T, V].
+        lengths: [B] valid frames.
+        tokens: [B, U].
+        token_lengths: [B].
+
+    Returns:
+        [B]; infinite where a clip has fewer frames than its transcript needs (the loop then names it).
+    """
+    log_probabilities = F.log_softmax(logits.float(), dim=-1).transpose(0, 1)
+    loss = F.ctc_loss(log_probabilities, tokens, lengths, token_lengths, blank=0, reduction="none")
+    return loss / token_lengths.clamp_min(1)

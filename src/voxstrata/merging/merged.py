@@ -1,0 +1,173 @@
+"""A frozen backbone whose weights are merged anew from task vectors (AdaLTM, section 2.2)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from voxstrata.backbone.encoder import SpeechEncoder, States
+from voxstrata.backbone.fingerprint import fingerprint
+from voxstrata.errors import CheckpointError
+from voxstrata.merging.rules import task_arithmetic
+from voxstrata.merging.task_vector import TaskVector
+
+Granularity = Literal["layer", "global", "static"]
+
+
+class MergedBackbone(nn.Module):
+    """W(l) = W_base(l) + sum_k c_k(l) dW_k(l) for l = 0..L (equation 4), computed in each forward.
+
+    Only `coefficients` are parameters and state; base and vectors are given, stay frozen, are never
+    changed, and are in no state dict (they still follow `.to()`, as tensors of this module alone).
+    The computation is always that of eval mode: no dropout, LayerDrop or SpecAugment.
+    Where no gradient is asked for, the merge is computed once and reused until the coefficients change.
+    Not for two threads at a time: export it and load the export instead.
+
+    Args:
+        base: the encoder that all vectors were taken from; its weights are shared, not copied.
+        vectors: name -> task vector, K of them; none for the frozen base.
+        granularity: "layer": a learned coefficient per group and vector, Parameter [1 + L, K];
+            "global": one per vector, Parameter [1, K]; "static": fixed, buffer [1, K].
+        init: start value of the coefficients, for all or per vector (the paper: 0.5).
+
+    Raises:
+        CheckpointError: if a vector belongs to another base, or `init` names other vectors.
+    """
+
+    coefficients: Tensor
+
+    def __init__(
+        self,
+        base: SpeechEncoder,
+        vectors: Mapping[str, TaskVector],
+        *,
+        granularity: Granularity = "layer",
+        init: float | Mapping[str, float] = 0.5,
+    ) -> None:
+        super().__init__()
+        if granularity not in ("layer", "global", "static"):
+            raise CheckpointError(f"unknown granularity {granularity!r}; allowed are layer, global, static")
+        if vectors:
+            found = fingerprint(base.weights())
+            for vector in vectors.values():
+                vector.check_fingerprint(found)
+        self.vectors = tuple(vectors)
+        self.granularity = granularity
+        self.num_layers = base.num_layers
+        self.hidden_size = base.hidden_size
+        # In a tuple, so that the caller's encoder does not become a sub-module.
+        self._given = (base,)
+        self._skeleton = (_without_weights(base),)
+        state = {name: tensor.detach() for name, tensor in base.model.state_dict().items()}
+        self._weights = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+        self._counters = {name: tensor for name, tensor in state.items() if name not in self._weights}
+        device = next(iter(self._weights.values())).device
+        self._deltas = [
+            {name: delta.to(device) for name, delta in vector.deltas.items() if bool(delta.any())}
+            for vector in vectors.values()
+        ]
+        self._reused: tuple[Tensor, dict[str, Tensor]] | None = None
+        rows = 1 + self.num_layers if granularity == "layer" else 1
+        start = torch.tensor([_start(init, self.vectors)], device=device).reshape(1, -1).repeat(rows, 1)
+        if granularity == "static" or not vectors:
+            self.register_buffer("coefficients", start)
+        else:
+            self.coefficients = nn.Parameter(start)
+
+    @property
+    def base(self) -> SpeechEncoder:
+        """The encoder that was given."""
+        return self._given[0]
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> States:
+        """Hidden states of a batch under the merged weights.
+
+        Args:
+            waveforms: [B, N] raw samples at 16 kHz.
+            lengths: [B] valid samples.
+        """
+        if torch.is_grad_enabled() and self.coefficients.requires_grad:
+            self._reused = None
+            return self._encode(
+                task_arithmetic(self._weights, self._deltas, self.coefficients), waveforms, lengths
+            )
+        with torch.no_grad():
+            return self._encode(self._merged_once(), waveforms, lengths)
+
+    def frame_lengths(self, lengths: Tensor) -> Tensor:
+        """Valid frames [B] of clips with these many samples [B]."""
+        return self.base.frame_lengths(lengths)
+
+    def coefficients_by_layer(self) -> list[list[float]]:
+        """The K coefficients of each group 0..L, also where all groups share one row."""
+        rows: list[list[float]] = self.coefficients.detach().tolist()
+        return rows if len(rows) > 1 else [list(rows[0]) for _ in range(1 + self.num_layers)]
+
+    @torch.no_grad()
+    def merged_state(self) -> dict[str, Tensor]:
+        """All tensors of the merged model in its own names, merged in float64 and rounded once."""
+        coefficients = self.coefficients.double()
+        merged = {
+            name: task_arithmetic({name: weight.double()}, self._deltas, coefficients)[name].to(weight.dtype)
+            for name, weight in self._weights.items()
+        }
+        return {name: tensor.clone() for name, tensor in (self._counters | merged).items()}
+
+    def export(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+        """Writes the merged encoder as a plain transformers folder, and coefficients.json beside it.
+
+        Args:
+            folder: made if need be.
+            dtype: of the stored tensors; None keeps the base's.
+        """
+        told = {
+            "granularity": self.granularity,
+            "vectors": list(self.vectors),
+            "coefficients": self.coefficients_by_layer(),
+        }
+        self.base.save_with(folder, self.merged_state(), dtype=dtype, extras={"coefficients.json": told})
+
+    def _encode(self, weights: dict[str, Tensor], waveforms: Tensor, lengths: Tensor) -> States:
+        tensors = {f"model.{name}": tensor for name, tensor in (self._counters | weights).items()}
+        states: States = functional_call(self._skeleton[0], tensors, (waveforms, lengths))
+        return states
+
+    def _merged_once(self) -> dict[str, Tensor]:
+        with torch.inference_mode(False), torch.no_grad():
+            if self._reused is None or not torch.equal(self._reused[0], self.coefficients):
+                self._reused = None
+                coefficients = self.coefficients.detach().clone()
+                self._reused = (coefficients, task_arithmetic(self._weights, self._deltas, coefficients))
+            return self._reused[1]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self._weights = {name: fn(tensor) for name, tensor in self._weights.items()}
+        self._counters = {name: fn(tensor) for name, tensor in self._counters.items()}
+        self._deltas = [{name: fn(delta) for name, delta in vector.items()} for vector in self._deltas]
+        self._reused = None
+        return self
+
+
+def _start(init: float | Mapping[str, float], vectors: tuple[str, ...]) -> list[float]:
+    if not isinstance(init, Mapping):
+        return [float(init)] * len(vectors)
+    if set(init) != set(vectors):
+        raise CheckpointError(f"init names {sorted(init)}, but the vectors are {sorted(vectors)}")
+    return [float(init[name]) for name in vectors]
+
+
+def _without_weights(encoder: SpeechEncoder) -> SpeechEncoder:
+    """A frozen copy of an encoder's modules in eval mode, with tensors that hold no memory."""
+    memo: dict[int, Any] = {
+        id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+        for parameter in encoder.parameters()
+    }
+    memo |= {id(buffer): torch.empty_like(buffer, device="meta") for buffer in encoder.buffers()}
+    return copy.deepcopy(encoder, memo).eval()

@@ -1,0 +1,156 @@
+"""What a report is made of: the files of a run folder, read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from voxstrata.errors import VoxstrataError
+from voxstrata.predictions import Prediction, read_predictions
+from voxstrata.reporting.coefficients import Coefficients, coefficients_so_far, read_coefficients
+from voxstrata.reporting.files import first_fault, read_json, read_recipe
+from voxstrata.runs import RunFolder
+
+
+class Score(BaseModel):
+    """A metric in [0, 1] (error rates may pass 1) with its 95 % intervals."""
+
+    model_config = ConfigDict(frozen=True)
+    value: float
+    iid: tuple[float, float] | None = None
+    speaker: tuple[float, float] | None = None
+
+
+class EmotionScores(BaseModel):
+    """Emotion part of `metrics.json`; confusion [C, C] counts, rows = reference."""
+
+    model_config = ConfigDict(frozen=True)
+    labels: tuple[str, ...]
+    uar: Score | None = None
+    macro_f1: Score | None = None
+    precision: Score | None = None
+    accuracy: Score | None = None
+    recall: dict[str, float | None] = {}
+    support: dict[str, int] = {}
+    confusion: tuple[tuple[int, ...], ...] = ()
+
+
+class TranscriptScores(BaseModel):
+    """Transcript part of `metrics.json`."""
+
+    model_config = ConfigDict(frozen=True)
+    normalizer: str | None = None
+    wer: Score | None = None
+    cer: Score | None = None
+    words: int | None = None
+    characters: int | None = None
+
+
+class SplitScores(BaseModel):
+    """Scores of one predictions file."""
+
+    model_config = ConfigDict(frozen=True)
+    clips: int | None = None
+    speakers: int | None = None
+    emotion: EmotionScores | None = None
+    transcript: TranscriptScores | None = None
+    unanswered: int = 0
+    errors: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunContents:
+    """All that a report shows of a run; what the run does not have is empty or None.
+
+    Args:
+        name: name of the run folder.
+        complete: whether the run is done.
+        recipe: text of the resolved recipe.
+        system: the recipe's system, where it names one.
+        provenance: as stored.
+        steps: journal rows of training steps, one a step.
+        validations: journal rows of validations, one a step.
+        scores: split -> scores.
+        predictions: split -> rows.
+        coefficients: from the model, else from the journal.
+    """
+
+    name: str
+    complete: bool
+    recipe: str
+    system: str | None
+    provenance: Mapping[str, Any]
+    steps: Sequence[Mapping[str, Any]]
+    validations: Sequence[Mapping[str, Any]]
+    scores: Mapping[str, SplitScores]
+    predictions: Mapping[str, Sequence[Prediction]]
+    coefficients: Coefficients | None
+
+    @property
+    def splits(self) -> list[str]:
+        """Splits with scores or predictions, test first."""
+        return sorted({*self.scores, *self.predictions}, key=lambda name: ("test" not in name, name))
+
+
+def read_run(run: RunFolder) -> RunContents:
+    """Reads a run folder.
+
+    Raises:
+        VoxstrataError: if it is no run folder, or holds a file that cannot be read.
+    """
+    if not (run.recipe.is_file() and run.provenance.is_file()):
+        raise VoxstrataError(
+            f"{run.path} is no run folder: recipe.yaml and provenance.json are needed; "
+            "name a folder that `voxstrata train` wrote"
+        )
+    validations = _journal(run, "validation")
+    provenance = read_json(run.provenance)
+    system = read_recipe(run).get("system")
+    return RunContents(
+        name=run.path.resolve().name,
+        complete=run.is_complete or provenance.get("finished") is not None,
+        recipe=run.recipe.read_text(encoding="utf-8"),
+        system=system if isinstance(system, str) else None,
+        provenance=provenance,
+        steps=_journal(run, "step"),
+        validations=validations,
+        scores=_scores(run.metrics),
+        predictions={
+            path.stem: read_predictions(path) for path in sorted((run.path / "predictions").glob("*.jsonl"))
+        },
+        coefficients=read_coefficients(run) or coefficients_so_far(run, validations),
+    )
+
+
+def _scores(path: Path) -> dict[str, SplitScores]:
+    if not path.is_file():
+        return {}
+    try:
+        scores = {name: SplitScores.model_validate(value) for name, value in read_json(path).items()}
+    except ValidationError as fault:
+        raise VoxstrataError(f"{path}: {first_fault(fault)}; score the predictions again") from None
+    for name, score in scores.items():
+        emotion = score.emotion
+        if emotion and emotion.confusion:
+            wanted = len(emotion.labels)
+            sizes = [len(emotion.confusion), *map(len, emotion.confusion)]
+            if any(size != wanted for size in sizes):
+                raise VoxstrataError(
+                    f"{path}: the confusion matrix of {name} must be {wanted} x {wanted}, one row a label"
+                )
+    return scores
+
+
+def _journal(run: RunFolder, kind: str) -> list[dict[str, Any]]:
+    """Rows by step; a step that was repeated after a resume counts once, as it went last."""
+    rows: dict[int, dict[str, Any]] = {}
+    for row in run.journal_rows(kind):
+        if not isinstance(row.get("step"), int) or not isinstance(row.get("loss"), int | float):
+            raise VoxstrataError(f'{run.journal}: a {kind} row needs numbers "step" and "loss"; found {row}')
+        rows[row["step"]] = row
+    return [rows[step] for step in sorted(rows)]

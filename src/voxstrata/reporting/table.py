@@ -1,0 +1,103 @@
+"""A table of runs (`table.json`): scores of its rows, the paper's numbers, the runs' coefficients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from voxstrata.errors import VoxstrataError
+from voxstrata.reporting.coefficients import read_coefficients
+from voxstrata.reporting.contents import Score
+from voxstrata.reporting.files import first_fault, read_json
+from voxstrata.reporting.forest import LayerCurve, layer_curves
+from voxstrata.runs import RunFolder
+
+TABLE_FILE = "table.json"
+
+
+class TableRow(BaseModel):
+    """A row: its runs (relative to the table folder), scores, and the paper's numbers in percent."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    title: str = ""
+    runs: tuple[str, ...] = ()
+    seeds: int = 1
+    metrics: dict[str, Score | None] = {}
+    paper: dict[str, float | None] | None = None
+
+    @property
+    def shown(self) -> str:
+        """The title; the name where there is none."""
+        return self.title or self.name
+
+    def paper_number(self, column: str) -> float | None:
+        """The paper's number of a metric, in percent."""
+        return (self.paper or {}).get(column)
+
+
+class Table(BaseModel):
+    """`table.json`."""
+
+    model_config = ConfigDict(frozen=True)
+    table: str
+    title: str = ""
+    scale: str = ""
+    date: str = ""
+    commit: str | None = None
+    machine: str = ""
+    note: str = ""
+    columns: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+
+    def has_paper(self, column: str) -> bool:
+        """Whether the paper states this metric for any row."""
+        return any(row.paper_number(column) is not None for row in self.rows)
+
+
+def read_table(folder: Path) -> Table:
+    """Reads `table.json`.
+
+    Raises:
+        VoxstrataError: naming the first fault; also where the paper's numbers are rates, not percent.
+    """
+    path = folder / TABLE_FILE
+    if not path.is_file():
+        raise VoxstrataError(f"{folder} has no {TABLE_FILE}; name a folder that `voxstrata reproduce` wrote")
+    try:
+        table = Table.model_validate(read_json(path))
+    except ValidationError as fault:
+        raise VoxstrataError(f"{path}: {first_fault(fault)}; run `voxstrata reproduce` again") from None
+    for row in table.rows:
+        for metric, number in (row.paper or {}).items():
+            if number is not None and 0 < number <= 1:
+                raise VoxstrataError(
+                    f"{path}: the paper's {metric} of row {row.name!r} is {number:g}; "
+                    "the paper's numbers stand there in percent, as printed: multiply by 100"
+                )
+    return table
+
+
+def table_curves(folder: Path, table: Table) -> list[LayerCurve]:
+    """Curves of the rows with coefficients per layer; rows that stand for the same runs count once.
+
+    Raises:
+        VoxstrataError: if the runs of one row differ in vectors or layers.
+    """
+    curves: list[LayerCurve] = []
+    drawn: set[tuple[Path, ...]] = set()
+    for row in table.rows:
+        paths = tuple(sorted((folder / run).resolve() for run in row.runs))
+        found = [c for c in (read_coefficients(RunFolder(path)) for path in paths) if c and c.per_layer]
+        if not found or paths in drawn:
+            continue
+        drawn.add(paths)
+        shapes = {(c.vectors, len(c.coefficients)) for c in found}
+        if len(shapes) > 1:
+            raise VoxstrataError(
+                f"the runs of row {row.name!r} differ in task vectors or layers: {sorted(shapes)}; "
+                "a row must repeat one recipe"
+            )
+        curves += layer_curves(row.shown, found)
+    return curves

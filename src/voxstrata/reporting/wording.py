@@ -1,0 +1,67 @@
+"""How numbers are written on a page."""
+
+from __future__ import annotations
+
+import math
+
+from voxstrata.reporting.contents import Score
+
+#: Metric -> short name and what it is.
+METRICS = {
+    "uar": ("UAR", "unweighted average recall"),
+    "precision": ("Precision", "macro average over classes"),
+    "macro_f1": ("Macro-F1", "mean F1 of the classes"),
+    "accuracy": ("Accuracy", "share of clips right"),
+    "wer": ("WER", "word error rate, lower is better"),
+    "cer": ("CER", "character error rate, lower is better"),
+}
+
+
+def metric_title(name: str) -> str:
+    """Short name of a metric; its key where there is none."""
+    return METRICS.get(name, (name, ""))[0]
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A rate in percent.
+
+    >>> percent(0.4126), percent(None)
+    ('41.3', '–')
+    """
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{100 * value:.{digits}f}"
+
+
+def interval(bounds: tuple[float, float] | None) -> str:
+    """An interval of rates in percent.
+
+    >>> interval((0.381, 0.4431))
+    '[38.1, 44.3]'
+    """
+    return "–" if bounds is None else f"[{percent(bounds[0])}, {percent(bounds[1])}]"
+
+
+def sentence(score: Score) -> str:
+    """A score with its intervals, in words.
+
+    >>> sentence(Score(value=0.5, iid=(0.4, 0.6)))
+    '50.0 %, 95 % interval [40.0, 60.0]'
+    """
+    text = f"{percent(score.value)} %"
+    if score.iid:
+        text += f", 95 % interval {interval(score.iid)}"
+    if score.speaker:
+        text += f", by speaker {interval(score.speaker)}"
+    return text
+
+
+def cell(value: str | int | float | None) -> str:
+    """A number of a figure in a small table.
+
+    >>> cell(0.123456), cell(12), cell(None)
+    ('0.1235', '12', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

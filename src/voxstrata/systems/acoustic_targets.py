@@ -1,0 +1,162 @@
+"""Frame-wise targets for pre-training without labels: clusters of MFCCs and of prosody.
+
+HuBERT (arXiv 2106.07447) section 2.1 clusters MFCCs; the prosody stream beside them keeps what a speaker
+does with pitch, level and timbre, which MFCC clusters mostly drop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from voxstrata.backbone.front_end import SAMPLE_RATE, mel_frequencies
+
+HOP = 320
+WINDOW = 640
+MEL_BANDS = 40
+CEPSTRA = 13
+CONTEXT = 12
+
+
+def frames_of(waveforms: Tensor, count: int, offset: int) -> Tensor:
+    """Windows of 40 ms every 20 ms, the first centred on sample `offset`: [B, N] -> [B, count, 640]."""
+    left = max(0, WINDOW // 2 - offset)
+    start = offset - WINDOW // 2 + left
+    needed = start + HOP * (count - 1) + WINDOW
+    padded = F.pad(waveforms, (left, max(0, needed - left - waveforms.shape[1])))
+    return padded[:, start:needed].unfold(1, WINDOW, HOP)
+
+
+def _filterbank() -> Tensor:
+    edges = mel_frequencies(MEL_BANDS + 2, 40, 7800)
+    hz = torch.linspace(0, SAMPLE_RATE / 2, WINDOW // 2 + 1)
+    bank = []
+    for low, centre, high in zip(edges, edges[1:], edges[2:], strict=False):
+        bank.append(torch.minimum((hz - low) / (centre - low), (high - hz) / (high - centre)).clamp_min(0))
+    return torch.stack(bank, dim=1)
+
+
+def _cosine_transform() -> Tensor:
+    index = torch.arange(MEL_BANDS) + 0.5
+    rows = [torch.cos(math.pi * k / MEL_BANDS * index) for k in range(CEPSTRA)]
+    return torch.stack(rows, dim=1) * math.sqrt(2 / MEL_BANDS)
+
+
+def _delta(features: Tensor, reach: int = 2) -> Tensor:
+    """Slope over `reach` frames on either side, [B, T, F] -> [B, T, F]."""
+    padded = F.pad(features.transpose(1, 2), (reach, reach), mode="replicate").transpose(1, 2)
+    count = features.shape[1]
+    total = torch.zeros_like(features)
+    for step in range(1, reach + 1):
+        ahead = padded[:, reach + step : reach + step + count]
+        behind = padded[:, reach - step : reach - step + count]
+        total = total + step * (ahead - behind)
+    return total / (2 * sum(step * step for step in range(1, reach + 1)))
+
+
+def _context(features: Tensor) -> Tensor:
+    """Mean and deviation over half a second around each frame, [B, T, F] -> [B, T, 2F]."""
+    width = 2 * CONTEXT + 1
+    channels = F.pad(features.transpose(1, 2), (CONTEXT, CONTEXT), mode="replicate")
+    mean = F.avg_pool1d(channels, width, 1)
+    variance = F.avg_pool1d(channels**2, width, 1) - mean**2
+    return torch.cat([mean, variance.clamp_min(1e-6).sqrt()], dim=1).transpose(1, 2)
+
+
+def _periodicity(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Highest normalised autocorrelation at 70 to 400 Hz, and log2 of that pitch: [B, T] each."""
+    spectrum = torch.fft.rfft(frames, n=2 * WINDOW)
+    correlation = torch.fft.irfft(spectrum.abs() ** 2)[..., :WINDOW]
+    low, high = SAMPLE_RATE // 400, SAMPLE_RATE // 70
+    lags = torch.arange(low, high)
+    taper = 1 - lags / WINDOW
+    normalised = correlation[..., low:high] / (correlation[..., :1] * taper).clamp_min(1e-8)
+    best, index = normalised.max(-1)
+    return best.clamp(0, 1), torch.log2(SAMPLE_RATE / lags[index])
+
+
+class AcousticTargets(nn.Module):
+    """Cluster ids of each frame in two streams: "cepstral" and "prosodic".
+
+    Args:
+        cepstral: clusters of MFCCs with slopes.
+        prosodic: clusters of pitch, periodicity, level and tilt over half a second.
+    """
+
+    bank: Tensor
+    cosines: Tensor
+    window: Tensor
+
+    def __init__(self, cepstral: int = 128, prosodic: int = 64) -> None:
+        super().__init__()
+        self.sizes = {"cepstral": cepstral, "prosodic": prosodic}
+        self.register_buffer("bank", _filterbank(), persistent=False)
+        self.register_buffer("cosines", _cosine_transform(), persistent=False)
+        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        for stream, size in (("cepstral", 2 * CEPSTRA), ("prosodic", 15)):
+            self.register_buffer(f"{stream}_mean", torch.zeros(size))
+            self.register_buffer(f"{stream}_scale", torch.ones(size))
+            self.register_buffer(f"{stream}_centroids", torch.zeros(self.sizes[stream], size))
+
+    def features(self, waveforms: Tensor, count: int, offset: int) -> dict[str, Tensor]:
+        """What is clustered: cepstral [B, T, 26] and prosodic [B, T, 15].
+
+        Args:
+            waveforms: [B, N], any level; each is brought to unit variance.
+            count: T, frames of the encoder.
+            offset: sample on which the encoder's first frame is centred.
+        """
+        level = waveforms.square().mean(1, keepdim=True).sqrt().clamp_min(1e-6)
+        frames = frames_of(waveforms / level, count, offset)
+        power = torch.fft.rfft(frames * self.window).abs() ** 2
+        mel = torch.log(power @ self.bank + 1e-3)
+        cepstra = mel @ self.cosines
+        periodicity, pitch = _periodicity(frames)
+        voiced = (periodicity > 0.5).to(pitch.dtype)
+        typical = (pitch * voiced).sum(1, keepdim=True) / voiced.sum(1, keepdim=True).clamp_min(1)
+        energy = torch.log(frames.square().mean(-1) + 1e-4)
+        tilt = mel[..., MEL_BANDS // 2 :].mean(-1) - mel[..., : MEL_BANDS // 4].mean(-1)
+        course = torch.stack([periodicity, (pitch - typical) * voiced, pitch * voiced, energy, tilt], dim=-1)
+        return {
+            "cepstral": torch.cat([cepstra, _delta(cepstra)], dim=-1),
+            "prosodic": torch.cat([course, _context(course)], dim=-1),
+        }
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor, int, int]], *, seed: int) -> None:
+        """Finds scales and centroids by mini-batch k-means.
+
+        Args:
+            batches: (waveforms [B, N], valid frames [B], T, offset) each; some 100,000 frames are plenty.
+            seed: of the clustering.
+        """
+        from sklearn.cluster import MiniBatchKMeans
+
+        collected: dict[str, list[np.ndarray]] = {stream: [] for stream in self.sizes}
+        for waveforms, lengths, count, offset in batches:
+            valid = torch.arange(count) < lengths.unsqueeze(1)
+            for stream, values in self.features(waveforms, count, offset).items():
+                collected[stream].append(values[valid].numpy())
+        for stream, parts in collected.items():
+            rows = np.concatenate(parts)
+            mean, scale = rows.mean(0), rows.std(0) + 1e-6
+            clustering = MiniBatchKMeans(self.sizes[stream], random_state=seed, batch_size=4096, n_init=3)
+            clustering.fit((rows - mean) / scale)
+            getattr(self, f"{stream}_mean").copy_(torch.from_numpy(mean))
+            getattr(self, f"{stream}_scale").copy_(torch.from_numpy(scale))
+            getattr(self, f"{stream}_centroids").copy_(torch.from_numpy(clustering.cluster_centers_))
+
+    @torch.no_grad()
+    def forward(self, waveforms: Tensor, count: int, offset: int) -> dict[str, Tensor]:
+        """Cluster ids per stream, int64 [B, T]; in fp32 also under autocast."""
+        ids = {}
+        with torch.autocast(waveforms.device.type, enabled=False):
+            for stream, values in self.features(waveforms, count, offset).items():
+                scaled = (values - getattr(self, f"{stream}_mean")) / getattr(self, f"{stream}_scale")
+                ids[stream] = torch.cdist(scaled, getattr(self, f"{stream}_centroids")).argmin(-1)
+        return ids

@@ -1,0 +1,96 @@
+"""AdaLTM: adaptive layer-wise task vector merging (arXiv 2603.25041).
+
+W(l) = W_base(l) + sum_k lambda_k(l) dW_k(l) for l = 0..L (equation 4), then a softmax-weighted sum of
+H(1..L) (equation 5) and an emotion head. Base and task vectors stay frozen; trained are the coefficients
+lambda, the layer weights alpha and the head. Without vectors this is the frozen baseline, with static
+granularity the static merge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from voxstrata.batches.batch import Batch
+from voxstrata.losses import soft_cross_entropy
+from voxstrata.merging.merged import MergedBackbone
+from voxstrata.predictions import Prediction
+from voxstrata.systems.recognition import EmotionModel
+from voxstrata.systems.system import ParameterGroup, System
+
+
+@dataclass(frozen=True)
+class AdaLTMRates:
+    """Peak learning rates (the paper states 1e-4 for all) and the head's weight decay."""
+
+    coefficients: float = 1e-4
+    layer_weights: float = 1e-4
+    head: float = 1e-4
+    weight_decay: float = 0.01
+
+
+class AdaLTM(System):
+    """A merged backbone, layer sum and head under class-balanced soft cross-entropy.
+
+    Args:
+        model: an `EmotionModel` whose encoder is a `MergedBackbone`.
+        class_weights: [C], see `losses.class_balanced_weights`.
+        rates: learning rates.
+    """
+
+    class_weights: Tensor
+
+    def __init__(self, model: EmotionModel, class_weights: Tensor, rates: AdaLTMRates) -> None:
+        super().__init__()
+        if not isinstance(model.encoder, MergedBackbone):
+            raise TypeError("AdaLTM needs a model over a MergedBackbone")
+        self.model = model
+        self.merged: MergedBackbone = model.encoder
+        self.rates = rates
+        self.register_buffer("class_weights", class_weights)
+
+    def loss(self, batch: Batch) -> Tensor:
+        assert batch.emotion_targets is not None
+        logits = self.model.logits(batch)
+        return soft_cross_entropy(logits, batch.emotion_targets, self.class_weights).mean()
+
+    def predict(self, batch: Batch) -> list[Prediction]:
+        return self.model.predict(batch)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        rates = self.rates
+        head = tuple(self.model.head.parameters())
+        groups = [
+            ParameterGroup("head", head, rates.head, rates.weight_decay),
+            ParameterGroup("layer_weights", (self.model.layer_sum.logits,), rates.layer_weights),
+        ]
+        if isinstance(self.merged.coefficients, nn.Parameter):
+            groups.append(ParameterGroup("coefficients", (self.merged.coefficients,), rates.coefficients))
+        return groups
+
+    def summary(self) -> dict[str, float]:
+        """Coefficients per layer and vector, and layer weights."""
+        numbers = {
+            f"coefficient/{name}/{layer}": value
+            for layer, row in enumerate(self.merged.coefficients_by_layer())
+            for name, value in zip(self.merged.vectors, row, strict=True)
+        }
+        weights = self.model.layer_sum.weights.detach().tolist()
+        return numbers | {f"layer_weight/{layer}": value for layer, value in enumerate(weights, start=1)}
+
+    def trainable_share(self) -> tuple[int, int]:
+        """Trained parameters, and all that the merged model computes with (base, vectors left out)."""
+        trained = sum(p.numel() for group in self.parameter_groups() for p in group.parameters)
+        base = sum(p.numel() for p in self.merged.base.parameters())
+        return trained, trained + base
+
+
+def coefficient_reach(lr: float, steps: int, schedule: str = "constant") -> float:
+    """How far a coefficient can move: AdamW steps are at most about lr long, so lr x steps.
+
+    >>> round(coefficient_reach(1e-4, 1000), 3)
+    0.1
+    """
+    share = {"constant": 1.0, "linear": 0.5, "cosine": 0.5}[schedule]
+    return lr * steps * share

@@ -1,0 +1,179 @@
+"""Checkpoints that are there or not, never half: written aside, flushed, renamed; then the old one goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from voxstrata.errors import CheckpointError, TrainingError
+from voxstrata.training.parameters import Tensors
+
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    pickle.UnpicklingError,
+    ValueError,
+    KeyError,
+    TypeError,
+)
+
+
+@dataclass
+class TrainingState:
+    """Where training stands; changed by the loop, carried through checkpoints.
+
+    Args:
+        step: optimizer steps done.
+        epoch: index of the epoch that the next batch belongs to.
+        batches: batches consumed in that epoch.
+        val_loss: of the latest validation.
+        best_loss: lowest validation loss so far.
+        best_step: the step that reached it.
+        stale: validations in a row since then.
+        elapsed_s: time spent in training, over all starts.
+        journal_bytes: length of the journal; what stands behind it belongs to steps that are repeated.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batches: int = 0
+    val_loss: float | None = None
+    best_loss: float | None = None
+    best_step: int | None = None
+    stale: int = 0
+    elapsed_s: float = 0.0
+    journal_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that training goes on from.
+
+    Args:
+        state: counters.
+        weights: what training changes in the system.
+        best: the same at the lowest validation loss; empty before the first validation.
+        optimizer: state of AdamW.
+        randomness: states of all generators.
+    """
+
+    state: TrainingState
+    weights: Tensors
+    best: Tensors
+    optimizer: dict[str, Any]
+    randomness: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of a run; the newest whole one counts.
+
+    Args:
+        folder: `RunFolder.checkpoints`.
+        fingerprint: what must not change between starts (JSON values by name).
+    """
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.fingerprint: dict[str, Any] = json.loads(json.dumps(dict(fingerprint)))
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Writes a checkpoint; only then the former one is removed.
+
+        Raises:
+            TrainingError: if the disk does not take it; the former one is still there.
+        """
+        target = self.folder / f"step-{checkpoint.state.step:09d}"
+        partial = self.folder / f".partial-{target.name}"
+        try:
+            _write(partial, checkpoint, self.fingerprint)
+            partial.replace(target)
+            _flush(self.folder)
+        except (OSError, RuntimeError, SafetensorError) as fault:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise TrainingError(
+                f"cannot write the checkpoint of step {checkpoint.state.step} into {self.folder}: "
+                f"{_line(fault)}; the one before it is kept: free space, then give the same command again"
+            ) from None
+        for other in self.folder.iterdir():
+            if other != target:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def load(self) -> Checkpoint | None:
+        """The newest checkpoint, or None.
+
+        Raises:
+            CheckpointError: if it was made with other options, or cannot be read.
+        """
+        folders = sorted(self.folder.glob("step-*"))
+        if not folders:
+            return None
+        newest = folders[-1]
+        try:
+            counters = json.loads((newest / "state.json").read_text(encoding="utf-8"))
+            self._check_fingerprint(counters["fingerprint"])
+            rest = torch.load(newest / "training.pt", map_location="cpu", weights_only=True)
+            return Checkpoint(
+                state=TrainingState(**counters["state"]),
+                weights=load_file(newest / "weights.safetensors"),
+                best=load_file(newest / "best.safetensors"),
+                optimizer=rest["optimizer"],
+                randomness=rest["randomness"],
+            )
+        except _UNREADABLE as fault:
+            # Not the fault's own words: torch advises there to unpickle the file.
+            raise CheckpointError(
+                f"cannot read the checkpoint {newest} ({type(fault).__name__}); it is damaged or of another "
+                f"version: remove {self.folder} to start again"
+            ) from None
+
+    def _check_fingerprint(self, then: Mapping[str, Any]) -> None:
+        now = self.fingerprint
+        changed = [name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)]
+        if changed:
+            differences = "; ".join(f"{name} was {then.get(name)}, is {now.get(name)}" for name in changed)
+            raise CheckpointError(
+                f"{self.folder} holds a training with other options ({differences}); "
+                "give the same options to go on, or choose another run folder"
+            )
+
+
+def _line(fault: BaseException) -> str:
+    return (str(fault).splitlines() or [type(fault).__name__])[0]
+
+
+def _write(folder: Path, checkpoint: Checkpoint, fingerprint: Mapping[str, Any]) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    save_file(checkpoint.weights, folder / "weights.safetensors")
+    save_file(checkpoint.best, folder / "best.safetensors")
+    torch.save(
+        {"optimizer": checkpoint.optimizer, "randomness": checkpoint.randomness}, folder / "training.pt"
+    )
+    counters = {"state": asdict(checkpoint.state), "fingerprint": dict(fingerprint)}
+    (folder / "state.json").write_text(json.dumps(counters, indent=2), encoding="utf-8")
+    for path in sorted(folder.iterdir()):
+        _flush(path)
+    _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    """Makes sure that a file's content, or a folder's entries, are on the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows has no handle on a folder
+        return
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,233 @@
+"""The one training loop: every system is trained here, and goes on exactly where it was stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import asdict
+from itertools import islice
+from typing import Any, Protocol
+
+from voxstrata.batches.batch import Batch
+from voxstrata.errors import Interrupted, TrainingError
+from voxstrata.runs import RunFolder
+from voxstrata.systems.system import System
+from voxstrata.training.checkpoint import Checkpoint, Checkpoints, TrainingState
+from voxstrata.training.disk import check_disk
+from voxstrata.training.journal import Journal
+from voxstrata.training.learning import Learner
+from voxstrata.training.options import FitOptions, FitResult, Progress
+from voxstrata.training.parameters import Tensors, open_for_training, restore_tensors, trained_tensors
+from voxstrata.training.schedule import lr_factor
+from voxstrata.training.seeding import random_states, restore_random_states, seed_everything
+from voxstrata.training.stopping import stop_requests
+
+
+class Batches(Protocol):
+    """What is trained on: batches as a function of the epoch, e.g. a `BatchSource`."""
+
+    def batches_per_epoch(self) -> int:
+        """Batches in an epoch; the same in every epoch."""
+        ...
+
+    def epoch(self, index: int, *, skip: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, without the first `skip`."""
+        ...
+
+
+def fit(
+    system: System,
+    train: Batches,
+    dev: Batches | None,
+    run: RunFolder,
+    options: FitOptions,
+    progress: Callable[[Progress], None] | None = None,
+) -> FitResult:
+    """Trains a system; where the run folder holds a checkpoint of this training, goes on from it.
+
+    On the CPU, at the same number of threads, a training that was stopped at any moment ends with the same
+    weights, bit for bit, as one that was not. The system ends in eval mode, on the device that was used.
+
+    Args:
+        system: what is trained: the parameters of its groups; all others are frozen.
+        train: training batches.
+        dev: validation batches; None: no validation, and the last weights stay.
+        run: where checkpoints and journal go. The caller holds its lock.
+        options: how long and how.
+        progress: called after each step.
+
+    Raises:
+        TrainingError: if the disk is full or not writable, or loss or gradient are not finite.
+        CheckpointError: if the run folder holds a training with other options.
+        Interrupted: after Ctrl-C or SIGTERM, with a checkpoint written.
+    """
+    fitting = _Fitting(system, train, dev, run, options)
+    with stop_requests() as stop:
+        fitting.start_or_resume()
+        for batches in fitting.steps():
+            loss = fitting.learn(batches)
+            if fitting.validation_due():
+                fitting.validate()
+            if progress is not None:
+                progress(fitting.progress(loss))
+            if stop.requested or fitting.checkpoint_due():
+                fitting.save()
+            if stop.requested:
+                done = f"step {fitting.state.step} of {fitting.total}"
+                raise Interrupted(f"stopped after {done}; the same command goes on from there")
+    return fitting.result()
+
+
+class _Fitting:
+    """One training: its parts, where it stands, and the moves that `fit` is made of."""
+
+    def __init__(
+        self, system: System, train: Batches, dev: Batches | None, run: RunFolder, options: FitOptions
+    ) -> None:
+        self.system, self.train, self.dev, self.options = system, train, dev, options
+        self.groups = open_for_training(system)
+        check_disk(run, system)
+        seed_everything(options.seed)
+        self.total = options.total_steps(train.batches_per_epoch())
+        self.state = TrainingState()
+        self.best: Tensors = {}
+        self.journal = Journal(run)
+        self.checkpoints = Checkpoints(run.checkpoints, self._fingerprint())
+        self.learner = Learner(
+            system, self.groups, bf16=options.precision == "bf16", clip_norm=options.clip_norm
+        )
+        self.clock = time.monotonic()
+
+    def start_or_resume(self) -> None:
+        """Takes up the newest checkpoint; the first start writes one, so that there always is one."""
+        checkpoint = self.checkpoints.load()
+        if checkpoint is None:
+            self.save()
+            return
+        self.state, self.best = checkpoint.state, checkpoint.best
+        restore_tensors(self.system, checkpoint.weights)
+        self.learner.restore_optimizer(checkpoint.optimizer)
+        restore_random_states(checkpoint.randomness)
+        self.journal.truncate(self.state.journal_bytes)
+
+    def steps(self) -> Iterator[list[Batch]]:
+        """The batches of each step, until the planned end or the end of patience."""
+        announced = self.train.batches_per_epoch()
+        while not self.finished():
+            epoch = self.state.epoch
+            with closing(_closable(self.train.epoch(epoch, skip=self.state.batches))) as stream:
+                while self.state.epoch == epoch and not self.finished():
+                    left = announced - self.state.batches
+                    batches = list(islice(stream, min(self.options.accumulate, left)))
+                    if not batches:
+                        raise TrainingError(
+                            f"epoch {epoch} ended {left} batches before the {announced} announced"
+                        )
+                    yield batches
+
+    def learn(self, batches: list[Batch]) -> float:
+        """One optimizer step, journaled; the mean loss over its clips."""
+        state, options = self.state, self.options
+        factor = lr_factor(
+            state.step, total=self.total, warmup=options.warmup_steps, schedule=options.schedule
+        )
+        rates = {group.name: group.lr * factor for group in self.groups}
+        loss = self.learner.step(batches, rates.values(), number=state.step + 1)
+        state.step += 1
+        now = time.monotonic()
+        state.elapsed_s, self.clock = state.elapsed_s + now - self.clock, now
+        row = {"kind": "step", "step": state.step, "epoch": state.epoch, "loss": loss, "lr": rates}
+        self.journal.append({**row, "time_s": round(state.elapsed_s, 3)})
+        state.batches += len(batches)
+        if state.batches >= self.train.batches_per_epoch():
+            state.epoch, state.batches = state.epoch + 1, 0
+        return loss
+
+    def validate(self) -> None:
+        """Mean loss over all validation clips; keeps the weights where it is the lowest so far."""
+        assert self.dev is not None
+        state = self.state
+        with closing(_closable(self.dev.epoch(0))) as batches:
+            loss = self.learner.mean_loss(batches, number=state.step)
+        best = state.best_loss is None or loss < state.best_loss
+        state.val_loss = loss
+        if best:
+            state.best_loss, state.best_step, state.stale = loss, state.step, 0
+            self.best = trained_tensors(self.system) if self.options.keep_best else {}
+        else:
+            state.stale += 1
+        row = {"kind": "validation", "step": state.step, "epoch": self._epoch(), "loss": loss, "best": best}
+        self.journal.append({**row, **self.system.summary()})
+
+    def save(self) -> None:
+        """Writes a checkpoint of this moment."""
+        self.state.journal_bytes = self.journal.flushed_bytes()
+        self.checkpoints.save(
+            Checkpoint(
+                state=self.state,
+                weights=trained_tensors(self.system),
+                best=self.best,
+                optimizer=self.learner.optimizer_state(),
+                randomness=random_states(),
+            )
+        )
+
+    def finished(self) -> bool:
+        """Whether the planned steps are done or patience has run out."""
+        patience = self.options.patience
+        return self.state.step >= self.total or (patience is not None and self.state.stale >= patience)
+
+    def validation_due(self) -> bool:
+        """Whether to validate after the latest step."""
+        every = self.options.validate_every
+        at_boundary = self.state.batches == 0 if every is None else self.state.step % every == 0
+        return self.dev is not None and (at_boundary or self.state.step >= self.total)
+
+    def checkpoint_due(self) -> bool:
+        """Whether to write a checkpoint after the latest step."""
+        every = self.options.checkpoint_every_steps
+        at_multiple = every is not None and self.state.step % every == 0
+        return at_multiple or self.state.batches == 0 or self.finished()
+
+    def progress(self, loss: float) -> Progress:
+        """Where training stands."""
+        return Progress(self.state.step, self.total, self._epoch(), loss, self.state.val_loss)
+
+    def result(self) -> FitResult:
+        """Puts the best weights back, if they are kept, and sums up."""
+        if self.best:
+            restore_tensors(self.system, self.best)
+        self.system.eval()
+        return FitResult(
+            steps=self.state.step,
+            epochs=self.state.epoch,
+            best_loss=self.state.best_loss,
+            best_step=self.state.best_step,
+            stopped_early=self.state.step < self.total,
+        )
+
+    def _epoch(self) -> int:
+        """The epoch of the latest step, whose end may already have been counted."""
+        return self.state.epoch - (self.state.batches == 0)
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What must not change when a training goes on; when checkpoints are written may."""
+        options = asdict(self.options)
+        del options["checkpoint_every_steps"]
+        groups = {
+            f"group {group.name}": {
+                "lr": group.lr,
+                "weight_decay": group.weight_decay,
+                "values": sum(parameter.numel() for parameter in group.parameters),
+            }
+            for group in self.groups
+        }
+        dev_batches = None if self.dev is None else self.dev.batches_per_epoch()
+        batches = {"batches per epoch": self.train.batches_per_epoch(), "validation batches": dev_batches}
+        return {**options, **groups, **batches}
+
+
+def _closable(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
+    """The same batches as a generator, so that leaving early ends the source's work at once."""
+    yield from batches

@@ -1,0 +1,91 @@
+"""WER and CER against jiwer and against a plain-loop edit distance."""
+
+import jiwer
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from voxstrata.errors import VoxstrataError
+from voxstrata.evaluation.recognition import NORMALIZERS, basic, cer, error_rows, no_apostrophe, wer
+
+texts = st.lists(st.sampled_from(["the", "dog", "it's", "a", "ran", "Fox,"]), max_size=8).map(" ".join)
+corpora = st.lists(st.tuples(texts, texts), min_size=1, max_size=12)
+
+
+def edit_distance(a, b) -> int:
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, start=1):
+        diagonal, row[0] = row[0], i
+        for j, y in enumerate(b, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
+    return row[-1]
+
+
+@given(corpora)
+def test_error_rates_equal_jiwer(rows):
+    references, transcripts = map(list, zip(*rows, strict=True))
+    assume(any(references))
+    total = error_rows(references, transcripts, "none").sum(axis=0)
+    assert wer(total) == pytest.approx(jiwer.wer(references, transcripts))
+    assert cer(total) == pytest.approx(jiwer.cer(references, transcripts))
+
+
+@given(corpora)
+def test_errors_of_each_clip_equal_a_plain_loop(rows):
+    references, transcripts = map(list, zip(*rows, strict=True))
+    found = error_rows(references, transcripts, "basic").toarray().tolist()
+    for (reference, transcript), counts in zip(rows, found, strict=True):
+        a, b = basic(reference), basic(transcript)
+        words = edit_distance(a.split(), b.split()), len(a.split())
+        assert counts == [*words, edit_distance(a, b), len(a)]
+
+
+def test_an_empty_reference_adds_its_insertions_and_an_empty_transcript_loses_all_words():
+    total = error_rows(["", "go on", "stop"], ["uh huh", "", None], "basic").sum(axis=0)
+    assert total.tolist() == [2 + 2 + 1, 3, 6 + 5 + 4, 9]
+    assert wer(total) == pytest.approx(5 / 3)
+
+
+def test_a_corpus_weighs_words_not_clips():
+    assert wer(error_rows(["a", "b c d"], ["x", "b c d"], "none").sum(axis=0)) == 0.25
+
+
+def test_no_reference_words_have_no_rate():
+    assert np.isnan(wer(np.array([2.0, 0.0, 5.0, 0.0])))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  Hello,   WORLD!\n", "hello world"),
+        ("don’t 'quote' the dogs' bones", "don't quote the dogs bones"),
+        ("state-of-the-art... ok?", "state of the art ok"),
+        ("ÉCOLE, Straße; £5 & more", "école straße 5 more"),
+        ("e\u0301te\u0301", "été"),
+        ("ŉ ＡＢ", "n ab"),
+        ("नमस्ते।", "नमस्ते"),
+        ("' -- '", ""),
+    ],
+)
+def test_basic_normaliser(text, expected):
+    assert basic(text) == expected
+
+
+@given(st.text(max_size=30))
+def test_normalisers_settle_at_once(text):
+    assert basic(basic(text)) == basic(text)
+    assert "'" not in no_apostrophe(text)
+
+
+def test_normalisers_decide_what_counts():
+    def errors(normalizer):
+        return error_rows(["It's  late."], ["its late"], normalizer).toarray()[0, 0]
+
+    assert [errors(name) for name in ("none", "basic", "no-apostrophe")] == [2, 1, 0]
+    assert set(NORMALIZERS) == {"none", "basic", "no-apostrophe"}
+
+
+def test_an_unknown_normaliser_is_named_with_those_there_are():
+    with pytest.raises(VoxstrataError, match=r"'whisper'; choose one of none, basic, no-apostrophe"):
+        error_rows(["a"], ["a"], "whisper")

@@ -1,0 +1,35 @@
+"""Options of the loop, and the learning rate as a function of the step."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxstrata.errors import RecipeError
+from voxstrata.training.options import FitOptions
+from voxstrata.training.schedule import lr_factor
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {}, {"epochs": 1, "steps": 1}, {"steps": 0}, {"steps": 1, "precision": "fp16"},
+        {"steps": 1, "schedule": "step"}, {"steps": 1, "clip_norm": 0.0}, {"steps": 1, "patience": 0},
+        {"steps": 1, "warmup_steps": -1}, {"steps": 1, "accumulate": 0},
+    ],
+)  # fmt: skip
+def test_options_out_of_range_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(RecipeError):
+        FitOptions(**values)  # type: ignore[arg-type]
+
+
+@given(st.integers(1, 500), st.integers(0, 600), st.sampled_from(["constant", "linear", "cosine"]), st.data())
+def test_schedule_rises_then_never_rises_again(
+    total: int, warmup: int, schedule: str, data: st.DataObject
+) -> None:
+    step = data.draw(st.integers(0, total - 1))
+    here, after = (lr_factor(s, total=total, warmup=warmup, schedule=schedule) for s in (step, step + 1))
+    assert 0 < here <= 1
+    assert after >= here if step < warmup else after <= here
+    assert lr_factor(warmup, total=total + warmup, warmup=warmup, schedule=schedule) == 1.0
