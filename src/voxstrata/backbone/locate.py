@@ -8,28 +8,43 @@ from pathlib import Path
 from voxstrata.errors import CheckpointError
 
 _WEIGHTS = Path(__file__).parent.parent / "weights"
+#: Where an encoder lies in a run folder, in a model folder, and in a plain transformers folder.
+_PLACES = ("model/encoder", "encoder", ".")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
 def packaged_names() -> tuple[str, ...]:
-    """Names of the encoders that come with the package."""
-    return tuple(sorted(path.parent.name for path in _WEIGHTS.glob("*/config.json")))
+    """Names of the encoders and models that come with the package."""
+    return tuple(
+        sorted(path.name for path in _WEIGHTS.glob("*") if (_encoder_in(path) / "config.json").is_file())
+    )
+
+
+def packaged(name: str) -> Path | None:
+    """The folder of a packaged encoder or model."""
+    return _WEIGHTS / name if name in packaged_names() else None
+
+
+def _encoder_in(folder: Path) -> Path:
+    found = (folder / place for place in _PLACES if (folder / place / "config.json").is_file())
+    return next(found, folder)
 
 
 def locate(name: str | Path) -> Path:
     """The folder or file of a model.
 
-    A packaged name wins over a folder of the same name; write `./name` for the folder. What is neither
-    is taken for a hub id and downloaded (or found in the hub's cache).
+    In a run's folder or model folder that is the encoder. A packaged name wins over a folder of the same
+    name; write `./name` for the folder. What is neither is taken for a hub id and downloaded (or found in
+    the hub's cache).
 
     Raises:
         CheckpointError: if there is nothing of that name.
     """
-    if isinstance(name, str) and name in packaged_names():
-        return _WEIGHTS / name
+    if isinstance(name, str) and (folder := packaged(name)) is not None:
+        return _encoder_in(folder)
     path = Path(name)
     if path.exists():
-        return path
+        return _encoder_in(path)
     if isinstance(name, Path) or not _HUB_NAME.fullmatch(name):
         raise CheckpointError(f"no model folder or file at {name}; give a folder, a hub id, or {_packaged()}")
     return _download(name)

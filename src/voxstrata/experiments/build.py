@@ -25,7 +25,6 @@ from voxstrata.recipes.schema import AdaLTMRecipe, AnyRecipe, Data, FinetuneReci
 from voxstrata.systems.acoustic_targets import AcousticTargets
 from voxstrata.systems.adaltm import AdaLTM, AdaLTMRates, coefficient_reach
 from voxstrata.systems.finetune import ASRFinetune, FinetuneRates, SERFinetune
-from voxstrata.systems.model_folder import is_model_folder
 from voxstrata.systems.pretraining import MaskedPrediction, frame_offset
 from voxstrata.systems.recognition import EmotionModel, TranscriptionModel
 from voxstrata.systems.system import System
@@ -112,19 +111,12 @@ def build_sources(recipe: AnyRecipe) -> Sources:
     return Sources(BatchSource(cuts["train"], options), dev, evaluated, labels, vocabulary)
 
 
-def encoder_folder(source: str) -> str:
-    """What to load a vector's encoder from: a run's or a model folder's encoder, else the name itself."""
-    for folder in (Path(source) / "model", Path(source)):
-        if is_model_folder(folder):
-            return str(folder / "encoder")
-    return source
-
-
 def build_system(recipe: AnyRecipe, sources: Sources, say: Say) -> System:
     """The modules of a recipe; the head's start depends on the recipe's seed only."""
     if isinstance(recipe, PretrainRecipe):
         return _pretraining(recipe, sources)
     base = load_backbone(recipe.base, normalize=recipe.normalize, final_norm=recipe.final_norm)
+    say(f"base {recipe.base}: waveforms are {'' if base.normalize else 'not '}normalised")
     if isinstance(recipe, AdaLTMRecipe):
         return _adaltm(recipe, base, sources, say)
     return _finetune(recipe, base, sources)
@@ -155,7 +147,7 @@ def _finetune(recipe: FinetuneRecipe, encoder: SpeechEncoder, sources: Sources) 
 def _adaltm(recipe: AdaLTMRecipe, base: SpeechEncoder, sources: Sources, say: Say) -> System:
     vectors = {}
     for name, source in recipe.vectors.items():
-        vectors[name] = TaskVector.between(base, encoder_folder(source))
+        vectors[name] = TaskVector.between(base, source)
         say(f"vector {name}: {vectors[name].coverage()}")
     merged = MergedBackbone(base, vectors, granularity=recipe.granularity, init=recipe.init)
     model, class_weights = _emotion_model(recipe, merged, sources)

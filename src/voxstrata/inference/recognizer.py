@@ -15,7 +15,7 @@ from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.inference.path import predict
 from voxstrata.predictions import Prediction
 from voxstrata.runs import RunFolder
-from voxstrata.systems.model_folder import is_model_folder, load_model
+from voxstrata.systems.model_folder import find_model, load_model
 from voxstrata.systems.recognition import EmotionModel, TranscriptionModel
 
 
@@ -36,23 +36,23 @@ class Recognition:
     segments: tuple[tuple[float, float], ...]
 
 
-def _models(folder: Path) -> list[EmotionModel | TranscriptionModel]:
+def _models(source: str | Path) -> list[EmotionModel | TranscriptionModel]:
     """A run's model, and those of its parents that answer what it cannot itself."""
-    run = RunFolder(folder)
-    path = run.model if is_model_folder(run.model) else folder
-    if not is_model_folder(path):
+    found = find_model(source)
+    if found is None:
         raise CheckpointError(
-            f"{folder} holds no model: give a finished run (with model/ in it) or a model folder; "
+            f"{source} holds no model: give a finished run (with model/ in it) or a model folder; "
             "`voxstrata demo` makes one"
         )
-    models = [load_model(path)]
-    if run.provenance.is_file():
+    models = [load_model(found)]
+    run = RunFolder(Path(source))
+    if isinstance(models[0], EmotionModel) and run.provenance.is_file():
         parents = json.loads(run.provenance.read_text(encoding="utf-8")).get("parents", {})
         for parent in parents.values():
-            candidates = (folder / parent / "model", folder / parent, Path(parent))
-            found = next((load_model(c) for c in candidates if is_model_folder(c)), None)
-            if isinstance(found, TranscriptionModel) and not isinstance(models[-1], TranscriptionModel):
-                models.append(found)
+            place = find_model(run.path / parent) or find_model(parent)
+            expert = load_model(place) if place is not None else None
+            if isinstance(expert, TranscriptionModel):
+                return [*models, expert]
     return models
 
 
@@ -73,7 +73,7 @@ class Recognizer:
         Raises:
             CheckpointError: if the folder holds no model.
         """
-        return cls(_models(Path(folder)))
+        return cls(_models(folder))
 
     def __call__(self, path: str | Path) -> Recognition:
         """Listens to one recording.

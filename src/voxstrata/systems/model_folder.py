@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
+from voxstrata.backbone.locate import packaged
 from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.heads.emotion import EmotionHeadOptions
@@ -78,9 +79,10 @@ def _describe(model: EmotionModel | TranscriptionModel) -> dict[str, object]:
     return shared | {"kind": "transcription", "vocabulary": list(model.head.vocabulary.characters)}
 
 
-def is_model_folder(folder: Path) -> bool:
-    """Whether `save_model` wrote this folder."""
-    return (folder / "model.json").is_file()
+def find_model(source: str | Path) -> Path | None:
+    """The model folder behind a run's folder, a model folder or a packaged name; None if there is none."""
+    places = (Path(source) / "model", Path(source), packaged(str(source)))
+    return next((place for place in places if place and (place / "model.json").is_file()), None)
 
 
 def load_model(folder: Path) -> EmotionModel | TranscriptionModel:
@@ -90,7 +92,7 @@ def load_model(folder: Path) -> EmotionModel | TranscriptionModel:
         CheckpointError: if the folder holds no model, one of another format or a broken one, or a head that
             does not fit.
     """
-    if not is_model_folder(folder):
+    if not (folder / "model.json").is_file():
         raise CheckpointError(f"{folder} holds no model (no model.json); give the model/ folder of a run")
     model = _described(folder)
     try:

@@ -1,0 +1,145 @@
+"""What several test files share: tiny encoders and experts, recordings, a prepared corpus, batches."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from voxstrata.batches.batch import Batch, Reference
+
+SAMPLE_RATE = 16_000
+EMOTIONS = ("anger", "neutral", "sadness")
+
+
+class InMemory:
+    """Batches from memory, the same in every epoch; what `fit` asks of a source."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self.batches = list(batches)
+
+    def batches_per_epoch(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, index: int, *, skip: int = 0) -> Iterator[Batch]:
+        return iter(self.batches[skip:])
+
+
+@pytest.fixture(scope="session")
+def in_memory():
+    """The class `InMemory`."""
+    return InMemory
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Root of the real corpora; the test is skipped where there are none."""
+    folder = os.environ.get("VOXSTRATA_DATA")
+    if not folder:
+        pytest.skip("VOXSTRATA_DATA is not set: no real recordings here")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder():
+    """A function of a seed: a trainable WavLM of two layers of 32, with random weights."""
+    from voxstrata.backbone.encoder import build_backbone
+    from voxstrata.systems.tiny_encoder import start_front_end, tiny_wavlm
+
+    def build(seed: int = 0):
+        sizes = {"hidden_size": 32, "layers": 2, "attention_heads": 2, "feed_forward": 64}
+        encoder = build_backbone(tiny_wavlm(**sizes, channels=36, position_kernel=8), seed=seed)
+        start_front_end(encoder)
+        return encoder
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tiny_encoder, tmp_path_factory) -> Path:
+    """The tiny encoder on disk."""
+    folder = tmp_path_factory.mktemp("encoders") / "base"
+    tiny_encoder().save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def expert_folders(tiny_encoder, tmp_path_factory) -> dict[str, Path]:
+    """Two encoders near the tiny one, as if fine-tuned from it: every tensor has moved."""
+    folders = {}
+    for number, name in enumerate(("asr", "ser")):
+        encoder = tiny_encoder()
+        generator = torch.Generator().manual_seed(10 + number)
+        with torch.no_grad():
+            for parameter in encoder.parameters():
+                parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+        folders[name] = tmp_path_factory.mktemp("encoders") / name
+        encoder.save(folders[name])
+    return folders
+
+
+def voice(seed: int, samples: int) -> np.ndarray:
+    """A pulse train of some pitch in a little noise."""
+    rng = np.random.default_rng(seed)
+    wave = 0.02 * rng.normal(size=samples)
+    wave[:: int(rng.integers(60, 160))] += 0.5
+    return wave.astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory) -> list[Path]:
+    """Five recordings of unequal length, 0.3 to 0.6 s."""
+    folder = tmp_path_factory.mktemp("recordings")
+    paths = [folder / f"{i}.wav" for i in range(5)]
+    for i, path in enumerate(paths):
+        soundfile.write(path, voice(i, 4800 + 1200 * ((3 * i) % 5)), SAMPLE_RATE)
+    return paths
+
+
+@pytest.fixture(scope="session")
+def emotion_batch() -> Batch:
+    """Six padded clips with emotion targets (one class thrice, one twice, one once) and tokens."""
+    lengths = [4000, 5200, 6100, 4700, 5600, 8000]
+    waveforms = torch.zeros(len(lengths), max(lengths))
+    for row, length in enumerate(lengths):
+        waveforms[row, :length] = torch.from_numpy(voice(row, length))
+    return Batch(
+        references=tuple(
+            Reference(f"clip-{i}", f"{i}.wav", f"speaker-{i % 2}", EMOTIONS[c], "ab")
+            for i, c in enumerate([0, 0, 0, 1, 1, 2])
+        ),
+        waveforms=waveforms,
+        lengths=torch.tensor(lengths),
+        emotion_targets=torch.eye(3)[[0, 0, 0, 1, 1, 2]],
+        tokens=torch.tensor([[1, 2, 0], [2, 1, 1], [1, 0, 0], [2, 2, 0], [1, 2, 1], [2, 0, 0]]),
+        token_lengths=torch.tensor([2, 3, 1, 2, 3, 1]),
+    )
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory) -> Path:
+    """A prepared corpus: train 8, dev 4, test 4 clips, three emotions, a transcript each."""
+    from voxstrata.corpora.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("corpus")
+    rows = []
+    for i, split in enumerate(["train"] * 8 + ["dev"] * 4 + ["test"] * 4):
+        soundfile.write(folder / f"{i:02d}.wav", voice(100 + i, 4800 + 300 * (i % 5)), SAMPLE_RATE)
+        rows.append(
+            {
+                "path": f"{i:02d}.wav",
+                "emotion": EMOTIONS[i % 3],
+                "text": ("ab ba", "ba", "a b")[i % 3],
+                "speaker": f"{split}-{i % 2}",
+                "split": split,
+            }
+        )
+    (folder / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare("table", folder / "table.jsonl", folder / "prepared")
+    return folder / "prepared"

@@ -1,0 +1,244 @@
+"""Masked prediction: masks, the alignment of targets with frames, and what the targets tell."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+from transformers import WavLMConfig
+
+from voxstrata.backbone.encoder import build_backbone
+from voxstrata.backbone.front_end import PHASES, mel_frequencies, quadrature_filters, start_from_mel
+from voxstrata.runs import RunFolder
+from voxstrata.systems.acoustic_targets import WINDOW, AcousticTargets, frames_of
+from voxstrata.systems.pretraining import SPAN, MaskedPrediction, frame_offset, masked_frames, span_mask
+from voxstrata.systems.tiny_encoder import tiny_wavlm
+from voxstrata.training.loop import fit
+from voxstrata.training.options import FitOptions
+
+SAMPLE_RATE = 16_000
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pulses(pitch_hz: float, samples: int = 16_000) -> torch.Tensor:
+    """A pulse train in a little noise, [1, N]."""
+    wave = 0.01 * noise(1, samples)
+    wave[0, (torch.arange(0, samples / SAMPLE_RATE, 1 / pitch_hz) * SAMPLE_RATE).long()] += 1
+    return wave
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.floats(0.05, 0.95), st.integers(0, 99))
+def test_masks_are_spans_that_end_with_their_clips(lengths, share, seed):
+    frames = max(lengths)
+    mask = span_mask(torch.tensor(lengths), frames, share, torch.Generator().manual_seed(seed))
+    assert mask.shape == (len(lengths), frames)
+    for row, length in zip(mask.tolist(), lengths, strict=True):
+        assert not any(row[length:])
+        runs = "".join("x" if masked else " " for masked in row[:length]).split(" ")
+        for run, is_last in zip(runs, [*[False] * (len(runs) - 1), True], strict=True):
+            assert not run or len(run) >= SPAN or is_last
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.65])
+def test_the_masked_share_is_near_its_aim(share):
+    mask = span_mask(torch.full((80,), 400), 400, share, torch.Generator().manual_seed(0))
+    assert float(mask.float().mean()) == pytest.approx(share, abs=0.03)
+
+
+CONFIGS = {
+    "tiny": tiny_wavlm(hidden_size=32, layers=1, attention_heads=2, feed_forward=32, channels=36),
+    "standard": WavLMConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=[8] * 7,
+        feat_extract_norm="layer", do_stable_layer_norm=True, num_conv_pos_embeddings=16,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_click_changes_the_target_frames_that_the_encoder_frames_cover(name):
+    encoder = build_backbone(CONFIGS[name], seed=0).eval()
+    count = int(encoder.frame_lengths(torch.tensor([8000])))
+    times = range(2500, 2500 + 2 * 320, 37)
+    quiet = noise(1, 8000)
+    clicks = torch.cat([quiet + 50 * F.one_hot(torch.tensor([t]), 8000) for t in times])
+    with torch.no_grad():
+        front = encoder.model.feature_extractor
+        heard = (front(clicks) - front(quiet)).abs().amax(1) > 1e-3
+    windows = frames_of(clicks, count, frame_offset(encoder)) - frames_of(quiet, count, frame_offset(encoder))
+    seen = windows.abs().amax(-1) > 1e-3
+    assert heard.shape == seen.shape == (len(times), count)
+    # The encoder's view and the target's window differ in width: one holds the other, around one centre.
+    wide, narrow = (heard, seen) if name == "tiny" else (seen, heard)
+    assert (wide | ~narrow).all() and narrow.any(1).all() and wide.sum() - narrow.sum() < len(times)
+    index = torch.arange(count).float()
+    centres = [float(((rows * index).sum(1) / rows.sum(1)).mean()) for rows in (heard.float(), seen.float())]
+    assert centres[0] == pytest.approx(centres[1], abs=0.1)
+
+
+@pytest.mark.parametrize("offset", [0, 100, 200, 360, 1000])
+def test_target_windows_are_centred_every_20_ms(offset):
+    time = torch.arange(1.0, 5001.0).unsqueeze(0)
+    windows = frames_of(time, 12, offset)
+    assert windows.shape == (1, 12, WINDOW)
+    for frame in range(12):
+        start = offset + 320 * frame - WINDOW // 2
+        expected = [t + 1 if 0 <= t < 5000 else 0 for t in range(start, start + WINDOW)]
+        assert windows[0, frame].tolist() == expected
+
+
+def test_masked_frames_holds_the_mask_embedding_in_front_of_the_layers(tiny_encoder):
+    encoder = tiny_encoder().eval()
+    encoder.model.masked_spec_embed.data.copy_(torch.arange(32.0))
+    waveforms, lengths = noise(2, 6000), torch.tensor([6000, 4000])
+    frames = int(encoder.frame_lengths(lengths).max())
+    mask = span_mask(lengths // 400, frames, 0.5, torch.Generator().manual_seed(2))
+    seen = []
+    watch = encoder.model.encoder.register_forward_pre_hook(
+        lambda module, inputs, named: seen.append((inputs or tuple(named.values()))[0].clone()),
+        with_kwargs=True,
+    )
+    with torch.no_grad():
+        encoder(waveforms, lengths)
+        with masked_frames(encoder, mask):
+            encoder(waveforms, lengths)
+        encoder(waveforms, lengths)
+    watch.remove()
+    plain, masked, after = seen
+    assert 0 < mask.sum() < mask.numel()
+    assert torch.equal(masked[mask], encoder.model.masked_spec_embed.expand(int(mask.sum()), -1))
+    assert torch.equal(masked[~mask], plain[~mask])
+    assert torch.equal(after, plain)
+
+
+@pytest.fixture(scope="module")
+def fitting():
+    return [
+        (torch.cat([pulses(90 + 20 * i), noise(1, 16_000, seed=i)]), torch.tensor([49, 49]), 49, 360)
+        for i in range(8)
+    ]
+
+
+def test_targets_are_deterministic_ids_below_the_clusters(fitting):
+    twice = [AcousticTargets(12, 7), AcousticTargets(12, 7)]
+    for targets in twice:
+        targets.fit(fitting, seed=3)
+    first, second = (targets(fitting[0][0], 49, 360) for targets in twice)
+    for stream, clusters in (("cepstral", 12), ("prosodic", 7)):
+        assert torch.equal(first[stream], second[stream])
+        assert first[stream].shape == (2, 49) and first[stream].dtype == torch.int64
+        assert 0 <= int(first[stream].min()) and int(first[stream].max()) < clusters
+        assert len(first[stream].unique()) > 2
+    with torch.autocast("cpu", torch.bfloat16):
+        again = twice[0](fitting[0][0], 49, 360)
+    assert all(torch.equal(again[stream], first[stream]) for stream in first)
+
+
+def test_clusters_are_the_nearest_centroids(fitting):
+    targets = AcousticTargets(12, 7)
+    targets.fit(fitting, seed=3)
+    waveforms = fitting[2][0]
+    values = targets.features(waveforms, 49, 360)["cepstral"][0, 20]
+    scaled = (values - targets.cepstral_mean) / targets.cepstral_scale
+    distances = [float((scaled - centroid).norm()) for centroid in targets.cepstral_centroids]
+    assert distances.index(min(distances)) == int(targets(waveforms, 49, 360)["cepstral"][0, 20])
+
+
+@pytest.mark.parametrize("pitch_hz", [90, 120, 180, 240, 330])
+def test_the_prosodic_stream_hears_the_pitch(pitch_hz):
+    found = AcousticTargets().features(pulses(pitch_hz), 49, 360)["prosodic"][0, 5:44]
+    periodicity, pitch = found[:, 0], found[:, 2]
+    assert (periodicity > 0.8).all()
+    assert float(pitch.median()) == pytest.approx(math.log2(pitch_hz), abs=0.03)
+
+
+def test_the_prosodic_stream_hears_that_noise_has_no_pitch():
+    found = AcousticTargets().features(noise(1, 16_000), 49, 360)["prosodic"][0]
+    assert float((found[:, 2] == 0).float().mean()) > 0.9
+
+
+def test_targets_do_not_depend_on_the_level():
+    targets, wave = AcousticTargets(), pulses(150)
+    quiet, loud = targets.features(wave, 49, 360), targets.features(40 * wave, 49, 360)
+    for stream in quiet:
+        torch.testing.assert_close(quiet[stream], loud[stream], rtol=1e-3, atol=1e-3)
+
+
+def test_quadrature_filters_have_unit_norm_and_four_phases():
+    filters = quadrature_filters(16, 400)
+    assert filters.shape == (16 * PHASES, 1, 400)
+    torch.testing.assert_close(filters.norm(dim=-1), torch.ones(64, 1))
+    torch.testing.assert_close(filters[0::PHASES], -filters[2::PHASES], rtol=0, atol=1e-3)
+
+
+def test_a_pure_tone_excites_the_band_at_its_frequency():
+    convolution = torch.nn.Conv1d(1, 260, 400, stride=160)
+    start_from_mel(convolution)
+    assert (convolution.weight[256:] == 0).all() and (convolution.bias[256:] > 0).all()
+    centres = mel_frequencies(65, 60, 7600)[:-1]
+    time = torch.arange(8000) / SAMPLE_RATE
+    for band in range(2, 64, 3):
+        tone = torch.sin(2 * math.pi * centres[band] * time).view(1, 1, -1)
+        with torch.no_grad():
+            energy = convolution(tone)[0, :256].relu().square().view(64, PHASES, -1).sum((1, 2))
+        assert abs(int(energy.argmax()) - band) <= 1, centres[band]
+
+
+def test_level_channels_tell_loudness_behind_the_layer_norm(tiny_encoder):
+    encoder = tiny_encoder()
+    layer = encoder.model.feature_extractor.conv_layers[0]
+    wave = noise(1, 1, 4000)
+    with torch.no_grad():
+        by_level = torch.stack([layer(gain * wave)[0].mean(-1) for gain in (0.1, 0.3, 1.0, 3.0)])
+    quiet_to_loud = by_level[1:, -4:] - by_level[:-1, -4:]
+    assert (quiet_to_loud < 0).all() and (by_level[0, -4:] - by_level[-1, -4:] > 0.1).all()
+    assert float((by_level[-1, :32] - by_level[-2, :32]).abs().max()) < 0.2
+
+
+@pytest.mark.parametrize(("channels", "level", "bias"), [(35, 4, True), (36, 4, False), (8, 4, True)])
+def test_channels_that_hold_no_whole_bands_are_refused(channels, level, bias):
+    with pytest.raises(ValueError, match=f"{channels} channels do not hold {level} level channels"):
+        start_from_mel(torch.nn.Conv1d(1, channels, 40, bias=bias), level_channels=level)
+
+
+def system(encoder, fitting) -> MaskedPrediction:
+    targets = AcousticTargets(12, 7)
+    targets.fit(fitting, seed=0)
+    torch.manual_seed(0)
+    return MaskedPrediction(encoder, targets, lr=3e-3)
+
+
+def test_pretraining_learns_in_a_few_steps(tiny_encoder, fitting, emotion_batch, in_memory, tmp_path):
+    made = system(tiny_encoder(), fitting)
+    groups = made.parameter_groups()
+    assert {id(p) for group in groups for p in group.parameters} == {id(p) for p in made.parameters()}
+    before = made.eval().loss(emotion_batch).item()
+    assert before == pytest.approx((math.log(12) + math.log(7)) / 2 * 1.0, rel=0.6)
+    fit(made, in_memory([emotion_batch]), None, RunFolder(tmp_path), FitOptions(steps=20))
+    assert made.eval().loss(emotion_batch).item() < 0.75 * before
+
+
+def test_the_validation_loss_masks_the_same_frames_each_time(tiny_encoder, fitting, emotion_batch):
+    made = system(tiny_encoder(), fitting).eval()
+    assert torch.equal(made.loss(emotion_batch), made.loss(emotion_batch))
+    made.train()
+    assert not torch.equal(made.loss(emotion_batch), made.loss(emotion_batch))
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 8000))
+def test_targets_of_a_clip_do_not_depend_on_its_padding(padding):
+    wave = pulses(130, 8000)
+    targets = AcousticTargets()
+    lengths = torch.tensor([8000])
+    alone = targets.features(wave, 24, 360)
+    padded = targets.features(F.pad(wave, (0, padding)), 24, 360)
+    assert lengths.item() == wave.shape[1]
+    for stream in alone:
+        torch.testing.assert_close(padded[stream][:, :10], alone[stream][:, :10], rtol=1e-3, atol=1e-3)
