@@ -16,7 +16,7 @@ from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.labels import LabelSet
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.merging.task_vector import TaskVector
-from voxstrata.systems.model_folder import is_model_folder, load_model, save_model
+from voxstrata.systems.model_folder import find_model, load_model, save_model
 from voxstrata.systems.recognition import EmotionModel, TranscriptionModel
 from voxstrata.vocabulary import Vocabulary
 
@@ -126,9 +126,14 @@ def rewrite(folder, **changes) -> None:
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
-    assert not is_model_folder(tmp_path)
+    assert find_model(tmp_path) is None
     with pytest.raises(CheckpointError, match="holds no model"):
         load_model(tmp_path)
+
+
+def test_a_model_is_found_in_a_run_and_in_itself(saved):
+    assert find_model(saved.parent) == find_model(str(saved.parent)) == saved
+    assert find_model(saved) == saved
 
 
 @pytest.mark.parametrize(

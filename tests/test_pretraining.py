@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from transformers import WavLMConfig
@@ -27,11 +27,14 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def pulses(pitch_hz: float, samples: int = 16_000) -> torch.Tensor:
-    """A pulse train in a little noise, [1, N]."""
-    wave = 0.01 * noise(1, samples)
-    wave[0, (torch.arange(0, samples / SAMPLE_RATE, 1 / pitch_hz) * SAMPLE_RATE).long()] += 1
-    return wave
+def voice(pitch_hz: float, samples: int = 16_000) -> torch.Tensor:
+    """Harmonics that fall by 6 dB an octave, in a little noise, [1, N]."""
+    number = torch.arange(1, int(4000 / pitch_hz) + 1).unsqueeze(1)
+    turns = (
+        number * pitch_hz * torch.arange(samples) / SAMPLE_RATE + torch.linspace(0, 1, len(number))[:, None]
+    )
+    waves = torch.cos(2 * math.pi * turns) / number
+    return waves.sum(0, keepdim=True) + 0.01 * noise(1, samples)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.floats(0.05, 0.95), st.integers(0, 99))
@@ -120,7 +123,11 @@ def test_masked_frames_holds_the_mask_embedding_in_front_of_the_layers(tiny_enco
 @pytest.fixture(scope="module")
 def fitting():
     return [
-        (torch.cat([pulses(90 + 20 * i), noise(1, 16_000, seed=i)]), torch.tensor([49, 49]), 49, 360)
+        (
+            torch.cat([voice(90 + 20 * i), noise(1, 16_000, seed=i)]),
+            torch.tensor([16_000, 16_000]),
+            torch.tensor([49, 49]),
+        )
         for i in range(8)
     ]
 
@@ -128,13 +135,13 @@ def fitting():
 def test_targets_are_deterministic_ids_below_the_clusters(fitting):
     twice = [AcousticTargets(12, 7), AcousticTargets(12, 7)]
     for targets in twice:
-        targets.fit(fitting, seed=3)
+        targets.fit(fitting, 360, seed=3)
     first, second = (targets(fitting[0][0], 49, 360) for targets in twice)
     for stream, clusters in (("cepstral", 12), ("prosodic", 7)):
         assert torch.equal(first[stream], second[stream])
         assert first[stream].shape == (2, 49) and first[stream].dtype == torch.int64
-        assert 0 <= int(first[stream].min()) and int(first[stream].max()) < clusters
-        assert len(first[stream].unique()) > 2
+        assert set(first[stream].unique().tolist()) <= set(range(clusters))
+        assert first[stream][0].tolist() != first[stream][1].tolist()
     with torch.autocast("cpu", torch.bfloat16):
         again = twice[0](fitting[0][0], 49, 360)
     assert all(torch.equal(again[stream], first[stream]) for stream in first)
@@ -142,7 +149,7 @@ def test_targets_are_deterministic_ids_below_the_clusters(fitting):
 
 def test_clusters_are_the_nearest_centroids(fitting):
     targets = AcousticTargets(12, 7)
-    targets.fit(fitting, seed=3)
+    targets.fit(fitting, 360, seed=3)
     waveforms = fitting[2][0]
     values = targets.features(waveforms, 49, 360)["cepstral"][0, 20]
     scaled = (values - targets.cepstral_mean) / targets.cepstral_scale
@@ -152,7 +159,7 @@ def test_clusters_are_the_nearest_centroids(fitting):
 
 @pytest.mark.parametrize("pitch_hz", [90, 120, 180, 240, 330])
 def test_the_prosodic_stream_hears_the_pitch(pitch_hz):
-    found = AcousticTargets().features(pulses(pitch_hz), 49, 360)["prosodic"][0, 5:44]
+    found = AcousticTargets().features(voice(pitch_hz), 49, 360)["prosodic"][0, 5:44]
     periodicity, pitch = found[:, 0], found[:, 2]
     assert (periodicity > 0.8).all()
     assert float(pitch.median()) == pytest.approx(math.log2(pitch_hz), abs=0.03)
@@ -164,16 +171,17 @@ def test_the_prosodic_stream_hears_that_noise_has_no_pitch():
 
 
 def test_targets_do_not_depend_on_the_level():
-    targets, wave = AcousticTargets(), pulses(150)
+    targets, wave = AcousticTargets(), voice(150)
     quiet, loud = targets.features(wave, 49, 360), targets.features(40 * wave, 49, 360)
     for stream in quiet:
         torch.testing.assert_close(quiet[stream], loud[stream], rtol=1e-3, atol=1e-3)
 
 
-def test_quadrature_filters_have_unit_norm_and_four_phases():
+def test_quadrature_filters_rise_with_frequency_and_have_four_phases():
     filters = quadrature_filters(16, 400)
     assert filters.shape == (16 * PHASES, 1, 400)
-    torch.testing.assert_close(filters.norm(dim=-1), torch.ones(64, 1))
+    norms = [max(1.0, hz / 500) for hz in mel_frequencies(17, 60, 7600)[:-1] for _ in range(PHASES)]
+    torch.testing.assert_close(filters.norm(dim=-1).squeeze(1), torch.tensor(norms))
     torch.testing.assert_close(filters[0::PHASES], -filters[2::PHASES], rtol=0, atol=1e-3)
 
 
@@ -191,14 +199,17 @@ def test_a_pure_tone_excites_the_band_at_its_frequency():
 
 
 def test_level_channels_tell_loudness_behind_the_layer_norm(tiny_encoder):
-    encoder = tiny_encoder()
-    layer = encoder.model.feature_extractor.conv_layers[0]
-    wave = noise(1, 1, 4000)
+    layer = tiny_encoder().model.feature_extractor.conv_layers[0]
+    gains, wave = (0.03, 0.1, 0.3, 1.0, 3.0), noise(1, 1, 4000)
     with torch.no_grad():
-        by_level = torch.stack([layer(gain * wave)[0].mean(-1) for gain in (0.1, 0.3, 1.0, 3.0)])
-    quiet_to_loud = by_level[1:, -4:] - by_level[:-1, -4:]
-    assert (quiet_to_loud < 0).all() and (by_level[0, -4:] - by_level[-1, -4:] > 0.1).all()
-    assert float((by_level[-1, :32] - by_level[-2, :32]).abs().max()) < 0.2
+        behind = [layer.layer_norm(layer.conv(gain * wave).transpose(1, 2)).mean((0, 1)) for gain in gains]
+        bands = layer.conv.weight[:-4]
+        deaf = [
+            F.layer_norm(F.conv1d(g * wave, bands).transpose(1, 2), (len(bands),)).mean((0, 1)) for g in gains
+        ]
+    falls = torch.stack(behind).diff(dim=0)[:, -1]
+    assert (falls < -0.05).all()
+    assert float((torch.stack(deaf) - deaf[-1]).abs().max()) < 0.01
 
 
 @pytest.mark.parametrize(("channels", "level", "bias"), [(35, 4, True), (36, 4, False), (8, 4, True)])
@@ -209,7 +220,7 @@ def test_channels_that_hold_no_whole_bands_are_refused(channels, level, bias):
 
 def system(encoder, fitting) -> MaskedPrediction:
     targets = AcousticTargets(12, 7)
-    targets.fit(fitting, seed=0)
+    targets.fit(fitting, 360, seed=0)
     torch.manual_seed(0)
     return MaskedPrediction(encoder, targets, lr=3e-3)
 
@@ -229,16 +240,3 @@ def test_the_validation_loss_masks_the_same_frames_each_time(tiny_encoder, fitti
     assert torch.equal(made.loss(emotion_batch), made.loss(emotion_batch))
     made.train()
     assert not torch.equal(made.loss(emotion_batch), made.loss(emotion_batch))
-
-
-@settings(deadline=None, max_examples=10)
-@given(st.integers(0, 8000))
-def test_targets_of_a_clip_do_not_depend_on_its_padding(padding):
-    wave = pulses(130, 8000)
-    targets = AcousticTargets()
-    lengths = torch.tensor([8000])
-    alone = targets.features(wave, 24, 360)
-    padded = targets.features(F.pad(wave, (0, padding)), 24, 360)
-    assert lengths.item() == wave.shape[1]
-    for stream in alone:
-        torch.testing.assert_close(padded[stream][:, :10], alone[stream][:, :10], rtol=1e-3, atol=1e-3)

@@ -112,6 +112,16 @@ def test_finetuning_overfits_a_batch_and_leaves_the_front_end(make, base, emotio
         assert any(part in name for name in changed), part
 
 
+@pytest.mark.parametrize("make", [ser, asr])
+def test_a_frozen_front_end_is_not_gone_through_backwards(make, base, emotion_batch, in_memory, tmp_path):
+    system = make(base)
+    seen = []
+    front = system.model.encoder.model.feature_extractor
+    front.register_forward_hook(lambda module, inputs, output: seen.append(output.requires_grad))
+    fit(system, in_memory([emotion_batch]), None, RunFolder(tmp_path), FitOptions(steps=1))
+    assert seen == [False]
+
+
 def test_a_rate_of_zero_freezes_its_part(base, emotion_batch, in_memory, tmp_path):
     system = ser(base, rates=FinetuneRates(encoder=0.0, head=1e-2, layer_weights=0.0))
     before = copied(system.named_parameters())

@@ -10,12 +10,14 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
+from voxstrata.backbone.attention import Attention, set_attention
 from voxstrata.backbone.checkpoints import open_checkpoint
 from voxstrata.backbone.folder import read_config, read_normalize, write_model_folder
 from voxstrata.backbone.locate import locate
+from voxstrata.backbone.precision import keep_positions_exact
+from voxstrata.backbone.unequal_lengths import accept_features, features_by_length
 from voxstrata.backbone.waveforms import normalize_waveforms, receptive_field
 from voxstrata.errors import AudioError, CheckpointError
 
@@ -46,20 +48,30 @@ class SpeechEncoder(nn.Module):
     """A WavLM, wav2vec 2.0 or HuBERT model of transformers.
 
     LayerDrop and SpecAugment are switched off. With `feat_extract_norm="group"` padding would enter the
-    statistics of the front end, so there clips run grouped by equal length. An encoder without trainable
-    parameters stays in eval mode, also inside a model in train mode.
+    statistics of the front end, so its convolutions run clip by clip (on the CPU always, where that is
+    cheaper); the transformer runs on the whole batch. An encoder without trainable parameters stays in
+    eval mode, also inside a model in train mode.
 
     Args:
         model: the transformers model without a head.
         normalize: whether waveforms are normalised (on their valid samples) before the model.
         final_norm: whether the last state is passed through the encoder's final layer norm, as
             transformers 4 and SUPERB do.
+        attention: "fast", or "reference" for transformers' own: the same to rounding, slower, and with
+            more memory on long clips.
 
     Raises:
         CheckpointError: if the model is no speech encoder, or has no final layer norm to apply.
     """
 
-    def __init__(self, model: PreTrainedModel, *, normalize: bool, final_norm: bool = False) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        normalize: bool,
+        final_norm: bool = False,
+        attention: Attention = "fast",
+    ) -> None:
         super().__init__()
         if final_norm and not model.config.do_stable_layer_norm:
             raise CheckpointError(
@@ -69,6 +81,11 @@ class SpeechEncoder(nn.Module):
         self._released = {name: getattr(model.config, name, None) for name in _FORCED}
         for name, value in _FORCED.items():
             setattr(model.config, name, value)
+        set_attention(model, attention)
+        accept_features(model.feature_extractor)
+        keep_positions_exact(model)
+        # In train mode transformers would ask for gradients of the waveform, only for gradient checkpointing.
+        model.feature_extractor._requires_grad = False
         self.model = model
         self.normalize = normalize
         self.final_norm = final_norm
@@ -92,14 +109,13 @@ class SpeechEncoder(nn.Module):
         if self.normalize:
             waveforms = normalize_waveforms(waveforms, lengths)
         waveforms = waveforms.to(next(self.model.parameters()).dtype)
-        if len(set(counts)) == 1:
-            layers = self._layers(waveforms, None)
-        elif self._padding_matters:
-            layers = self._layers_by_length(waveforms, counts)
-        else:
+        mask = None
+        if len(set(counts)) > 1:
             samples = torch.arange(waveforms.shape[1], device=waveforms.device)
-            layers = self._layers(waveforms, (samples < lengths.unsqueeze(1)).long())
-        return States(layers, self.frame_lengths(lengths))
+            mask = (samples < lengths.unsqueeze(1)).long()
+        if waveforms.device.type == "cpu" or (mask is not None and self._padding_matters):
+            waveforms = features_by_length(self.model.feature_extractor, waveforms, counts)
+        return States(self._layers(waveforms, mask), self.frame_lengths(lengths))
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
         """Valid frames [B] of clips with these many samples [B]."""
@@ -165,8 +181,9 @@ class SpeechEncoder(nn.Module):
             )
         return counts
 
-    def _layers(self, waveforms: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-        states = self.model(waveforms, attention_mask=mask, output_hidden_states=True).hidden_states
+    def _layers(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        """Layer outputs for waveforms [B, N] or features [B, C, T]; mask [B, N] of the valid samples."""
+        states = self.model(values, attention_mask=mask, output_hidden_states=True).hidden_states
         layers: tuple[Tensor, ...] = tuple(states[1:])
         if len(layers) != self.num_layers:
             raise CheckpointError(
@@ -177,36 +194,27 @@ class SpeechEncoder(nn.Module):
             layers = (*layers[:-1], self.model.encoder.layer_norm(layers[-1]))
         return layers
 
-    def _layers_by_length(self, waveforms: Tensor, counts: list[int]) -> tuple[Tensor, ...]:
-        rows: list[int] = []
-        pieces: list[tuple[Tensor, ...]] = []
-        for count in sorted(set(counts), reverse=True):
-            members = [row for row, n in enumerate(counts) if n == count]
-            rows += members
-            pieces.append(self._layers(waveforms[members, :count], None))
-        frames = pieces[0][0].shape[1]
-        order = torch.tensor(rows, device=waveforms.device).argsort()
-        return tuple(
-            torch.cat([F.pad(piece, (0, 0, 0, frames - piece.shape[1])) for piece in layer])[order]
-            for layer in zip(*pieces, strict=True)
-        )
 
-
-def build_backbone(config: PretrainedConfig, *, seed: int) -> SpeechEncoder:
+def build_backbone(config: PretrainedConfig, *, seed: int, attention: Attention = "fast") -> SpeechEncoder:
     """A trainable encoder with random weights, the same for the same seed.
 
     Args:
         config: of a WavLM, wav2vec 2.0 or HuBERT model; not changed.
         seed: of the weights.
+        attention: see `SpeechEncoder`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _model(config)
-    return SpeechEncoder(model, normalize=config.feat_extract_norm == "layer")
+    return SpeechEncoder(model, normalize=config.feat_extract_norm == "layer", attention=attention)
 
 
 def load_backbone(
-    name_or_folder: str | Path, *, normalize: bool | None = None, final_norm: bool = False
+    name_or_folder: str | Path,
+    *,
+    normalize: bool | None = None,
+    final_norm: bool = False,
+    attention: Attention = "fast",
 ) -> SpeechEncoder:
     """A frozen encoder in eval mode, float32 on the CPU.
 
@@ -217,6 +225,7 @@ def load_backbone(
         normalize: whether to normalise waveforms; None takes it from preprocessor_config.json, else from
             the architecture (yes for `feat_extract_norm="layer"`).
         final_norm: see `SpeechEncoder`.
+        attention: see `SpeechEncoder`.
 
     Raises:
         CheckpointError: if there is no such model, or its weights do not fit its configuration.
@@ -237,7 +246,8 @@ def load_backbone(
         normalize = read_normalize(folder)
     if normalize is None:
         normalize = config.feat_extract_norm == "layer"
-    return SpeechEncoder(model, normalize=normalize, final_norm=final_norm).requires_grad_(False).eval()
+    encoder = SpeechEncoder(model, normalize=normalize, final_norm=final_norm, attention=attention)
+    return encoder.requires_grad_(False).eval()
 
 
 def _model(config: PretrainedConfig) -> PreTrainedModel:

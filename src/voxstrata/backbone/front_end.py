@@ -8,9 +8,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-SAMPLE_RATE = 16_000
+from voxstrata.audio import SAMPLE_RATE
+
 #: Phases of each band, in quarter turns: behind a rectifier, the four together give the band's magnitude.
 PHASES = 4
+#: Above this, bands are raised by 6 dB an octave.
+EMPHASIS_HZ = 500
 
 
 def mel_frequencies(bands: int, low_hz: float, high_hz: float) -> list[float]:
@@ -24,10 +27,11 @@ def mel_frequencies(bands: int, low_hz: float, high_hz: float) -> list[float]:
 
 
 def quadrature_filters(bands: int, kernel: int, *, low_hz: float = 60, high_hz: float = 7600) -> Tensor:
-    """Hann-windowed sinusoids at mel-spaced frequencies in four phases, [4 x bands, 1, kernel], unit norm.
+    """Hann-windowed sinusoids at mel-spaced frequencies in four phases, [4 x bands, 1, kernel].
 
     Low bands use the whole kernel, so that harmonics of the voice resolve; high bands a shorter window,
-    as wide in frequency as the bands lie apart.
+    as wide in frequency as the bands lie apart. The norm is 1 up to 500 Hz and rises by 6 dB an octave
+    above, as speech falls, so that a layer norm over the bands does not hide the upper ones.
     """
     centres = mel_frequencies(bands + 1, low_hz, high_hz)
     time = torch.arange(kernel) - (kernel - 1) / 2
@@ -37,7 +41,7 @@ def quadrature_filters(bands: int, kernel: int, *, low_hz: float = 60, high_hz: 
         window = torch.where(time.abs() < span / 2, 0.5 + 0.5 * torch.cos(2 * math.pi * time / span), 0.0)
         for phase in range(PHASES):
             wave = torch.cos(2 * math.pi * centre / SAMPLE_RATE * time + phase * math.pi / 2) * window
-            filters.append(wave / wave.norm())
+            filters.append(wave / wave.norm() * max(1.0, centre / EMPHASIS_HZ))
     return torch.stack(filters).unsqueeze(1)
 
 

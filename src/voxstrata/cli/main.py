@@ -18,6 +18,7 @@ COMMANDS = (
     "reproduce",
     "report",
     "inspect",
+    "bench",
     "demo",
 )
 
@@ -63,9 +64,6 @@ def main() -> None:
             raise
         print(f"voxstrata: {fault}", file=sys.stderr)
         sys.exit(fault.exit_code)
-    except KeyboardInterrupt:
-        print("voxstrata: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import typer
 if TYPE_CHECKING:
     from voxstrata.predictions import Prediction
 
-AUDIO = {".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".au", ".sph"}
 DEMO_TABLE = Path("tables") / "adaltm-demo"
 DEMO_ROW = "dual"
 
@@ -35,6 +34,8 @@ def predict(
 
     files = list(recordings(paths))
     recognizer = Recognizer.load(model or demo_model(Path("runs")))
+    for note in recognizer.notes:
+        print(f"voxstrata: {note}", file=sys.stderr)
     failed = 0
     for row in recognizer.predictions(files):
         failed += row.error is not None
@@ -55,15 +56,18 @@ def recordings(paths: Iterable[Path]) -> Iterable[Path]:
     Raises:
         AudioError: if a folder holds none.
     """
+    from voxstrata.audio import AUDIO_SUFFIXES
     from voxstrata.errors import AudioError
 
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO and not p.name.startswith("."))
+        found = sorted(
+            p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith(".")
+        )
         if not found:
-            raise AudioError(f"{path} holds no recordings ({', '.join(sorted(AUDIO))})")
+            raise AudioError(f"{path} holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))})")
         yield from found
 
 

@@ -119,24 +119,29 @@ def build_system(recipe: AnyRecipe, sources: Sources, say: Say) -> System:
     say(f"base {recipe.base}: waveforms are {'' if base.normalize else 'not '}normalised")
     if isinstance(recipe, AdaLTMRecipe):
         return _adaltm(recipe, base, sources, say)
-    return _finetune(recipe, base, sources)
+    return _finetune(recipe, base, sources, say)
 
 
 def _emotion_model(
-    recipe: AdaLTMRecipe | FinetuneRecipe, encoder: SpeechEncoder | MergedBackbone, sources: Sources
+    recipe: AdaLTMRecipe | FinetuneRecipe,
+    encoder: SpeechEncoder | MergedBackbone,
+    sources: Sources,
+    say: Say,
 ) -> tuple[EmotionModel, torch.Tensor]:
     assert sources.labels is not None
     seed_everything(recipe.seed)
     model = EmotionModel(encoder, sources.labels, EmotionHeadOptions(**recipe.head.model_dump()))
-    targets = torch.from_numpy(sources.train.emotion_target_matrix())
-    return model, class_balanced_weights(targets)
+    weights = class_balanced_weights(torch.from_numpy(sources.train.emotion_target_matrix()))
+    if missing := [name for name, weight in zip(sources.labels, weights.tolist(), strict=True) if not weight]:
+        say(f"warning: no training clip is {' or '.join(missing)}; such a class is never learned")
+    return model, weights
 
 
-def _finetune(recipe: FinetuneRecipe, encoder: SpeechEncoder, sources: Sources) -> System:
+def _finetune(recipe: FinetuneRecipe, encoder: SpeechEncoder, sources: Sources, say: Say) -> System:
     rates = FinetuneRates(**recipe.rates.model_dump())
     encoder.requires_grad_(True)
     if recipe.task == "ser":
-        model, class_weights = _emotion_model(recipe, encoder, sources)
+        model, class_weights = _emotion_model(recipe, encoder, sources, say)
         return SERFinetune(model, class_weights, rates, freeze_front_end=recipe.freeze_front_end)
     assert sources.vocabulary is not None
     seed_everything(recipe.seed)
@@ -150,7 +155,7 @@ def _adaltm(recipe: AdaLTMRecipe, base: SpeechEncoder, sources: Sources, say: Sa
         vectors[name] = TaskVector.between(base, source)
         say(f"vector {name}: {vectors[name].coverage()}")
     merged = MergedBackbone(base, vectors, granularity=recipe.granularity, init=recipe.init)
-    model, class_weights = _emotion_model(recipe, merged, sources)
+    model, class_weights = _emotion_model(recipe, merged, sources, say)
     system = AdaLTM(model, class_weights, AdaLTMRates(**recipe.rates.model_dump()))
     trained, total = system.trainable_share()
     say(f"trained: {trained:,} of {total:,} parameters ({trained / total:.2%})")
@@ -166,16 +171,19 @@ def _pretraining(recipe: PretrainRecipe, sources: Sources) -> System:
     clusters = recipe.clusters
     targets = AcousticTargets(clusters.cepstral, clusters.prosodic)
     start_front_end(encoder, level_channels=recipe.encoder.level_channels)
-    offset = frame_offset(encoder)
-
-    fitting = []
-    for batch in islice(sources.train.epoch(0), clusters.fit_batches):
-        lengths = encoder.frame_lengths(batch.lengths)
-        fitting.append((batch.waveforms, lengths, int(lengths.max()), offset))
-    targets.fit(fitting, seed=recipe.seed)
+    fitting = [
+        (batch.waveforms, batch.lengths, encoder.frame_lengths(batch.lengths))
+        for batch in islice(sources.train.epoch(0), clusters.fit_batches)
+    ]
+    targets.fit(fitting, frame_offset(encoder), seed=recipe.seed)
     seed_everything(recipe.seed)
     return MaskedPrediction(
-        encoder, targets, lr=recipe.lr, weight_decay=recipe.weight_decay, mask_share=recipe.mask_share
+        encoder,
+        targets,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        mask_share=recipe.mask_share,
+        visible_weight=recipe.visible_weight,
     )
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from voxstrata.backbone.encoder import load_backbone
@@ -24,7 +25,7 @@ from voxstrata.experiments.run import execute
 from voxstrata.experiments.table import Scale, Table, content_key, order, points, run_values, substitute
 from voxstrata.predictions import Prediction, read_predictions
 from voxstrata.recipes.reading import validate
-from voxstrata.recipes.schema import AnyRecipe, BaseRecipe
+from voxstrata.recipes.schema import AdaLTMRecipe, AnyRecipe, BaseRecipe
 from voxstrata.runs import RunFolder, write_json
 from voxstrata.training.options import Progress
 
@@ -71,13 +72,28 @@ def plan(table: Table, scale: Scale, corpora: dict[str, PreparedCorpus], out: Pa
             values = run_values(table, scale, name)
             recipe = validate(substitute(values, known), f"run {name}")
             keyed = substitute(values, keys)
-            if isinstance(recipe, BaseRecipe):
-                keyed["base"] = fingerprint(load_backbone(recipe.base).weights())
-            key = content_key(keyed)
+            key = content_key(_identity(validate(keyed, f"run {name}"), recipe))
             folder = RunFolder(out / f"{name}-{key}")
             known[f"$run.{name}"], keys[f"$run.{name}"] = str(folder.path), key
             planned.append(PlannedRun(name, recipe, folder, tuple(point.items())))
     return planned
+
+
+def _identity(keyed: AnyRecipe, recipe: AnyRecipe) -> dict[str, Any]:
+    """A recipe whose encoders are named by the hash of their weights (references are hashes already)."""
+    values = keyed.model_dump(mode="json")
+    if isinstance(keyed, BaseRecipe) and isinstance(recipe, BaseRecipe) and keyed.base == recipe.base:
+        values["base"] = _weights_hash(recipe.base)
+    if isinstance(keyed, AdaLTMRecipe) and isinstance(recipe, AdaLTMRecipe):
+        for name, source in keyed.vectors.items():
+            if source == recipe.vectors[name]:
+                values["vectors"][name] = _weights_hash(source)
+    return values
+
+
+@cache
+def _weights_hash(source: str) -> str:
+    return fingerprint(load_backbone(source).weights())
 
 
 def reproduce(
@@ -122,18 +138,18 @@ def reproduce(
 
 
 def _execute_all(planned: list[PlannedRun], say: Say, tick: Callable[[Tick], None]) -> None:
-    open_runs = [run for run in planned if not run.folder.is_complete]
+    distinct = {run.folder.path: run for run in planned}
+    open_runs = [run for run in distinct.values() if not run.folder.is_complete]
     steps = {run.folder.path: planned_steps(run.recipe, build_sources(run.recipe)) for run in open_runs}
     total, done = sum(steps.values()), 0
     for run in open_runs:
         start = done
 
         def progress(now: Progress, start: int = start, run: PlannedRun = run) -> None:
-            loss = f"loss {now.loss:.3f}" if now.loss is not None else ""
-            tick(Tick(start + now.step, total, run.folder.path.name, loss))
+            tick(Tick(start + now.step, total, run.folder.path.name, f"loss {now.loss:.3f}"))
 
         tick(Tick(done, total, run.folder.path.name))
-        execute(run.recipe, run.folder, say=partial(_prefixed, say, run.name), progress=progress)
+        execute(run.recipe, run.folder, keyed=True, say=partial(_prefixed, say, run.name), progress=progress)
         done = start + steps[run.folder.path]
         tick(Tick(done, total, run.folder.path.name))
 
@@ -172,12 +188,30 @@ def _collect(
 
 
 def _pooled_metrics(runs: list[PlannedRun], columns: tuple[str, ...]) -> dict[str, Any]:
-    """Scores over all points: predictions of folds and seeds pooled, ids made distinct, speakers kept."""
-    pooled: list[Prediction] = []
-    for run in runs:
-        suffix = "".join(f"@{value}" for _, value in run.point)
+    """Scores over all points: folds are pooled, the value is the mean over seeds.
+
+    The interval by speaker resamples speakers with all their clips under all seeds; the i.i.d. one is the
+    mean over seeds of its bounds, since seeds are no further clips.
+    """
+    by_seed: dict[Any, list[Prediction]] = {}
+    for run in {run.folder.path: run for run in runs}.values():
+        point = dict(run.point)
         rows = read_predictions(run.folder.predictions("test"))
-        pooled.extend(replace(row, id=row.id + suffix) for row in rows)
-    scores = score(pooled).as_dict()
-    flat = {**scores.get("emotion", {}), **scores.get("transcript", {})}
-    return {column: flat[column] for column in columns if column in flat}
+        renamed = (replace(row, id=f"{row.id}@{point['$fold']}") for row in rows)
+        by_seed.setdefault(point["$seed"], []).extend(renamed)
+    single = [_scores(rows) for rows in by_seed.values()]
+    pooled = _scores([replace(row, id=f"{row.id}@{seed}") for seed, rows in by_seed.items() for row in rows])
+    return {
+        column: {
+            "value": fmean(scores[column]["value"] for scores in single),
+            "iid": [fmean(scores[column]["iid"][side] for scores in single) for side in (0, 1)],
+            "speaker": pooled[column]["speaker"],
+        }
+        for column in columns
+        if column in pooled
+    }
+
+
+def _scores(rows: list[Prediction]) -> dict[str, Any]:
+    scores = score(rows).as_dict()
+    return {**scores.get("emotion", {}), **scores.get("transcript", {})}

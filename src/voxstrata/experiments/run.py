@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def execute(
     recipe: AnyRecipe,
     run: RunFolder,
     *,
+    keyed: bool = False,
     say: Say = lambda message: None,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunFolder:
@@ -40,6 +42,8 @@ def execute(
     Args:
         recipe: resolved.
         run: the folder; one that was interrupted is continued from its last checkpoint.
+        keyed: the folder's name is a hash of the recipe's content, so that a recipe in it that spells
+            paths differently is the same all the same.
         say: receives lines for the user.
         progress: receives the loop's progress.
 
@@ -48,13 +52,15 @@ def execute(
         VoxstrataError: see `fit`.
     """
     with run.lock():
-        _claim(recipe, run)
+        if not keyed:
+            _refuse_another(recipe, run)
         if run.is_complete:
             say(f"{run.path} is done already")
             return run
         sources = build_sources(recipe)
         _say_left_out(sources, say)
         system = build_system(recipe, sources, say)
+        _claim(recipe, run)
         fit(system, sources.train, sources.dev, run, fit_options(recipe), progress)
         save_trained(system, run)
         write_answers(system, sources, run)
@@ -62,12 +68,14 @@ def execute(
     return run
 
 
+def _refuse_another(recipe: AnyRecipe, run: RunFolder) -> None:
+    if run.recipe.is_file() and run.recipe.read_text(encoding="utf-8") != dump(recipe):
+        raise RecipeError(f"{run.path} holds a run of another recipe; choose another folder with --out")
+
+
 def _claim(recipe: AnyRecipe, run: RunFolder) -> None:
-    """Writes recipe and provenance into a new folder; refuses a folder with another recipe."""
-    text = dump(recipe)
+    """Writes recipe and provenance into a new folder, once all parts of the recipe were found to hold."""
     if run.recipe.is_file():
-        if run.recipe.read_text(encoding="utf-8") != text:
-            raise RecipeError(f"{run.path} holds a run of another recipe; choose another folder with --out")
         return
     fingerprints = {use.path: PreparedCorpus.load(Path(use.path)).fingerprint for use in recipe.data.corpora}
     vectors = recipe.vectors if isinstance(recipe, AdaLTMRecipe) else {}
@@ -77,7 +85,7 @@ def _claim(recipe: AnyRecipe, run: RunFolder) -> None:
         for name, source in vectors.items()
     }
     write_json(run.provenance, provenance(seed=recipe.seed, fingerprints=fingerprints, parents=parents))
-    atomic_write(run.recipe, text)
+    atomic_write(run.recipe, dump(recipe))
 
 
 def _say_left_out(sources: Sources, say: Say) -> None:
@@ -122,3 +130,5 @@ def _finish(run: RunFolder) -> None:
     write_json(run.provenance, about | {"finished": now()})
     write_report(run)
     atomic_write(run.complete, now() + "\n")
+    # Several times the size of the model, and nothing is left to resume.
+    shutil.rmtree(run.checkpoints, ignore_errors=True)

@@ -20,6 +20,9 @@ from voxstrata.errors import RecipeError
 from voxstrata.recipes.reading import merged_values, read_yaml
 from voxstrata.recipes.schema import Strict
 
+#: Metrics that a table can show.
+COLUMNS = ("uar", "precision", "macro_f1", "accuracy", "wer", "cer")
+
 
 class CorpusSpec(Strict):
     """A corpus to prepare: a reader over a folder of the data root, or synthetic speech."""
@@ -93,10 +96,27 @@ def read_table(source: str | Path) -> Table:
     except ValidationError as fault:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors()]
         raise RecipeError(f"table {source}: " + "; ".join(problems)) from None
-    for row in table.rows:
-        if row.run not in table.runs:
-            raise RecipeError(f"table {source}: row {row.title!r} names run {row.run!r}, which is not there")
+    if problems := _unknown_names(table):
+        raise RecipeError(f"table {source}: " + "; ".join(problems))
     return table
+
+
+def _unknown_names(table: Table) -> list[str]:
+    recipes = {"all", *(run.recipe for run in table.runs.values())}
+    problems = [
+        f"row {r.title!r} names run {r.run!r}, which is not there"
+        for r in table.rows
+        if r.run not in table.runs
+    ]
+    problems += [
+        f"column {c!r} is not one of {', '.join(COLUMNS)}" for c in table.columns if c not in COLUMNS
+    ]
+    for name, scale in table.scales.items():
+        problems += [
+            f"scales.{name}.set.{key} is no recipe of this table" for key in scale.set if key not in recipes
+        ]
+        problems += [f"scales.{name}.runs.{key} is no run" for key in scale.runs if key not in table.runs]
+    return problems
 
 
 REFERENCE = re.compile(r"^\$(?:(corpus|run)\.([\w-]+)|(fold|seed))$")
@@ -126,7 +146,7 @@ def substitute(value: Any, known: Mapping[str, Any]) -> Any:
         return {key: substitute(v, known) for key, v in value.items()}
     if isinstance(value, list | tuple):
         return [substitute(v, known) for v in value]
-    if isinstance(value, str) and REFERENCE.match(value):
+    if isinstance(value, str) and value.startswith("$"):
         if value not in known:
             raise RecipeError(f"{value} is not known here; there are {', '.join(sorted(known))}")
         return known[value]

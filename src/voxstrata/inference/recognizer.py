@@ -15,7 +15,7 @@ from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.inference.path import predict
 from voxstrata.predictions import Prediction
 from voxstrata.runs import RunFolder
-from voxstrata.systems.model_folder import find_model, load_model
+from voxstrata.systems.model_folder import find_model, load_model, model_kind
 from voxstrata.systems.recognition import EmotionModel, TranscriptionModel
 
 
@@ -36,8 +36,8 @@ class Recognition:
     segments: tuple[tuple[float, float], ...]
 
 
-def _models(source: str | Path) -> list[EmotionModel | TranscriptionModel]:
-    """A run's model, and those of its parents that answer what it cannot itself."""
+def _models(source: str | Path) -> tuple[list[EmotionModel | TranscriptionModel], list[str]]:
+    """A run's model, and of its parents the one that hears words; with what is missing, in words."""
     found = find_model(source)
     if found is None:
         raise CheckpointError(
@@ -45,15 +45,18 @@ def _models(source: str | Path) -> list[EmotionModel | TranscriptionModel]:
             "`voxstrata demo` makes one"
         )
     models = [load_model(found)]
-    run = RunFolder(Path(source))
-    if isinstance(models[0], EmotionModel) and run.provenance.is_file():
-        parents = json.loads(run.provenance.read_text(encoding="utf-8")).get("parents", {})
-        for parent in parents.values():
-            place = find_model(run.path / parent) or find_model(parent)
-            expert = load_model(place) if place is not None else None
-            if isinstance(expert, TranscriptionModel):
-                return [*models, expert]
-    return models
+    run = RunFolder(found.parent)
+    if not isinstance(models[0], EmotionModel) or not run.provenance.is_file():
+        return models, []
+    parents = json.loads(run.provenance.read_text(encoding="utf-8")).get("parents", {})
+    notes = []
+    for name, parent in parents.items():
+        place = find_model(run.path / parent) or find_model(parent)
+        if place is None:
+            notes.append(f"expert {name} is not at {parent} any more: no transcript from it")
+        elif model_kind(place) == "transcription":
+            return [*models, load_model(place)], []
+    return models, notes
 
 
 class Recognizer:
@@ -61,10 +64,14 @@ class Recognizer:
 
     Args:
         models: an emotion model, a transcription model, or one of each.
+        notes: what it cannot answer and why, for the user.
     """
 
-    def __init__(self, models: Iterable[EmotionModel | TranscriptionModel]) -> None:
+    def __init__(
+        self, models: Iterable[EmotionModel | TranscriptionModel], notes: Iterable[str] = ()
+    ) -> None:
         self.models = tuple(models)
+        self.notes = tuple(notes)
 
     @classmethod
     def load(cls, folder: str | Path) -> Recognizer:
@@ -73,18 +80,16 @@ class Recognizer:
         Raises:
             CheckpointError: if the folder holds no model.
         """
-        return cls(_models(folder))
+        return cls(*_models(folder))
 
     def __call__(self, path: str | Path) -> Recognition:
         """Listens to one recording.
 
         Raises:
-            AudioError: if it cannot be read.
-            CheckpointError: if it is too short for the encoder.
+            AudioError: if it cannot be read, or is too short for the encoder.
         """
-        row = self._recognize(Path(path))
-        duration_s = row[1]
-        return Recognition(row[0].emotion, row[0].probabilities, row[0].transcript, ((0.0, duration_s),))
+        row, duration_s = self._recognize(Path(path))
+        return Recognition(row.emotion, row.probabilities, row.transcript, ((0.0, duration_s),))
 
     def predictions(self, paths: Iterable[Path]) -> Iterator[Prediction]:
         """One row a recording; one that fails has `error`, and the rest goes on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,10 +15,14 @@ from torch.func import functional_call
 from voxstrata.backbone.encoder import SpeechEncoder, States
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.errors import CheckpointError
-from voxstrata.merging.rules import task_arithmetic
+from voxstrata.merging.engine import Merge, merging, swapped
+from voxstrata.merging.front import FRONT_END, from_features, front_features
+from voxstrata.merging.rebuilt import forget
+from voxstrata.merging.rules import merged_values, task_arithmetic
 from voxstrata.merging.task_vector import TaskVector
 
 Granularity = Literal["layer", "global", "static"]
+Engine = Literal["lean", "plain"]
 
 
 class MergedBackbone(nn.Module):
@@ -35,9 +40,14 @@ class MergedBackbone(nn.Module):
         granularity: "layer": a learned coefficient per group and vector, Parameter [1 + L, K];
             "global": one per vector, Parameter [1, K]; "static": fixed, buffer [1, K].
         init: start value of the coefficients, for all or per vector (the paper: 0.5).
+        dtype: in which the vectors are held; None keeps theirs. Sums stay in the base's precision.
+        engine: how gradients are had: "lean" (`merging.engine`), or "plain", which keeps all merged weights
+            and their gradients, as a reference.
+        gradient_checkpointing: keep of each layer its input only, for the least memory; lean only.
 
     Raises:
-        CheckpointError: if a vector belongs to another base, or `init` names other vectors.
+        CheckpointError: if a vector belongs to another base or does not fit `dtype`, or `init` names other
+            vectors.
     """
 
     coefficients: Tensor
@@ -49,8 +59,12 @@ class MergedBackbone(nn.Module):
         *,
         granularity: Granularity = "layer",
         init: float | Mapping[str, float] = 0.5,
+        dtype: torch.dtype | None = None,
+        engine: Engine = "lean",
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        _check_engine(engine, gradient_checkpointing)
         if granularity not in ("layer", "global", "static"):
             raise CheckpointError(f"unknown granularity {granularity!r}; allowed are layer, global, static")
         if vectors:
@@ -59,6 +73,8 @@ class MergedBackbone(nn.Module):
                 vector.check_fingerprint(found)
         self.vectors = tuple(vectors)
         self.granularity = granularity
+        self.engine = engine
+        self.gradient_checkpointing = gradient_checkpointing
         self.num_layers = base.num_layers
         self.hidden_size = base.hidden_size
         # In a tuple, so that the caller's encoder does not become a sub-module.
@@ -68,10 +84,7 @@ class MergedBackbone(nn.Module):
         self._weights = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
         self._counters = {name: tensor for name, tensor in state.items() if name not in self._weights}
         device = next(iter(self._weights.values())).device
-        self._deltas = [
-            {name: delta.to(device) for name, delta in vector.deltas.items() if bool(delta.any())}
-            for vector in vectors.values()
-        ]
+        self._deltas = [_held(vector, device, dtype) for vector in vectors.values()]
         self._reused: tuple[Tensor, dict[str, Tensor]] | None = None
         rows = 1 + self.num_layers if granularity == "layer" else 1
         start = torch.tensor([_start(init, self.vectors)], device=device).reshape(1, -1).repeat(rows, 1)
@@ -85,20 +98,67 @@ class MergedBackbone(nn.Module):
         """The encoder that was given."""
         return self._given[0]
 
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> States:
+    def forward(self, waveforms: Tensor, lengths: Tensor, front: Tensor | None = None) -> States:
         """Hidden states of a batch under the merged weights.
 
         Args:
             waveforms: [B, N] raw samples at 16 kHz.
             lengths: [B] valid samples.
+            front: what `front` gave for these clips, now or earlier; None to compute it.
+
+        Raises:
+            CheckpointError: if transformers' own gradient checkpointing is on.
         """
-        if torch.is_grad_enabled() and self.coefficients.requires_grad:
+        encoder = self._skeleton[0]
+        inputs = nullcontext() if front is None else from_features(encoder, front, lengths)
+        with inputs:
+            if not (torch.is_grad_enabled() and self.coefficients.requires_grad):
+                with torch.no_grad():
+                    return self._encode(self._merged_once(), waveforms, lengths)
             self._reused = None
-            return self._encode(
-                task_arithmetic(self._weights, self._deltas, self.coefficients), waveforms, lengths
+            if self.engine == "plain":
+                weights = task_arithmetic(self._weights, self._deltas, self.coefficients)
+                return self._encode(weights, waveforms, lengths)
+            self._refuse_foreign_checkpointing()
+            merge = Merge.of(self._weights, self._deltas, self.coefficients)
+            options = {"gradient_checkpointing": self.gradient_checkpointing}
+            with merging(encoder.model, merge, self._counters, **options):
+                states: States = encoder(waveforms, lengths)
+        for layer in states.layers:
+            forget(layer)
+        return states
+
+    @property
+    def front_is_fixed(self) -> bool:
+        """Whether no vector changes the convolutional front end, so that `front` may be kept."""
+        return not any(name.startswith(FRONT_END) for vector in self._deltas for name in vector)
+
+    @torch.no_grad()
+    def front(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
+        """What the convolutional front end gives for each clip alone; it does not depend on coefficients.
+
+        Args:
+            waveforms: [B, N] raw samples at 16 kHz.
+            lengths: [B] valid samples.
+
+        Returns:
+            [B, C, T], zero behind each clip's end.
+
+        Raises:
+            CheckpointError: if a vector changes the front end.
+        """
+        if not self.front_is_fixed:
+            changed = [
+                name
+                for name, vector in zip(self.vectors, self._deltas, strict=True)
+                if any(tensor.startswith(FRONT_END) for tensor in vector)
+            ]
+            raise CheckpointError(
+                f"the vectors {', '.join(changed)} change the convolutional front end, so its output "
+                "depends on the coefficients and cannot be kept; leave `front` out"
             )
-        with torch.no_grad():
-            return self._encode(self._merged_once(), waveforms, lengths)
+        with swapped(self._skeleton[0].model, self._counters | self._weights):
+            return front_features(self._skeleton[0], waveforms, lengths)
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
         """Valid frames [B] of clips with these many samples [B]."""
@@ -143,8 +203,16 @@ class MergedBackbone(nn.Module):
             if self._reused is None or not torch.equal(self._reused[0], self.coefficients):
                 self._reused = None
                 coefficients = self.coefficients.detach().clone()
-                self._reused = (coefficients, task_arithmetic(self._weights, self._deltas, coefficients))
+                self._reused = (coefficients, merged_values(self._weights, self._deltas, coefficients))
             return self._reused[1]
+
+    def _refuse_foreign_checkpointing(self) -> None:
+        if any(getattr(module, "gradient_checkpointing", False) for module in self.base.model.modules()):
+            raise CheckpointError(
+                "transformers' gradient checkpointing is on in the base: it would run layers again with "
+                "unmerged weights; call base.model.gradient_checkpointing_disable() and give "
+                "gradient_checkpointing=True to MergedBackbone"
+            )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
@@ -161,6 +229,21 @@ def _start(init: float | Mapping[str, float], vectors: tuple[str, ...]) -> list[
     if set(init) != set(vectors):
         raise CheckpointError(f"init names {sorted(init)}, but the vectors are {sorted(vectors)}")
     return [float(init[name]) for name in vectors]
+
+
+def _check_engine(engine: str, gradient_checkpointing: bool) -> None:
+    if engine not in ("lean", "plain"):
+        raise CheckpointError(f"unknown engine {engine!r}; allowed are lean, plain")
+    if gradient_checkpointing and engine == "plain":
+        raise CheckpointError("gradient checkpointing is of the lean engine only; leave engine as it is")
+
+
+def _held(vector: TaskVector, device: torch.device, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The tensors that a vector changes, in the dtype to be held."""
+    deltas = {name: delta.to(device, dtype) for name, delta in vector.deltas.items() if bool(delta.any())}
+    if dtype is not None:
+        TaskVector(deltas, vector.base_fingerprint, vector.source)  # refuses what overflowed
+    return deltas
 
 
 def _without_weights(encoder: SpeechEncoder) -> SpeechEncoder:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from voxstrata.backbone.groups import layer_index
+
+#: Entries that are merged or multiplied at a time on a CPU, so that they stay in a core's cache.
+_BLOCK = 2**17
 
 
 def merge_tensor(weight: Tensor, deltas: Sequence[Tensor], coefficients: Sequence[Tensor]) -> Tensor:
@@ -43,3 +47,73 @@ def task_arithmetic(
         present = [k for k, vector in enumerate(deltas) if name in vector]
         merged[name] = merge_tensor(weight, [deltas[k][name] for k in present], [row[k] for k in present])
     return merged
+
+
+@torch.no_grad()
+def merge_values(weight: Tensor, deltas: Sequence[Tensor | None], values: Sequence[float]) -> Tensor:
+    """W + sum_k c_k dW_k of one tensor, without a graph, temporaries or copies of the deltas.
+
+    Args:
+        weight: any shape.
+        deltas: K tensors of that shape, of any precision; None for zero.
+        values: K coefficients.
+
+    Returns:
+        A new tensor in the weight's precision.
+
+    >>> merge_values(torch.ones(2), [torch.ones(2), None], [0.5, 9.0])
+    tensor([1.5000, 1.5000])
+    """
+    present = [(delta, value) for delta, value in zip(deltas, values, strict=True) if delta is not None]
+    merged = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    sources = [_blocks(weight), *(_blocks(delta) for delta, _ in present)]
+    for target, source, *changes in zip(_blocks(merged), *sources, strict=True):
+        for change, (_, value) in zip(changes, present, strict=True):
+            torch.add(source, change, alpha=value, out=target)
+            source = target
+        if not present:
+            target.copy_(source)
+    return merged
+
+
+def merged_values(
+    base: Mapping[str, Tensor], deltas: Sequence[Mapping[str, Tensor]], coefficients: Tensor
+) -> dict[str, Tensor]:
+    """`task_arithmetic` without a graph; the same arguments."""
+    rows: list[list[float]] = coefficients.detach().tolist()
+    merged = {}
+    for name, weight in base.items():
+        row = rows[layer_index(name) if len(rows) > 1 else 0]
+        changes = [vector.get(name) for vector in deltas]
+        unchanged = all(change is None for change in changes)
+        merged[name] = weight if unchanged else merge_values(weight, changes, row)
+    return merged
+
+
+@torch.no_grad()
+def inner_products(gradient: Tensor, deltas: Sequence[Tensor | None]) -> Tensor:
+    """<dL/dW, dW_k> for K deltas: the gradients of their coefficients, [K] in float64.
+
+    Args:
+        gradient: any shape.
+        deltas: K tensors of that shape, of any precision; None for zero.
+
+    >>> inner_products(torch.tensor([1.0, 2.0]), [torch.tensor([3.0, 4.0]), None]).tolist()
+    [11.0, 0.0]
+    """
+    precision = torch.promote_types(gradient.dtype, torch.float32)
+    present = {k: _blocks(delta) for k, delta in enumerate(deltas) if delta is not None}
+    products: dict[int, list[Tensor]] = {k: [] for k in present}
+    for number, block in enumerate(_blocks(gradient)):
+        block = block.to(precision)
+        for k, blocks in present.items():
+            products[k].append(torch.dot(block, blocks[number].to(precision)))
+    result = torch.zeros(len(deltas), dtype=torch.float64, device=gradient.device)
+    for k, parts in products.items():
+        result[k] = torch.stack(parts).double().sum()
+    return result
+
+
+def _blocks(tensor: Tensor) -> tuple[Tensor, ...]:
+    flat = tensor.reshape(-1)
+    return flat.split(_BLOCK if flat.device.type == "cpu" else max(flat.numel(), 1))

@@ -32,7 +32,7 @@ def read_yaml(source: str | Path, folder: str = "") -> dict[str, Any]:
         raise RecipeError(f"no recipe {str(source)!r}: neither a file nor one of {', '.join(known)}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as fault:
+    except (yaml.YAMLError, UnicodeDecodeError) as fault:
         raise RecipeError(f"{path} is not YAML: {' '.join(str(fault).split())}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path} must hold a mapping of keys to values")
@@ -68,7 +68,10 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise RecipeError(f"override {override!r} is not of the form key=value, e.g. training.epochs=3")
-        value: Any = yaml.safe_load(text)
+        try:
+            value: Any = yaml.safe_load(text)
+        except yaml.YAMLError as fault:
+            raise RecipeError(f"{override!r} is not YAML: {' '.join(str(fault).split())}") from None
         for part in reversed(key.split(".")):
             value = {part: value}
         result = merged_values(result, value)

@@ -145,6 +145,16 @@ class TinyEncoder(Strict):
     level_channels: Annotated[int, Field(ge=0)] = 4
     position_kernel: Positive = 32
 
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> TinyEncoder:
+        if (self.channels - self.level_channels) % 4 or self.channels - self.level_channels < 8:
+            raise ValueError(
+                "channels - level_channels must be a multiple of 4, at least 8 (4 phases a band)"
+            )
+        if self.hidden_size % self.attention_heads or self.hidden_size % 16:
+            raise ValueError("hidden_size must be a multiple of attention_heads and of 16")
+        return self
+
 
 class Clusters(Strict):
     """Targets of masked prediction."""
@@ -163,6 +173,7 @@ class PretrainRecipe(Recipe):
     lr: Rate = 1e-3
     weight_decay: Rate = 0.01
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    visible_weight: Rate = 0.1
     training: Training
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from matplotlib.axes import Axes
 
 from voxstrata.reporting.coefficients import Coefficients
 from voxstrata.reporting.contents import Score
@@ -132,34 +134,9 @@ def forest_figure(metric: str, rows: Sequence[ForestRow]) -> Drawing:
 
         for y, row in enumerate(rows):
             if row.score:
-                value = 100 * row.score.value
-                for bounds, width, color, name in (
-                    (row.score.speaker, 1.2, INK, "95 %, by speaker"),
-                    (row.score.iid, 5.0, PALETTE[5], "95 %, i.i.d."),
-                ):
-                    if bounds:
-                        axes.plot(
-                            [100 * bounds[0], 100 * bounds[1]],
-                            [y, y],
-                            color=color,
-                            linewidth=width,
-                            solid_capstyle="butt",
-                            label=once(name),
-                            zorder=2 if color == INK else 1,
-                        )
-                axes.plot([value], [y], "o", color=PALETTE[0], markersize=6, label=once("ours"), zorder=3)
+                _draw_score(axes, y, row.score, once)
             if row.paper is not None:
-                axes.plot(
-                    [row.paper],
-                    [y],
-                    "D",
-                    markerfacecolor="white",
-                    markeredgecolor=PALETTE[1],
-                    markersize=5.5,
-                    markeredgewidth=1.3,
-                    label=once("paper's number"),
-                    zorder=3,
-                )
+                _draw_paper(axes, y, row.paper, once)
         axes.set_yticks(range(len(rows)), [label(row.title) for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
@@ -181,6 +158,38 @@ def forest_figure(metric: str, rows: Sequence[ForestRow]) -> Drawing:
         svg=svg,
         header=("row", "value", "iid_low", "iid_high", "speaker_low", "speaker_high", "paper_percent"),
         rows=tuple(_numbers(row) for row in rows),
+    )
+
+
+def _draw_score(axes: Axes, y: int, score: Score, once: Callable[[str], str]) -> None:
+    for bounds, width, color, name in (
+        (score.speaker, 1.2, INK, "95 %, by speaker"),
+        (score.iid, 5.0, PALETTE[5], "95 %, i.i.d."),
+    ):
+        if bounds:
+            axes.plot(
+                [100 * bounds[0], 100 * bounds[1]],
+                [y, y],
+                color=color,
+                linewidth=width,
+                solid_capstyle="butt",
+                label=once(name),
+                zorder=2 if color == INK else 1,
+            )
+    axes.plot([100 * score.value], [y], "o", color=PALETTE[0], markersize=6, label=once("ours"), zorder=3)
+
+
+def _draw_paper(axes: Axes, y: int, paper: float, once: Callable[[str], str]) -> None:
+    axes.plot(
+        [paper],
+        [y],
+        "D",
+        markerfacecolor="white",
+        markeredgecolor=PALETTE[1],
+        markersize=5.5,
+        markeredgewidth=1.3,
+        label=once("paper's number"),
+        zorder=3,
     )
 
 

@@ -14,13 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from voxstrata.backbone.front_end import SAMPLE_RATE, mel_frequencies
+from voxstrata.audio import SAMPLE_RATE
+from voxstrata.backbone.front_end import mel_frequencies
 
 HOP = 320
 WINDOW = 640
 MEL_BANDS = 40
 CEPSTRA = 13
 CONTEXT = 12
+#: A peak of the autocorrelation this near to the highest may be the pitch period.
+NEAR_BEST = 0.85
 
 
 def frames_of(waveforms: Tensor, count: int, offset: int) -> Tensor:
@@ -68,16 +71,26 @@ def _context(features: Tensor) -> Tensor:
     return torch.cat([mean, variance.clamp_min(1e-6).sqrt()], dim=1).transpose(1, 2)
 
 
+def _power(spectrum: Tensor) -> Tensor:
+    return spectrum.real.square() + spectrum.imag.square()
+
+
 def _periodicity(frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Highest normalised autocorrelation at 70 to 400 Hz, and log2 of that pitch: [B, T] each."""
+    """Highest normalised autocorrelation at 70 to 400 Hz, and log2 of the pitch: [B, T] each.
+
+    All multiples of a period correlate alike, so the pitch is the first peak near the highest one.
+    """
     spectrum = torch.fft.rfft(frames, n=2 * WINDOW)
-    correlation = torch.fft.irfft(spectrum.abs() ** 2)[..., :WINDOW]
+    correlation = torch.fft.irfft(_power(spectrum))[..., :WINDOW]
     low, high = SAMPLE_RATE // 400, SAMPLE_RATE // 70
-    lags = torch.arange(low, high)
+    lags = torch.arange(low, high, device=frames.device)
     taper = 1 - lags / WINDOW
     normalised = correlation[..., low:high] / (correlation[..., :1] * taper).clamp_min(1e-8)
-    best, index = normalised.max(-1)
-    return best.clamp(0, 1), torch.log2(SAMPLE_RATE / lags[index])
+    best = normalised.max(-1, keepdim=True).values
+    inner = normalised[..., 1:-1]
+    peaks = (inner >= normalised[..., :-2]) & (inner >= normalised[..., 2:]) & (inner >= NEAR_BEST * best)
+    index = torch.where(peaks.any(-1), peaks.float().argmax(-1) + 1, normalised.argmax(-1))
+    return best.squeeze(-1).clamp(0, 1), torch.log2(SAMPLE_RATE / lags[index])
 
 
 class AcousticTargets(nn.Module):
@@ -103,17 +116,21 @@ class AcousticTargets(nn.Module):
             self.register_buffer(f"{stream}_scale", torch.ones(size))
             self.register_buffer(f"{stream}_centroids", torch.zeros(self.sizes[stream], size))
 
-    def features(self, waveforms: Tensor, count: int, offset: int) -> dict[str, Tensor]:
+    def features(
+        self, waveforms: Tensor, count: int, offset: int, lengths: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """What is clustered: cepstral [B, T, 26] and prosodic [B, T, 15].
 
         Args:
             waveforms: [B, N], any level; each is brought to unit variance.
             count: T, frames of the encoder.
             offset: sample on which the encoder's first frame is centred.
+            lengths: [B] valid samples; None where all are.
         """
-        level = waveforms.square().mean(1, keepdim=True).sqrt().clamp_min(1e-6)
+        samples = waveforms.shape[1] if lengths is None else lengths.unsqueeze(1)
+        level = (waveforms.square().sum(1, keepdim=True) / samples).sqrt().clamp_min(1e-6)
         frames = frames_of(waveforms / level, count, offset)
-        power = torch.fft.rfft(frames * self.window).abs() ** 2
+        power = _power(torch.fft.rfft(frames * self.window))
         mel = torch.log(power @ self.bank + 1e-3)
         cepstra = mel @ self.cosines
         periodicity, pitch = _periodicity(frames)
@@ -128,19 +145,21 @@ class AcousticTargets(nn.Module):
         }
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[tuple[Tensor, Tensor, int, int]], *, seed: int) -> None:
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]], offset: int, *, seed: int) -> None:
         """Finds scales and centroids by mini-batch k-means.
 
         Args:
-            batches: (waveforms [B, N], valid frames [B], T, offset) each; some 100,000 frames are plenty.
+            batches: (waveforms [B, N], valid samples [B], valid frames [B]); some 100,000 frames are plenty.
+            offset: sample on which the encoder's first frame is centred.
             seed: of the clustering.
         """
         from sklearn.cluster import MiniBatchKMeans
 
         collected: dict[str, list[np.ndarray]] = {stream: [] for stream in self.sizes}
-        for waveforms, lengths, count, offset in batches:
-            valid = torch.arange(count) < lengths.unsqueeze(1)
-            for stream, values in self.features(waveforms, count, offset).items():
+        for waveforms, lengths, frames in batches:
+            count = int(frames.max())
+            valid = torch.arange(count) < frames.unsqueeze(1)
+            for stream, values in self.features(waveforms, count, offset, lengths).items():
                 collected[stream].append(values[valid].numpy())
         for stream, parts in collected.items():
             rows = np.concatenate(parts)
@@ -152,11 +171,13 @@ class AcousticTargets(nn.Module):
             getattr(self, f"{stream}_centroids").copy_(torch.from_numpy(clustering.cluster_centers_))
 
     @torch.no_grad()
-    def forward(self, waveforms: Tensor, count: int, offset: int) -> dict[str, Tensor]:
+    def forward(
+        self, waveforms: Tensor, count: int, offset: int, lengths: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Cluster ids per stream, int64 [B, T]; in fp32 also under autocast."""
         ids = {}
         with torch.autocast(waveforms.device.type, enabled=False):
-            for stream, values in self.features(waveforms, count, offset).items():
+            for stream, values in self.features(waveforms, count, offset, lengths).items():
                 scaled = (values - getattr(self, f"{stream}_mean")) / getattr(self, f"{stream}_scale")
                 ids[stream] = torch.cdist(scaled, getattr(self, f"{stream}_centroids")).argmin(-1)
         return ids

@@ -67,7 +67,7 @@ class AdaLTM(System):
         ]
         if isinstance(self.merged.coefficients, nn.Parameter):
             groups.append(ParameterGroup("coefficients", (self.merged.coefficients,), rates.coefficients))
-        return groups
+        return [group for group in groups if group.lr > 0]
 
     def summary(self) -> dict[str, float]:
         """Coefficients per layer and vector, and layer weights."""

@@ -85,6 +85,12 @@ def find_model(source: str | Path) -> Path | None:
     return next((place for place in places if place and (place / "model.json").is_file()), None)
 
 
+def model_kind(folder: Path) -> str | None:
+    """Emotion or transcription, without loading weights; None where model.json does not tell."""
+    kind = json.loads((folder / "model.json").read_text(encoding="utf-8")).get("kind")
+    return str(kind) if kind is not None else None
+
+
 def load_model(folder: Path) -> EmotionModel | TranscriptionModel:
     """A saved model, frozen and in eval mode.
 

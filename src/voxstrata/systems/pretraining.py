@@ -101,7 +101,7 @@ class MaskedPrediction(System):
         with masked_frames(self.encoder, mask):
             states = self.encoder(batch.waveforms, batch.lengths)
         hidden = self.norm(states.layers[-1])
-        ids = self.targets(batch.waveforms, frames, frame_offset(self.encoder))
+        ids = self.targets(batch.waveforms, frames, frame_offset(self.encoder), batch.lengths)
         weights = mask.float() + self.visible_weight * (states.mask() & ~mask).float()
         total = torch.zeros(len(batch), device=hidden.device)
         for stream, head in self.heads.items():

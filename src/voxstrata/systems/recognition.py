@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from torch import Tensor, nn
 
 from voxstrata.backbone.encoder import SpeechEncoder
@@ -16,13 +14,6 @@ from voxstrata.merging.merged import MergedBackbone
 from voxstrata.predictions import Prediction
 
 Backbone = SpeechEncoder | MergedBackbone
-
-
-class Predictor(Protocol):
-    """All that the inference path knows of a model."""
-
-    def predict(self, batch: Batch) -> list[Prediction]:
-        """One prediction per clip, in the batch's order."""
 
 
 class EmotionModel(nn.Module):

@@ -1,0 +1,117 @@
+import json
+import operator
+import os
+from functools import partial
+
+import pytest
+from transformers import WavLMConfig
+from typer.testing import CliRunner
+
+from voxstrata.benchmarks.attention import AttentionOptions, run
+from voxstrata.benchmarks.measure import Runs, interleaved, machine, peak_beyond_resident
+from voxstrata.benchmarks.result import BenchmarkResult, Row
+from voxstrata.benchmarks.shapes import wavlm_config
+from voxstrata.cli.main import app
+from voxstrata.errors import VoxstrataError
+
+#: Steps that any process can import: they hold as many bytes as the case says, once or twice.
+BYTES = {"once": partial(partial, operator.mul, b"x"), "twice": partial(partial, operator.mul, b"xx")}
+MEGABYTE = 10**6
+
+
+def test_bench_attention_prints_and_writes_what_it_found(tmp_path):
+    out = tmp_path / "attention.json"
+    done = CliRunner().invoke(app, ["bench", "attention", "--quick", "--json", str(out)])
+    assert done.exit_code == 0, done.output
+    told = json.loads(out.read_text())
+    assert told["benchmark"] == "attention" and told["reference"] == "reference"
+    assert set(told["compares"]) == {"fast", "reference"}
+    assert told["settings"]["shape"] == "tiny" and told["machine"]["torch"]
+    assert [(row["clip_s"], row["pass"]) for row in told["rows"]] == [
+        (clip_s, kind) for clip_s in (0.5, 1) for kind in ("forward", "forward+backward")
+    ]
+    for row in told["rows"]:
+        fast, reference = row["modes"]["fast"], row["modes"]["reference"]
+        assert len(fast["runs_s"]) == len(reference["runs_s"]) == 2
+        assert fast["median_s"] > 0 and fast["time_ratio"] > 0
+        assert "time_ratio" not in reference
+        assert fast["memory_ratio"] is None or fast["memory_ratio"] > 0
+    lines = done.stdout.splitlines()
+    assert any("time ratio" in line and "memory ratio" in line for line in lines)
+    assert sum("forward+backward" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "named"), [("--clips", "2,x", "seconds"), ("--shape", "huge", "base")]
+)
+def test_wrong_options_are_one_line_errors(flag, value, named):
+    done = CliRunner().invoke(app, ["bench", "attention", flag, value])
+    assert isinstance(done.exception, VoxstrataError)
+    assert value in str(done.exception) and named in str(done.exception)
+    assert "\n" not in str(done.exception)
+
+
+def test_runs_take_turns_and_memory_is_what_each_needs():
+    said = []
+    sizes = (20 * MEGABYTE, 60 * MEGABYTE)
+    found = interleaved(BYTES, sizes, repeats=2, progress=lambda done, total, text: said.append((done, text)))
+    assert said == list(
+        enumerate(
+            f"{size}, {mode}, {kind}"
+            for size in sizes
+            for kind in ("warm-up", "memory", "time", "time")
+            for mode in ("once", "twice")
+        )
+    )
+    assert set(found) == set(sizes)
+    for size, runs in found.items():
+        assert all(len(r.seconds) == 2 and min(r.seconds) > 0 for r in runs.values())
+        for mode, factor in (("once", 1), ("twice", 2)):
+            peak = runs[mode].peak_bytes
+            assert peak is None or peak == pytest.approx(factor * size, abs=2 * MEGABYTE)
+
+
+def test_memory_that_was_freed_before_is_needed_again():
+    work = partial(operator.mul, b"x", 50 * MEGABYTE)
+    first, second = peak_beyond_resident(work), peak_beyond_resident(work)
+    assert first is None or first == pytest.approx(second, abs=2 * MEGABYTE)
+    assert first is None or first == pytest.approx(50 * MEGABYTE, abs=2 * MEGABYTE)
+
+
+def test_a_failing_step_is_told_with_its_traceback():
+    with pytest.raises(RuntimeError, match=r"(?s)'half' failed at 0.*ZeroDivisionError"):
+        interleaved({"half": partial(partial, operator.truediv, 1)}, [0], repeats=1)
+
+
+def test_a_process_that_ends_is_named():
+    with pytest.raises(VoxstrataError, match="process of 'gone' ended at 7"):
+        interleaved({"gone": partial(partial, os._exit)}, [7], repeats=1)
+
+
+def test_ratios_are_medians_over_turns():
+    runs = {"ours": Runs((1.0, 8.0, 3.0), 40), "theirs": Runs((2.0, 4.0, 4.0), 160)}
+    row = Row({"clip_s": 2}, runs)
+    assert row.time_ratio("ours", "theirs") == 0.75
+    assert row.memory_ratio("ours", "theirs") == 0.25
+    unknown = Row({"clip_s": 2}, {"ours": Runs((1.0,), None), "theirs": Runs((2.0,), None)})
+    assert unknown.memory_ratio("ours", "theirs") is None
+    result = BenchmarkResult("x", {"ours": "a", "theirs": "b"}, "theirs", {}, machine(), (row,))
+    (told,) = result.as_dict()["rows"]
+    assert told["modes"]["ours"] == {
+        "median_s": 3.0,
+        "runs_s": [1.0, 8.0, 3.0],
+        "peak_bytes": 40,
+        "time_ratio": 0.75,
+        "memory_ratio": 0.25,
+    }
+    headings, cells = result.table()
+    assert len(headings) == len(cells[0]) and cells[0][-2:] == ["0.75", "0.25"]
+
+
+def test_shapes_are_those_of_wavlm():
+    base, large = wavlm_config("base"), wavlm_config("large")
+    assert (base.hidden_size, base.num_hidden_layers, base.feat_extract_norm) == (768, 12, "group")
+    assert base.to_dict() == WavLMConfig().to_dict()
+    assert (large.hidden_size, large.num_hidden_layers, large.do_stable_layer_norm) == (1024, 24, True)
+    with pytest.raises(VoxstrataError, match="'huge'"):
+        run(AttentionOptions(shape="huge"))

@@ -1,0 +1,133 @@
+"""Predictions files and run folders: what is written reads back, and is never half there."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxstrata.errors import PredictionsError, VoxstrataError
+from voxstrata.predictions import Prediction, read_predictions, write_predictions
+from voxstrata.runs import RunFolder, atomic_write
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+ROWS = st.lists(
+    st.builds(
+        Prediction,
+        id=st.text("abc/1", min_size=1),
+        path=st.none() | TEXT,
+        speaker=st.none() | TEXT,
+        emotion=st.none() | TEXT,
+        probabilities=st.none() | st.dictionaries(TEXT, st.floats(0, 1), max_size=3),
+        transcript=st.none() | TEXT,
+        reference_transcript=st.none() | TEXT,
+        error=st.none() | TEXT,
+    ),
+    min_size=1,
+    max_size=4,
+    unique_by=lambda row: row.id,
+)
+
+
+@given(rows=ROWS)
+def test_what_is_written_reads_back(rows, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "round-trip.jsonl"
+    write_predictions(path, rows)
+    assert read_predictions(path) == rows
+    assert path.read_bytes().count(b"\n") == len(rows)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\r"])
+def test_a_separator_inside_a_transcript_breaks_no_row(separator, tmp_path):
+    row = Prediction("a", transcript=f"one{separator}two")
+    write_predictions(tmp_path / "p.jsonl", [row, Prediction("b")])
+    assert read_predictions(tmp_path / "p.jsonl")[0] == row
+
+
+def test_other_systems_may_number_ids_and_speakers_and_end_lines_as_they_like(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(
+        b'{"id": 7, "speaker": 3, "mine": [1], "emotion": null}\r\n\r\n{"id": "b", "speaker": "x"}'
+    )
+    assert read_predictions(path) == [Prediction("7", speaker="3"), Prediction("b", speaker="x")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"id": "a", "transcript": "caf\xe9"}\n', "is not UTF-8 text"),
+        (b'{"id": null}\n', "line 1: a row is an object with at least"),
+        (b'{"id": ["a"]}\n', "line 1: 'id' must be a string"),
+        (b'{"id": true}\n', "line 1: 'id' must be a string"),
+        (
+            b'{"id": "a"}\n{"id": "b", "probabilities": {"x": true}}',
+            "line 2: 'probabilities' must be an object",
+        ),
+        (b'{"id": 1}\n{"id": "1"}\n', "line 2: id '1' stands already in line 1"),
+        (b"\n\n", "holds no rows"),
+    ],
+)
+def test_rows_that_do_not_hold_are_named(content, message, tmp_path):
+    (tmp_path / "p.jsonl").write_bytes(content)
+    with pytest.raises(PredictionsError, match=message):
+        read_predictions(tmp_path / "p.jsonl")
+
+
+def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "file.json"
+    atomic_write(path, "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(
+        VoxstrataError, match=r"cannot write .*file.json: No space left on device; free space"
+    ):
+        atomic_write(path, "new")
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for act in (
+        lambda: atomic_write(tmp_path / "file" / "below" / "x.json", "{}"),
+        lambda: RunFolder(tmp_path / "file" / "run").lock().__enter__(),
+    ):
+        with pytest.raises(VoxstrataError, match=r"cannot write .*: Not a directory"):
+            act()
+
+
+def test_a_run_folder_is_held_by_one_at_a_time(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    with run.lock():
+        found: list[str] = []
+
+        def other() -> None:
+            try:
+                with RunFolder(tmp_path / "run").lock():
+                    found.append("entered")
+            except VoxstrataError as fault:
+                found.append(str(fault))
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert len(found) == 1 and "in use by another process" in found[0]
+    with run.lock():
+        pass
+
+
+def test_a_journal_line_that_a_crash_cut_off_is_passed_over(tmp_path):
+    run = RunFolder(tmp_path)
+    rows = [{"kind": "step", "loss": 1.0}, {"kind": "validation", "note": "a\u2028b"}]
+    for row in rows:
+        run.append(row)
+    with run.journal.open("a") as file:
+        file.write(json.dumps({"kind": "step"})[:-4])
+    assert run.journal_rows() == rows
+    assert run.journal_rows("validation") == rows[1:]

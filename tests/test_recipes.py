@@ -1,0 +1,176 @@
+"""Recipes: what is packaged holds, what is wrong is named all at once, what is written reads back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxstrata.errors import RecipeError
+from voxstrata.experiments.build import fit_options
+from voxstrata.experiments.table import order, points, read_table, references, run_values, substitute
+from voxstrata.recipes.reading import (
+    dump,
+    merged_values,
+    packaged,
+    parse_overrides,
+    read_recipe,
+    read_yaml,
+    validate,
+)
+
+TABLE_SCALES = [(table, scale) for table in packaged("tables") for scale in read_table(table).scales]
+
+
+@pytest.mark.parametrize("name", packaged())
+def test_packaged_recipes_hold_and_read_back(name, tmp_path):
+    recipe = read_recipe(name)
+    written = tmp_path / "recipe.yaml"
+    written.write_text(dump(recipe), encoding="utf-8")
+    assert read_recipe(written) == recipe
+    assert dump(read_recipe(written)) == dump(recipe)
+    assert fit_options(recipe).total_steps(batches_per_epoch=3) > 0
+
+
+@pytest.mark.parametrize("name", packaged())
+def test_a_key_that_no_recipe_has_is_refused_at_every_depth(name):
+    values = read_yaml(name)
+    places = [()] + [(key,) for key, value in values.items() if isinstance(value, dict) and value]
+    assert len(places) > 2
+    for place in places:
+        stray: Any = {"nonsense": 1}
+        for key in reversed(place):
+            stray = {key: stray}
+        with pytest.raises(RecipeError, match=r"\.".join((*place, "nonsense"))):
+            validate(merged_values(values, stray), name)
+
+
+@pytest.mark.parametrize(("table", "scale"), TABLE_SCALES)
+def test_every_run_of_a_packaged_table_is_a_recipe(table, scale):
+    content = read_table(table)
+    at = content.scale(scale)
+    names = order(content, at)
+    assert {row.run for row in content.rows} <= set(names)
+    for point in points(at.axes):
+        known = {f"$corpus.{name}": f"corpora/{name}" for name in at.corpora}
+        known |= {f"$run.{name}": f"runs/{name}" for name in names} | point
+        for name in names:
+            recipe = validate(substitute(run_values(content, at, name), known), name)
+            assert recipe.data.corpora, f"{name} has no corpus"
+            assert "$" not in dump(recipe)
+
+
+@pytest.mark.parametrize(("table", "scale"), TABLE_SCALES)
+def test_every_setting_of_a_packaged_scale_is_used(table, scale):
+    content = read_table(table)
+    at = content.scale(scale)
+    assert set(at.set) <= {"all", *(spec.recipe for spec in content.runs.values())}
+    assert set(at.runs) <= set(content.runs)
+    used = set().union(*(references(run_values(content, at, run), "corpus") for run in content.runs))
+    assert used == set(at.corpora)
+
+
+def test_all_faults_stand_in_one_message():
+    values = {
+        "system": "finetune",
+        "task": "translate",
+        "colour": 1,
+        "data": {"batch_size": 0, "corpora": [{"folder": "x"}]},
+        "training": {"epochs": 1, "stepps": 2},
+    }
+    with pytest.raises(RecipeError) as caught:
+        validate(values, "mine.yaml")
+    message = str(caught.value)
+    assert message.startswith("mine.yaml: ") and "\n" not in message
+    for fault in ("task:", "'ser' or 'asr'", "colour:", "data.batch_size:", "training.stepps:"):
+        assert fault in message
+    assert "data.corpora.0.path: Field required" in message and "data.corpora.0.folder:" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.steps=5"], "exactly one of epochs and steps"),
+        (["task=asr"], "crop_s cuts words off"),
+        (["system=magic"], "'finetune', 'adaltm', 'pretraining'"),
+        (["rates.encoder=-1"], "rates.encoder"),
+        (["training"], "not of the form key=value"),
+        (["=3"], "not of the form key=value"),
+        (["training.epochs=[1"], "training.epochs"),
+    ],
+)
+def test_overrides_that_do_not_hold_are_named(overrides, message):
+    with pytest.raises(RecipeError, match=message):
+        read_recipe("finetune-ser", overrides)
+
+
+def test_overrides_lie_over_the_recipe_and_later_ones_over_earlier():
+    changed = read_recipe(
+        "finetune-ser",
+        [
+            "training.epochs=3",
+            "seed=4",
+            "training.epochs=7",
+            "data.corpora=[{path: a=b, fold: 2}]",
+            "rates.head=1e-2",
+        ],
+    )
+    assert (changed.training.epochs, changed.seed, changed.rates.head) == (7, 4, 0.01)
+    assert (changed.data.corpora[0].path, changed.data.corpora[0].fold) == ("a=b", 2)
+    plain = read_recipe("finetune-ser")
+    assert changed.training.warmup_steps == plain.training.warmup_steps
+    assert changed.rates.encoder == plain.rates.encoder
+
+
+KEYS = st.sampled_from("abc")
+TREES = st.recursive(
+    st.integers(0, 9),
+    lambda children: st.dictionaries(KEYS, children, min_size=1, max_size=3),
+    max_leaves=8,
+)
+MAPPINGS = st.dictionaries(KEYS, TREES, max_size=3)
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    if not isinstance(value, dict):
+        return {path: value}
+    return {place: leaf for key, v in value.items() for place, leaf in leaves(v, (*path, key)).items()}
+
+
+@given(MAPPINGS, MAPPINGS)
+def test_laying_over_takes_every_change_and_keeps_what_no_change_touches(base, changes):
+    def touched(place: tuple[str, ...]) -> bool:
+        return any(place[: len(p)] == p[: len(place)] for p in leaves(changes))
+
+    kept = {place: leaf for place, leaf in leaves(base).items() if not touched(place)}
+    before = yaml.safe_dump([base, changes])
+    assert leaves(merged_values(base, changes)) == kept | leaves(changes)
+    assert yaml.safe_dump([base, changes]) == before
+
+
+@given(st.lists(st.tuples(st.lists(KEYS, min_size=1, max_size=3), st.integers(0, 9)), max_size=4))
+def test_an_override_is_a_path_to_its_value(pairs):
+    overrides = [".".join(path) + f"={value}" for path, value in pairs]
+    found = parse_overrides(overrides)
+    for path, value in pairs[-1:]:
+        for part in path:
+            found = found[part]
+        assert found == value
+
+
+def test_recipes_that_cannot_be_read_are_named(tmp_path):
+    with pytest.raises(RecipeError, match=r"neither a file nor one of .*adaltm.*finetune-asr"):
+        read_recipe(tmp_path / "none.yaml")
+    for name, content, message in [
+        ("list.yaml", b"- 1\n- 2\n", "must hold a mapping"),
+        ("empty.yaml", b"", "must hold a mapping"),
+        ("broken.yaml", b"a: [1\nb: 2", "is not YAML"),
+        ("binary.yaml", b"a: \xff\xfe\n", "binary.yaml"),
+        ("systemless.yaml", b"seed: 1\n", "recipe: .*system"),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(RecipeError, match=message):
+            read_recipe(tmp_path / name)

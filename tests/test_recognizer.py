@@ -1,0 +1,177 @@
+"""Recordings in, answers out: from run folders, file by file, also where some files are bad."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+from voxstrata.audio import load_audio
+from voxstrata.backbone.encoder import load_backbone
+from voxstrata.batches.batch import Batch, Reference
+from voxstrata.cli.main import app
+from voxstrata.errors import AudioError, CheckpointError
+from voxstrata.heads.ctc import CTCHead
+from voxstrata.inference.path import predict
+from voxstrata.inference.recognizer import Recognizer
+from voxstrata.labels import LabelSet
+from voxstrata.runs import RunFolder, write_json
+from voxstrata.systems.model_folder import load_model, save_model
+from voxstrata.systems.recognition import EmotionModel, TranscriptionModel
+from voxstrata.vocabulary import Vocabulary
+
+LABELS = LabelSet(("neutral", "anger", "joy"))
+
+
+@pytest.fixture(scope="module")
+def runs(expert_folders, tmp_path_factory) -> Path:
+    """Two experts and a merged run that names them as its parents."""
+    folder = tmp_path_factory.mktemp("runs")
+    torch.manual_seed(0)
+    ser = EmotionModel(load_backbone(expert_folders["ser"]), LABELS)
+    ser.head.classifier.weight.data *= 20
+    asr = load_backbone(expert_folders["asr"])
+    save_model(
+        TranscriptionModel(asr, CTCHead(asr.hidden_size, Vocabulary(("a", "b", "c")))), folder / "asr/model"
+    )
+    save_model(ser, folder / "ser/model")
+    save_model(ser, folder / "dual/model")
+    parents = {"ser": str(folder / "ser"), "asr": str(folder / "asr")}
+    write_json(RunFolder(folder / "dual").provenance, {"parents": parents})
+    return folder
+
+
+def batch(paths: list[Path]) -> Batch:
+    waves = [torch.from_numpy(load_audio(path)) for path in paths]
+    return Batch(
+        tuple(Reference(str(path)) for path in paths),
+        torch.nn.utils.rnn.pad_sequence(waves, batch_first=True),
+        torch.tensor([len(wave) for wave in waves]),
+    )
+
+
+def test_a_merged_run_tells_emotion_and_its_experts_words(runs, recordings):
+    found = Recognizer.load(runs / "dual")(recordings[0])
+    (emotion,) = predict(load_model(runs / "ser/model"), [batch(recordings[:1])])
+    (words,) = predict(load_model(runs / "asr/model"), [batch(recordings[:1])])
+    assert words.transcript
+    assert (found.emotion, found.probabilities) == (emotion.emotion, emotion.probabilities)
+    assert found.transcript == words.transcript
+    assert found.segments == ((0.0, soundfile.info(recordings[0]).duration),)
+
+
+def test_probabilities_sum_to_one_and_the_emotion_is_the_highest(runs, recordings):
+    for row in Recognizer.load(runs / "dual").predictions(recordings):
+        assert row.probabilities.keys() == set(LABELS)
+        assert sum(row.probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert row.probabilities[row.emotion] == max(row.probabilities.values())
+
+
+def test_what_a_model_cannot_tell_is_none(runs, recordings):
+    heard = Recognizer.load(runs / "asr")(recordings[0])
+    assert (heard.emotion, heard.probabilities) == (None, None) and heard.transcript
+    felt = Recognizer.load(str(runs / "ser/model"))(recordings[0])
+    assert felt.transcript is None and felt.emotion in LABELS
+
+
+@pytest.mark.parametrize("name", ["ser", "asr"])
+def test_a_batch_is_answered_as_its_clips_one_by_one(name, runs, recordings):
+    model = load_model(runs / name / "model")
+    together = list(predict(model, [batch(recordings)]))
+    single = [row for path in recordings for row in predict(model, [batch([path])])]
+    assert [row.id for row in together] == [str(path) for path in recordings]
+    for a, b in zip(together, single, strict=True):
+        assert (a.emotion, a.transcript) == (b.emotion, b.transcript)
+        if a.probabilities is not None and b.probabilities is not None:
+            for label in LABELS:
+                assert a.probabilities[label] == pytest.approx(b.probabilities[label], abs=1e-5)
+
+
+def test_prediction_leaves_the_mode_of_the_model(runs, recordings):
+    model = load_model(runs / "ser/model")
+    for training in (True, False):
+        model.train(training)
+        rows = predict(model, [batch(recordings[:2])])
+        next(rows)
+        rows.close()
+        assert model.training is training
+
+
+@pytest.fixture
+def bad(tmp_path) -> dict[str, Path]:
+    paths = {name: tmp_path / f"{name}.wav" for name in ("broken", "short", "absent")}
+    paths["broken"].write_text("no audio")
+    soundfile.write(paths["short"], np.ones(100) * 0.1, 16_000)
+    return paths
+
+
+def test_a_bad_file_is_a_row_with_its_error_and_the_rest_goes_on(runs, recordings, bad):
+    paths = [recordings[0], *bad.values(), recordings[1]]
+    rows = list(Recognizer.load(runs / "dual").predictions(paths))
+    assert [row.id for row in rows] == [str(path) for path in paths]
+    assert [row.error is None for row in rows] == [True, False, False, False, True]
+    for row in rows[1:4]:
+        assert row.emotion is None and row.transcript is None and row.error
+    with pytest.raises(AudioError):
+        Recognizer.load(runs / "dual")(bad["broken"])
+
+
+def test_folders_without_a_model_are_refused(runs, tmp_path):
+    with pytest.raises(CheckpointError, match="holds no model"):
+        Recognizer.load(tmp_path)
+    with pytest.raises(CheckpointError, match="holds no model"):
+        Recognizer.load(runs / "nobody")
+
+
+def cli(*arguments: object):
+    return CliRunner().invoke(app, ["predict", *map(str, arguments)])
+
+
+def test_predict_answers_all_it_can_and_exits_with_3(runs, recordings, bad):
+    done = cli(recordings[0], bad["broken"], recordings[1], "--model", runs / "dual", "--json")
+    assert done.exit_code == 3
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["id"] for row in rows] == [str(p) for p in (recordings[0], bad["broken"], recordings[1])]
+    assert ["error" in row for row in rows] == [False, True, False]
+    assert {"emotion", "probabilities", "transcript"} <= rows[0].keys()
+    assert "1 of 3 recordings failed" in done.stderr
+
+
+def test_predict_takes_folders_and_speaks_to_people(runs, recordings):
+    done = cli(recordings[0].parent, "--model", runs / "dual")
+    assert done.exit_code == 0
+    for path in recordings:
+        assert str(path) in done.stdout
+    assert done.stdout.count("(") == len(recordings) and done.stdout.count('"') == 2 * len(recordings)
+
+
+def test_predict_names_a_bad_file_on_stderr(runs, recordings, bad):
+    done = cli(bad["short"], "--model", runs / "dual")
+    assert done.exit_code == 3 and str(bad["short"]) in done.stderr and done.stdout == ""
+
+
+def test_a_moved_family_of_runs_still_tells_the_words(runs, recordings, tmp_path, monkeypatch):
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("asr", "ser", "dual"):
+        save_model(load_model(runs / name / "model"), moved / name / "model")
+    write_json(RunFolder(moved / "dual").provenance, {"parents": {"ser": "../ser", "asr": "../asr"}})
+    expected = Recognizer.load(runs / "dual")(recordings[0]).transcript
+    monkeypatch.chdir(moved)
+    for path in (moved / "dual", Path("dual"), Path("../elsewhere/dual")):
+        assert Recognizer.load(path)(recordings[0]).transcript == expected
+
+
+def test_real_recordings_are_answered_alone_as_together(runs, real_data):
+    paths = sorted((real_data / "RAVDESS" / "Actor_24").iterdir())[:2]
+    paths += sorted((real_data / "AN4" / "wav").rglob("*.*"))[:2]
+    rows = list(Recognizer.load(runs / "dual").predictions(paths))
+    assert [row.error for row in rows] == [None] * 4
+    together = list(predict(load_model(runs / "ser/model"), [batch(paths)]))
+    for a, b in zip(rows, together, strict=True):
+        assert a.probabilities == pytest.approx(b.probabilities, abs=1e-4)

@@ -1,0 +1,186 @@
+"""Tables: order, references, and run folders whose names change with what they depend on, and only then."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxstrata.corpora.prepared import PreparedCorpus
+from voxstrata.errors import RecipeError
+from voxstrata.experiments.reproduce import plan
+from voxstrata.experiments.run import execute
+from voxstrata.experiments.table import Table, content_key, order, points, read_table, references, substitute
+from voxstrata.recipes.reading import merged_values, validate
+from voxstrata.runs import RunFolder
+
+BASIC = {
+    "title": "Test",
+    "runs": {
+        "dual": {"recipe": "adaltm", "set": {"vectors": {"asr": "$run.asr", "ser": "$run.ser"}}},
+        "single": {"recipe": "adaltm", "set": {"vectors": {"ser": "$run.ser"}}},
+        "unused": {"recipe": "adaltm", "set": {"vectors": {"x": "$run.asr"}}},
+        "asr": {"recipe": "finetune-asr"},
+        "ser": {"recipe": "finetune-ser"},
+    },
+    "rows": [{"run": "dual", "title": "Dual"}, {"run": "single", "title": "Single"}],
+    "scales": {
+        "small": {
+            "corpora": {"speech": {"reader": "table", "folder": "speech"}},
+            "set": {"all": {"data": {"corpora": [{"path": "$corpus.speech"}]}}},
+        }
+    },
+}
+
+
+def table(changes: dict | None = None) -> Table:
+    return Table.model_validate(merged_values(copy.deepcopy(BASIC), changes or {}))
+
+
+def test_parents_come_before_children_and_only_needed_runs_are_planned():
+    content = table()
+    names = order(content, content.scale("small"))
+    assert sorted(names) == ["asr", "dual", "ser", "single"]
+    assert names.index("dual") > max(names.index("asr"), names.index("ser"))
+    assert names.index("single") > names.index("ser")
+
+
+@given(st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5)).filter(lambda e: e[0] > e[1])), st.randoms())
+def test_any_acyclic_table_is_ordered(edges, random):
+    needs = {i: sorted(parent for child, parent in edges if child == i) for i in range(6)}
+    runs = {
+        f"r{i}": {"recipe": "adaltm", "set": {"vectors": {f"v{p}": f"$run.r{p}" for p in needs[i]}}}
+        for i in random.sample(range(6), 6)
+    }
+    content = Table.model_validate(
+        {
+            "title": "t",
+            "runs": runs,
+            "rows": [{"run": name, "title": name} for name in runs],
+            "scales": {"s": {"corpora": {}}},
+        }
+    )
+    names = order(content, content.scale("s"))
+    assert sorted(names) == sorted(runs)
+    assert all(names.index(f"r{child}") > names.index(f"r{parent}") for child, parent in edges)
+
+
+def test_circles_and_missing_runs_are_named():
+    circle = table({"runs": {"ser": {"recipe": "adaltm", "set": {"vectors": {"a": "$run.dual"}}}}})
+    with pytest.raises(RecipeError, match="dual -> ser -> dual"):
+        order(circle, circle.scale("small"))
+    missing = table({"runs": {"dual": {"set": {"vectors": {"asr": "$run.nobody"}}}}})
+    with pytest.raises(RecipeError, match="'dual' needs 'nobody'"):
+        order(missing, missing.scale("small"))
+
+
+def test_references_are_found_and_replaced_at_any_depth():
+    value = {"a": ["$run.x", {"b": ("$corpus.y-1", "$fold")}], "c": "no $run.z", "d": 3}
+    assert (references(value, "run"), references(value, "corpus")) == ({"x"}, {"y-1"})
+    known = {"$run.x": "X", "$corpus.y-1": "Y", "$fold": None}
+    assert substitute(value, known) == {"a": ["X", {"b": ["Y", None]}], "c": "no $run.z", "d": 3}
+    with pytest.raises(
+        RecipeError, match=r"\$seed is not known here; there are \$corpus.y-1, \$fold, \$run.x"
+    ):
+        substitute(["$seed"], known)
+
+
+def test_axes_are_combined():
+    axes = table({"scales": {"small": {"axes": {"seed": [0, 1], "fold": [2, 3]}}}}).scale("small").axes
+    assert list(points(axes)) == [{"$seed": s, "$fold": f} for s in (0, 1) for f in (2, 3)]
+    assert list(points(table().scale("small").axes)) == [{"$seed": 0, "$fold": None}]
+
+
+def test_tables_that_do_not_hold_are_refused_with_every_fault(tmp_path):
+    def refused(changes: dict, message: str) -> None:
+        path = tmp_path / "table.yaml"
+        path.write_text(yaml.safe_dump(merged_values(copy.deepcopy(BASIC), changes)))
+        with pytest.raises(RecipeError, match=message):
+            read_table(path)
+
+    refused({"colour": 1, "scales": {"small": {"axis": {}}}}, r"(?s)axis.*colour|colour.*axis")
+    refused({"rows": [{"run": "nobody", "title": "x"}]}, "names run 'nobody'")
+    with pytest.raises(RecipeError, match="no scale 'huge'; this table has small"):
+        table().scale("huge")
+
+
+def test_scale_settings_for_recipes_or_runs_that_are_not_there_are_refused(tmp_path):
+    path = tmp_path / "table.yaml"
+    for changes in ({"set": {"finetune-sre": {"seed": 1}}}, {"runs": {"daul": {"seed": 1}}}):
+        values = merged_values(copy.deepcopy(BASIC), {"scales": {"small": changes}})
+        path.write_text(yaml.safe_dump(values))
+        with pytest.raises(RecipeError, match=r"finetune-sre|daul"):
+            read_table(path)
+
+
+@pytest.fixture
+def keys(encoder_folder, corpus_folder, tmp_path):
+    """A function of changes to the table: run name -> names of its folders."""
+    corpora = {"speech": PreparedCorpus.load(corpus_folder)}
+
+    def planned(changes: dict | None = None, out: Path = tmp_path) -> dict[str, list[str]]:
+        based = {"scales": {"small": {"set": {"all": {"base": str(encoder_folder)}}}}}
+        content = table(merged_values(based, changes or {}))
+        folders: dict[str, list[str]] = {}
+        for run in plan(content, content.scale("small"), corpora, out):
+            assert run.folder.path.parent == out
+            folders.setdefault(run.name, []).append(run.folder.path.name)
+        return folders
+
+    return planned
+
+
+def changed(before: dict[str, list[str]], after: dict[str, list[str]]) -> set[str]:
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_a_change_gives_new_folders_to_what_hangs_on_it_and_to_nothing_else(keys, tmp_path):
+    before = keys()
+    assert keys(out=tmp_path / "elsewhere") == before
+    assert changed(before, keys({"runs": {"asr": {"set": {"training": {"epochs": 3}}}}})) == {"asr", "dual"}
+    assert changed(before, keys({"runs": {"single": {"set": {"init": 0.3}}}})) == {"single"}
+    ser = {"scales": {"small": {"set": {"finetune-ser": {"rates": {"head": 0.5}}}}}}
+    assert changed(before, keys(ser)) == {"ser", "dual", "single"}
+    one = {"scales": {"small": {"runs": {"dual": {"granularity": "global"}}}}}
+    assert changed(before, keys(one)) == {"dual"}
+    assert not changed(before, keys({"title": "Another", "columns": ["wer"]}))
+
+
+def test_another_base_with_other_weights_gives_all_runs_new_folders(keys, tiny_encoder, tmp_path):
+    before = keys()
+    copies = tmp_path / "copy", tmp_path / "other"
+    tiny_encoder(0).save(copies[0])
+    tiny_encoder(5).save(copies[1])
+
+    def with_base(folder: Path) -> dict[str, list[str]]:
+        return keys({"scales": {"small": {"set": {"all": {"base": str(folder)}}}}})
+
+    assert not changed(before, with_base(copies[0]))
+    assert changed(before, with_base(copies[1])) == set(before)
+
+
+def test_each_seed_has_runs_of_its_own_with_parents_of_that_seed(keys):
+    found = keys({"scales": {"small": {"axes": {"seed": [0, 1]}}}})
+    assert all(len(set(folders)) == 2 for folders in found.values())
+    assert {name: folders[:1] for name, folders in found.items()} == keys()
+
+
+def test_content_keys_do_not_depend_on_the_order_of_keys():
+    assert content_key({"a": [1, {"x": 2, "y": 3}]}) == content_key({"a": [1, {"y": 3, "x": 2}]})
+    assert content_key({"a": [1, 2]}) != content_key({"a": [2, 1]})
+
+
+def test_a_recipe_that_could_not_start_may_be_corrected_in_the_same_folder(
+    encoder_folder, corpus_folder, tmp_path
+):
+    values = {"system": "finetune", "task": "ser", "base": str(encoder_folder), "training": {"steps": 1}}
+    with pytest.raises(RecipeError, match="names no corpus"):
+        execute(validate(values, "first"), RunFolder(tmp_path / "run"))
+    corrected = values | {"data": {"corpora": [{"path": str(corpus_folder)}]}}
+    assert execute(validate(corrected, "second"), RunFolder(tmp_path / "run")).is_complete
+    with pytest.raises(RecipeError, match="holds a run of another recipe"):
+        execute(validate(corrected | {"seed": 3}, "third"), RunFolder(tmp_path / "run"))
