@@ -18,6 +18,7 @@ COMMANDS = (
     "reproduce",
     "report",
     "inspect",
+    "export",
     "bench",
     "demo",
 )

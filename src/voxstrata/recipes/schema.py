@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 Rate = Annotated[float, Field(ge=0)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
 Split = Literal["train", "dev", "test"]
 
@@ -50,6 +51,7 @@ class Training(Strict):
     steps: Positive | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     accumulate: Positive = 1
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: Annotated[int, Field(ge=0)] = 0

@@ -45,6 +45,7 @@ class Learner:
         system: its loss is minimised.
         groups: its parameter groups.
         bf16: autocast to bfloat16; weights and optimizer stay in float32.
+        betas: decay rates of AdamW's two moments.
         clip_norm: largest norm of the gradient of all parameters together; None: no limit.
 
     Raises:
@@ -52,7 +53,13 @@ class Learner:
     """
 
     def __init__(
-        self, system: System, groups: Sequence[ParameterGroup], *, bf16: bool, clip_norm: float | None
+        self,
+        system: System,
+        groups: Sequence[ParameterGroup],
+        *,
+        bf16: bool,
+        betas: tuple[float, float],
+        clip_norm: float | None,
     ) -> None:
         self.accelerator = Accelerator(mixed_precision="no")
         if self.accelerator.num_processes > 1:
@@ -63,7 +70,8 @@ class Learner:
         self.system, self.clip_norm = system, clip_norm
         self.parameters = [parameter for group in groups for parameter in group.parameters]
         optimizer = torch.optim.AdamW(
-            [{"params": g.parameters, "lr": g.lr, "weight_decay": g.weight_decay} for g in groups]
+            [{"params": g.parameters, "lr": g.lr, "weight_decay": g.weight_decay} for g in groups],
+            betas=betas,
         )
         self.model, self.optimizer = self.accelerator.prepare(LossModule(system, bf16=bf16), optimizer)
 

@@ -95,7 +95,11 @@ class _Fitting:
         self.journal = Journal(run)
         self.checkpoints = Checkpoints(run.checkpoints, self._fingerprint())
         self.learner = Learner(
-            system, self.groups, bf16=options.precision == "bf16", clip_norm=options.clip_norm
+            system,
+            self.groups,
+            bf16=options.precision == "bf16",
+            betas=options.betas,
+            clip_norm=options.clip_norm,
         )
         self.clock = time.monotonic()
 

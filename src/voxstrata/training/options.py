@@ -20,6 +20,7 @@ class FitOptions:
         steps: optimizer steps.
         precision: "fp32", or "bf16" (autocast; weights and optimizer stay in float32).
         accumulate: batches a step; the step equals one with all their clips in one batch.
+        betas: decay rates of AdamW's two moments.
         clip_norm: largest norm of the gradient of all parameters together; None: no limit.
         schedule: of the learning rates after the warm-up: "constant", "linear" or "cosine" (both to zero).
         warmup_steps: steps of linear rise.
@@ -38,6 +39,7 @@ class FitOptions:
     steps: int | None = None
     precision: str = "fp32"
     accumulate: int = 1
+    betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float | None = 1.0
     schedule: str = "constant"
     warmup_steps: int = 0
