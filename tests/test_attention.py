@@ -1,6 +1,9 @@
 import copy
 import json
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -17,6 +20,9 @@ from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.errors import CheckpointError
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.merging.task_vector import TaskVector
+
+#: Of transformers' own attention on padded batches.
+pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
 
 CONFIGS = {"wavlm": WavLMConfig, "hubert": HubertConfig, "wav2vec2": Wav2Vec2Config}
 EVERY = [(k, s, n) for k in CONFIGS for s in (True, False) for n in ("layer", "group")]
@@ -192,7 +198,7 @@ def test_bfloat16_autocast_is_as_exact_as_transformers_own(lengths):
             states = encoder(*inputs)
             layers = [layer.float() for layer in states.layers]
             found = gradients(encoder, *inputs)
-        off = sum(float((a - b).norm() ** 2) for a, b in zip(layers, exact, strict=True)) ** 0.5
+        off = sum(float((a - b).detach().norm() ** 2) for a, b in zip(layers, exact, strict=True)) ** 0.5
         gradient_off = sum(float((found[n] - g).norm() ** 2) for n, g in exact_gradients.items()) ** 0.5
         return off, gradient_off
 
@@ -274,11 +280,50 @@ def test_distributed_training_has_the_same_gradients(tmp_path):
     )
     try:
         encoder.zero_grad()
-        loss_of(DistributedDataParallel(encoder)(*inputs)).backward()
+        distributed = DistributedDataParallel(encoder)
+        loss_of(distributed(*inputs)).backward()
         found = {n: p.grad for n, p in encoder.named_parameters() if p.grad is not None}
         assert_same_gradients(found, expected, 1e-14)
     finally:
         torch.distributed.destroy_process_group()
+
+
+TWO_PROCESSES = """
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from transformers import WavLMConfig
+from voxstrata.backbone.encoder import build_backbone
+
+torch.distributed.init_process_group("gloo")
+config = WavLMConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+                     conv_dim=[16] * 7, mask_time_prob=0.0)
+encoder = build_backbone(config, seed=0).double().eval()
+batches = [(torch.randn(2, 4000, dtype=torch.float64), torch.tensor([4000, n])) for n in (3000, 2000)]
+for waveforms, _ in batches:
+    torch.distributed.broadcast(waveforms, 0)
+
+def gradients(model, batch):
+    encoder.zero_grad()
+    (model(*batch).layers[-1] ** 3).sum().backward()
+    return {n: p.grad.clone() for n, p in encoder.named_parameters()}
+
+alone = [gradients(encoder, batch) for batch in batches]
+distributed = DistributedDataParallel(encoder)
+together = gradients(distributed, batches[torch.distributed.get_rank()])
+for name, gradient in together.items():
+    torch.testing.assert_close(gradient, (alone[0][name] + alone[1][name]) / 2)
+    assert float((alone[0][name] - alone[1][name]).abs().max()) > 0, name
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_mean_of_their_gradients(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -8,6 +8,9 @@ from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
 from voxstrata.backbone.encoder import build_backbone
 from voxstrata.backbone.unequal_lengths import features_by_length
 
+#: Of transformers' own attention on padded batches.
+pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
+
 CONFIGS = {"wavlm": WavLMConfig, "hubert": HubertConfig, "wav2vec2": Wav2Vec2Config}
 LENGTHS = [8000, 5000, 8000, 400, 5100]
 
@@ -77,14 +80,16 @@ def test_gradients_of_a_padded_batch_are_those_of_its_clips(kind, stable):
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_only_the_convolutions_run_clip_by_clip(kind):
     encoder = build_backbone(group_norm(kind), seed=0).eval()
-    shapes = {"convolutions": [], "transformer": []}
+    shapes = {"front end": [], "convolutions": [], "transformer": []}
     for name, module in (
+        ("front end", encoder.model.feature_extractor),
         ("convolutions", encoder.model.feature_extractor.conv_layers[0]),
         ("transformer", encoder.model.encoder.layers[0]),
     ):
         module.register_forward_pre_hook(lambda m, args, into=shapes[name]: into.append(args[0].shape))
     encoder(*batch())
     assert [tuple(shape) for shape in shapes["convolutions"]] == [(1, 1, n) for n in LENGTHS]
+    assert [tuple(shape) for shape in shapes["front end"]] == [(5, 16, 24)]  # hooks see the batch
     assert [tuple(shape) for shape in shapes["transformer"]] == [(5, 24, 32)]
 
 

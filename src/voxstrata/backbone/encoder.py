@@ -113,7 +113,7 @@ class SpeechEncoder(nn.Module):
         if len(set(counts)) > 1:
             samples = torch.arange(waveforms.shape[1], device=waveforms.device)
             mask = (samples < lengths.unsqueeze(1)).long()
-        if waveforms.device.type == "cpu" or (mask is not None and self._padding_matters):
+        if mask is not None and self._padding_matters:
             waveforms = features_by_length(self.model.feature_extractor, waveforms, counts)
         return States(self._layers(waveforms, mask), self.frame_lengths(lengths))
 

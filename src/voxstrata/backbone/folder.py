@@ -92,6 +92,8 @@ def write_model_folder(
     try:
         partial.mkdir(parents=True)
         save_file(stored, partial / "model.safetensors", metadata={"format": "pt"})
+        # safetensors makes files that only their owner can read.
+        (partial / "model.safetensors").chmod(0o644)
         config.to_json_file(partial / "config.json")
         for name, content in files.items():
             (partial / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

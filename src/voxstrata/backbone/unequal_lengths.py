@@ -37,7 +37,8 @@ def features_by_length(front_end: nn.Module, waveforms: Tensor, counts: Sequence
     Returns:
         [B, C, T], zero behind each clip's end.
     """
-    clips = [front_end(clip[None, :count])[0] for clip, count in zip(waveforms, counts, strict=True)]
+    # Not by calling the module: its hooks are for a batch, and see it when the features pass through.
+    clips = [front_end.forward(clip[None, :count])[0] for clip, count in zip(waveforms, counts, strict=True)]
     frames = max(clip.shape[-1] for clip in clips)
     return torch.stack([F.pad(clip, (0, frames - clip.shape[-1])) for clip in clips])
 

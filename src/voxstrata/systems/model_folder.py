@@ -47,6 +47,7 @@ def save_model(
         else:
             model.encoder.export(partial / "encoder", dtype=dtype)
         save_file(_head_tensors(model, dtype), partial / "head.safetensors", metadata={"format": "pt"})
+        (partial / "head.safetensors").chmod(0o644)
         write_json(partial / "model.json", _describe(model))
         if folder.exists():
             shutil.rmtree(folder)
