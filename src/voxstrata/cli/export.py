@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 def export(
     run: str = typer.Argument(..., help="A run or model folder, or a packaged name."),
     out: Path = typer.Argument(..., help="Folder to write; must not exist."),
-    dtype: str = typer.Option("float32", "--dtype", help="Of the stored weights: float32, float16, bfloat16."),
+    dtype: str = typer.Option(
+        "float32", "--dtype", help="Of the stored weights: float32, float16, bfloat16."
+    ),
 ) -> None:
     """Write a run's encoder (and its head, where it has one) to a folder of its own.
 

@@ -1,0 +1,56 @@
+"""What comes with the package: small enough, loadable, of one family, and hearing words."""
+
+from pathlib import Path
+
+import pytest
+
+import voxstrata
+from voxstrata.backbone.encoder import load_backbone
+from voxstrata.evaluation.score import score
+from voxstrata.inference.recognizer import Recognizer
+from voxstrata.merging.task_vector import TaskVector
+
+WEIGHTS = Path(voxstrata.__file__).parent / "weights"
+
+
+def size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def test_the_package_stays_small() -> None:
+    assert size(WEIGHTS / "wavlm-tiny") <= 4.5e6
+    assert size(WEIGHTS) <= 20e6
+
+
+def test_wavlm_tiny_is_wavlm_as_transformers_builds_it() -> None:
+    base = load_backbone("wavlm-tiny")
+    assert type(base.model).__name__ == "WavLMModel"
+    assert base.model.config.feat_extract_norm == "layer" and base.normalize
+
+
+def test_the_packaged_expert_comes_from_the_packaged_base() -> None:
+    vector = TaskVector.between(load_backbone("wavlm-tiny"), "wavlm-tiny-asr")
+    assert vector.kinship > 0.5
+    front = [name for name in vector.deltas if name.startswith("feature_extractor.")]
+    assert front and not any(bool(vector.deltas[name].any()) for name in front)
+
+
+@pytest.mark.slow
+def test_the_packaged_expert_hears_most_words_of_unheard_voices(tmp_path: Path) -> None:
+    pytest.importorskip("espeakng_loader")
+    from voxstrata.corpora.prepared import PreparedCorpus
+    from voxstrata.experiments.corpora import prepare_corpus
+    from voxstrata.experiments.table import CorpusSpec
+    from voxstrata.predictions import Prediction
+
+    spec = CorpusSpec(synth={"clips": [0, 0, 40], "voices": [0, 0, 10], "seed": 77})
+    corpus: PreparedCorpus = prepare_corpus("unheard", spec, tmp_path, None, lambda what, done, total: None)
+    expert = Recognizer.load(WEIGHTS / "wavlm-tiny-asr")
+    rows = []
+    for cut in corpus.cuts("test"):
+        heard = expert(cut.recording.sources[0].source)
+        rows.append(
+            Prediction(id=cut.id, transcript=heard.transcript, reference_transcript=cut.supervisions[0].text)
+        )
+    wer = score(rows).as_dict()["transcript"]["wer"]["value"]
+    assert wer < 0.6, wer
