@@ -36,7 +36,7 @@ def test_the_packaged_expert_comes_from_the_packaged_base() -> None:
 
 
 @pytest.mark.slow
-def test_the_packaged_expert_hears_most_words_of_unheard_voices(tmp_path: Path) -> None:
+def test_the_packaged_expert_hears_words_of_unheard_voices(tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
     from voxstrata.corpora.prepared import PreparedCorpus
     from voxstrata.experiments.corpora import prepare_corpus
