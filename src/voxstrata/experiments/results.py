@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table as RichTable
 
 from voxstrata.runs import atomic_write
@@ -40,10 +41,11 @@ def _cells(table: dict[str, Any]) -> list[list[str]]:
 
 def rich_table(table: dict[str, Any]) -> RichTable:
     """The rows for a terminal."""
-    shown = RichTable(title=f"{table['title']} ({table['scale']}), percent with 95 % intervals by speaker")
+    title = f"{table['title']} ({table['scale']}): percent, 95 % intervals by speaker"
+    shown = RichTable(title=title, box=box.SIMPLE, padding=(0, 1))
     shown.add_column("row")
     for column in table["columns"]:
-        shown.add_column(TITLES.get(column, column), justify="right")
+        shown.add_column(TITLES.get(column, column), justify="right", no_wrap=True)
     for cells in _cells(table):
         shown.add_row(*cells)
     return shown
