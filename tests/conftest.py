@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import settings
 
 from voxstrata.batches.batch import Batch, Reference
+
+# A busy machine is no fault: nothing here is a test of time.
+settings.register_profile("voxstrata", deadline=None)
+settings.load_profile("voxstrata")
 
 SAMPLE_RATE = 16_000
 EMOTIONS = ("anger", "neutral", "sadness")

@@ -23,8 +23,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from voxstrata.backbone.groups import layer_index
+from voxstrata.merging.heap import give_back
 from voxstrata.merging.rebuilt import Rebuilt, rebuilding, source_of
 from voxstrata.merging.rules import inner_products, merge_values
+
+#: Weights of a unit on a CPU from which idle memory matters more than the millisecond to give it back.
+_LARGE_BYTES = 2**20
 
 
 class MergeTensor(torch.autograd.Function):
@@ -32,27 +36,26 @@ class MergeTensor(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, row: Tensor, weight: Tensor, deltas: Sequence[Tensor | None], values: Sequence[float]
+        ctx: Any, row: Tensor, deltas: Sequence[Tensor | None], merge: Callable[[], Tensor]
     ) -> Tensor:
         """The merged tensor.
 
         Args:
             ctx: autograd's.
             row: [K] coefficients, for their gradient.
-            weight: any shape.
-            deltas: K tensors of that shape; None for zero.
-            values: K coefficients as numbers.
+            deltas: K tensors of the result's shape; None for zero.
+            merge: computes it.
         """
         ctx.deltas = deltas
         ctx.precision = row.dtype
-        return merge_values(weight, deltas, values)
+        return merge()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """Gradient [K] of the coefficients."""
         with torch.autocast(gradient.device.type, enabled=False):
-            return inner_products(gradient, ctx.deltas).to(ctx.precision), None, None, None
+            return inner_products(gradient, ctx.deltas).to(ctx.precision), None, None
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,18 @@ class Merge:
             return weight
         group = layer_index(name) if len(self.rows) > 1 else 0
         values = self.values[group]
-        merged: Tensor = MergeTensor.apply(self.rows[group], weight, deltas, values)
-        Rebuilt(merged, partial(merge_values, weight, deltas, values))
+        merge = partial(merge_values, weight, deltas, values)
+        merged: Tensor = MergeTensor.apply(self.rows[group], deltas, merge)
+        _as_soon_as_ready(merged)
+        Rebuilt(merged, merge)
         return merged
+
+
+def _as_soon_as_ready(merged: Tensor) -> None:
+    """Lets autograd turn a weight's gradient into K numbers at once, not after the layer's other ones."""
+    prioritise = getattr(merged.grad_fn, "_set_sequence_nr", None)
+    if prioritise is not None:
+        prioritise(2**63 - 1)
 
 
 @contextmanager
@@ -118,7 +130,8 @@ def merging(
     """
     units = dict(_units(model))
     inside = {prefix: [name for name in merge.weights if name.startswith(f"{prefix}.")] for prefix in units}
-    outside = set(merge.weights).difference(*inside.values())
+    taken = {name for names in inside.values() for name in names}
+    outside = [name for name in merge.weights if name not in taken]
     with ExitStack() as stack:
         stack.enter_context(swapped(model, {**counters, **merge.weights}))
         stack.enter_context(swapped(model, {name: merge.tensor(name) for name in outside}))
@@ -126,6 +139,8 @@ def merging(
             forward = partial(_run_merged, unit, unit.forward, merge, prefix, inside[prefix])
             if gradient_checkpointing:
                 forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
+            if _is_large(merge, inside[prefix]):
+                forward = partial(_tidied, forward)
             stack.enter_context(_forward_replaced(unit, forward))
         for module in model.modules():
             if _is_cheap(module):
@@ -156,6 +171,21 @@ def _run_merged(
         return forward(*args, **kwargs)
 
 
+def _is_large(merge: Merge, names: Sequence[str]) -> bool:
+    weights = [merge.weights[name] for name in names]
+    return sum(w.nbytes for w in weights if w.device.type == "cpu") >= _LARGE_BYTES
+
+
+def _tidied(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Runs a unit; idle memory is given back before it and before its backward."""
+    give_back()
+    output = forward(*args, **kwargs)
+    states = output[0] if isinstance(output, tuple) else output
+    if isinstance(states, Tensor) and states.requires_grad:
+        states.register_hook(lambda _: give_back())
+    return output
+
+
 @contextmanager
 def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     before = module.__dict__.get("forward")
@@ -172,8 +202,7 @@ def _is_cheap(module: nn.Module) -> bool:
     """Norms, and modules without parameters: activations, weight normalisation."""
     if isinstance(module, nn.LayerNorm | nn.GroupNorm):
         return True
-    bare = not (module._modules or module._parameters or module._buffers)
-    return bare and not isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd)
+    return not (module._modules or module._parameters or module._buffers)
 
 
 def _remember(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -181,8 +210,8 @@ def _remember(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
     tensors = [*inputs, *(p for p in module._parameters.values() if p is not None)]
     if not isinstance(output, Tensor) or not all(isinstance(tensor, Tensor) for tensor in tensors):
         return
-    in_place = any(output.data_ptr() == tensor.data_ptr() for tensor in tensors)
-    if not output.requires_grad or output._is_view() or in_place:
+    same = any(output.data_ptr() == tensor.data_ptr() for tensor in tensors)
+    if not output.requires_grad or output._is_view() or same:
         return
     names = [name for name, parameter in module._parameters.items() if parameter is not None]
     device = output.device.type

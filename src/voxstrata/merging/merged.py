@@ -107,31 +107,44 @@ class MergedBackbone(nn.Module):
             front: what `front` gave for these clips, now or earlier; None to compute it.
 
         Raises:
-            CheckpointError: if transformers' own gradient checkpointing is on.
+            CheckpointError: if transformers' own gradient checkpointing is on, or `front` is given though a
+                vector changes the front end.
         """
+        if front is not None:
+            self.require_fixed_front()
+        learned = torch.is_grad_enabled() and self.coefficients.requires_grad
         encoder = self._skeleton[0]
-        inputs = nullcontext() if front is None else from_features(encoder, front, lengths)
-        with inputs:
-            if not (torch.is_grad_enabled() and self.coefficients.requires_grad):
+        with nullcontext() if front is None else from_features(encoder, front, lengths):
+            if not learned:
                 with torch.no_grad():
                     return self._encode(self._merged_once(), waveforms, lengths)
             self._reused = None
-            if self.engine == "plain":
-                weights = task_arithmetic(self._weights, self._deltas, self.coefficients)
-                return self._encode(weights, waveforms, lengths)
-            self._refuse_foreign_checkpointing()
-            merge = Merge.of(self._weights, self._deltas, self.coefficients)
-            options = {"gradient_checkpointing": self.gradient_checkpointing}
-            with merging(encoder.model, merge, self._counters, **options):
-                states: States = encoder(waveforms, lengths)
-        for layer in states.layers:
-            forget(layer)
-        return states
+            if self.engine == "lean":
+                return self._encode_lean(waveforms, lengths)
+            weights = task_arithmetic(self._weights, self._deltas, self.coefficients)
+            return self._encode(weights, waveforms, lengths)
 
     @property
     def front_is_fixed(self) -> bool:
         """Whether no vector changes the convolutional front end, so that `front` may be kept."""
         return not any(name.startswith(FRONT_END) for vector in self._deltas for name in vector)
+
+    def require_fixed_front(self) -> None:
+        """Refuses vectors that change the convolutional front end.
+
+        Raises:
+            CheckpointError: naming them.
+        """
+        if not self.front_is_fixed:
+            changed = [
+                name
+                for name, vector in zip(self.vectors, self._deltas, strict=True)
+                if any(tensor.startswith(FRONT_END) for tensor in vector)
+            ]
+            raise CheckpointError(
+                f"the vectors {', '.join(changed)} change the convolutional front end, so its output "
+                "depends on the coefficients and cannot be kept; leave `front` out"
+            )
 
     @torch.no_grad()
     def front(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
@@ -147,16 +160,7 @@ class MergedBackbone(nn.Module):
         Raises:
             CheckpointError: if a vector changes the front end.
         """
-        if not self.front_is_fixed:
-            changed = [
-                name
-                for name, vector in zip(self.vectors, self._deltas, strict=True)
-                if any(tensor.startswith(FRONT_END) for tensor in vector)
-            ]
-            raise CheckpointError(
-                f"the vectors {', '.join(changed)} change the convolutional front end, so its output "
-                "depends on the coefficients and cannot be kept; leave `front` out"
-            )
+        self.require_fixed_front()
         with swapped(self._skeleton[0].model, self._counters | self._weights):
             return front_features(self._skeleton[0], waveforms, lengths)
 
@@ -196,6 +200,18 @@ class MergedBackbone(nn.Module):
     def _encode(self, weights: dict[str, Tensor], waveforms: Tensor, lengths: Tensor) -> States:
         tensors = {f"model.{name}": tensor for name, tensor in (self._counters | weights).items()}
         states: States = functional_call(self._skeleton[0], tensors, (waveforms, lengths))
+        return states
+
+    def _encode_lean(self, waveforms: Tensor, lengths: Tensor) -> States:
+        self._refuse_foreign_checkpointing()
+        encoder = self._skeleton[0]
+        merge = Merge.of(self._weights, self._deltas, self.coefficients)
+        with merging(
+            encoder.model, merge, self._counters, gradient_checkpointing=self.gradient_checkpointing
+        ):
+            states: States = encoder(waveforms, lengths)
+        for layer in states.layers:
+            forget(layer)
         return states
 
     def _merged_once(self) -> dict[str, Tensor]:

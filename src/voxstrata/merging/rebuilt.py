@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node, saved_tensors_hooks
+from torch.utils.weak import TensorWeakRef
 
 _MARK = "_voxstrata_rebuilt"
 
@@ -76,7 +77,7 @@ class Rebuilt:
     """
 
     def __init__(self, tensor: Tensor, build: Callable[..., Tensor], sources: Sequence[Source] = ()) -> None:
-        self._tensor = weakref.ref(tensor)
+        self._tensor = TensorWeakRef(tensor)
         self._version = tensor._version
         self._build = build
         self._sources = sources
@@ -116,7 +117,7 @@ class Rebuilt:
 
 def source_of(tensor: Tensor) -> Source:
     """How to have a tensor later: computed again where that is known, else held."""
-    root = tensor._base if tensor._is_view() and tensor._base is not None else tensor
+    root = _root(tensor)
     whole = root.__dict__.get(_MARK) or _cast(root)
     if whole is not None and whole.current:
         return View(whole, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
@@ -140,6 +141,10 @@ def _pack(tensor: Tensor) -> Source:
     source = source_of(tensor)
     source.claim()
     return source
+
+
+def _root(tensor: Tensor) -> Tensor:
+    return tensor._base if tensor._is_view() and tensor._base is not None else tensor
 
 
 def _unpack(source: Source) -> Tensor:

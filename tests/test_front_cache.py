@@ -1,0 +1,157 @@
+"""The front end's output of a clip, computed once."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_merged import KINDS, batch, moved, parts, score
+from voxstrata.errors import AudioError, CheckpointError
+from voxstrata.merging.front_cache import FrontCache, front_bytes
+from voxstrata.merging.merged import MergedBackbone
+
+IDS = ("a", "b", "c")
+
+
+def frozen_front(kind="wavlm", stable=True, norm="layer", **how):
+    base, _ = parts(kind, stable, norm)
+    vectors = {"asr": moved(base, 1, only="encoder."), "ser": moved(base, 2, only="feature_projection.")}
+    return MergedBackbone(base, vectors, **how)
+
+
+@pytest.mark.parametrize(("kind", "stable", "norm"), KINDS)
+@pytest.mark.parametrize("lengths", [(3000, 1300, 2200), (1500, 1500, 1500)])
+@pytest.mark.parametrize("how", [{}, {"engine": "plain"}, {"granularity": "static"}])
+def test_from_the_front_on_all_is_the_same(tmp_path, kind, stable, norm, lengths, how):
+    merged = frozen_front(kind, stable, norm, **how)
+    cache = FrontCache(merged, tmp_path, budget_bytes=10**7)
+    waveforms, counts = batch(lengths)
+    expected = merged(waveforms, counts)
+    for _ in range(2):
+        states = merged(waveforms, counts, cache.features(IDS, waveforms, counts))
+        for row, n in enumerate(expected.lengths.tolist()):
+            for ours, theirs in zip(states.layers, expected.layers, strict=True):
+                torch.testing.assert_close(ours[row, :n], theirs[row, :n], atol=1e-5, rtol=1e-5)
+        assert torch.equal(states.lengths, expected.lengths)
+
+
+def test_gradients_are_the_same(tmp_path):
+    merged = frozen_front()
+    cache = FrontCache(merged, tmp_path, budget_bytes=10**7)
+    waveforms, lengths = batch()
+    found = []
+    for front in (None, cache.features(IDS, waveforms, lengths)):
+        merged.coefficients.grad = None
+        states = merged(waveforms, lengths, front)
+        score(states.layers, states.lengths).backward()
+        found.append(merged.coefficients.grad)
+    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-5)
+
+
+def test_a_known_clip_is_not_computed_again(tmp_path, monkeypatch):
+    merged = frozen_front()
+    cache = FrontCache(merged, tmp_path, budget_bytes=10**7)
+    waveforms, lengths = batch()
+    first = cache.features(IDS, waveforms, lengths)
+    asked = []
+    front = merged.front
+    monkeypatch.setattr(merged, "front", lambda w, n: asked.append(n.tolist()) or front(w, n))
+    again = FrontCache(merged, tmp_path, budget_bytes=10**7)
+    assert again.used_bytes == cache.used_bytes > 0
+    assert torch.equal(again.features(IDS, waveforms, lengths), first)
+    order = [2, 0]
+    frames = int(merged.frame_lengths(lengths[order]).max())
+    part = again.features(("c", "a"), waveforms[order], lengths[order])
+    assert torch.equal(part, first[order][..., :frames])
+    assert not asked
+    again.features(("a", "d"), waveforms[:2], lengths[:2])
+    assert asked == [[1300]]
+
+
+def test_other_audio_under_a_known_id_is_refused(tmp_path):
+    cache = FrontCache(frozen_front(), tmp_path, budget_bytes=10**7)
+    waveforms, lengths = batch()
+    cache.features(IDS, waveforms, lengths)
+    cropped = lengths.clone()
+    cropped[0] -= 320
+    for changed in ((waveforms, cropped), (waveforms * 0.5, lengths), (waveforms.roll(1), lengths)):
+        with pytest.raises(CheckpointError, match="crops or augmentation"):
+            cache.features(IDS, *changed)
+
+
+def test_clips_that_do_not_fit_are_refused_at_once_with_an_estimate(tmp_path):
+    merged = frozen_front()
+    lengths = [16000 * 5] * 1000
+    needed = front_bytes(merged, lengths)
+    assert needed == 1000 * (249 * 16 * 4 + 4096)
+    with pytest.raises(CheckpointError, match=r"takes 0\.02 GB, the budget is 0\.001 GB"):
+        FrontCache(merged, tmp_path, budget_bytes=10**6, lengths=lengths)
+    assert not list(tmp_path.iterdir())
+    FrontCache(merged, tmp_path, budget_bytes=needed, lengths=lengths)
+
+
+def test_the_estimate_is_from_above(tmp_path):
+    merged = frozen_front()
+    cache = FrontCache(merged, tmp_path, budget_bytes=10**7)
+    waveforms, lengths = batch()
+    cache.features(IDS, waveforms, lengths)
+    written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert written == cache.used_bytes <= front_bytes(merged, lengths.tolist())
+
+
+def test_the_budget_holds(tmp_path):
+    waveforms, lengths = batch()
+    cache = FrontCache(frozen_front(), tmp_path, budget_bytes=1500)
+    with pytest.raises(CheckpointError, match="no room for clip"):
+        cache.features(IDS, waveforms, lengths)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 1500
+
+
+def test_other_weights_have_files_of_their_own(tmp_path):
+    waveforms, lengths = batch()
+    merged = frozen_front()
+    FrontCache(merged, tmp_path, budget_bytes=10**7).features(IDS, waveforms, lengths)
+    base, _ = parts()
+    with torch.no_grad():
+        base.model.feature_extractor.conv_layers[0].conv.weight.mul_(1.5)
+    other = MergedBackbone(base, {"asr": moved(base, 1, only="encoder.")})
+    found = FrontCache(other, tmp_path, budget_bytes=10**7).features(IDS, waveforms, lengths)
+    torch.testing.assert_close(found, other.front(waveforms, lengths), atol=1e-6, rtol=1e-5)
+
+
+def test_a_file_cut_short_is_named(tmp_path):
+    waveforms, lengths = batch()
+    cache = FrontCache(frozen_front(), tmp_path, budget_bytes=10**7)
+    cache.features(IDS, waveforms, lengths)
+    path = next(tmp_path.rglob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="cannot read"):
+        cache.features(IDS, waveforms, lengths)
+
+
+def test_a_front_end_that_a_vector_changes_cannot_be_kept(tmp_path):
+    base, vectors = parts()
+    merged = MergedBackbone(base, {"lid": moved(base, 3, only="encoder."), **vectors})
+    waveforms, lengths = batch()
+    assert not merged.front_is_fixed and frozen_front().front_is_fixed
+    for refused in (
+        lambda: merged.front(waveforms, lengths),
+        lambda: FrontCache(merged, tmp_path, budget_bytes=10**7),
+        lambda: merged(waveforms, lengths, frozen_front().front(waveforms, lengths)),
+    ):
+        with pytest.raises(CheckpointError, match="asr, ser change the convolutional front end"):
+            refused()
+
+
+def test_features_of_other_clips_are_refused():
+    merged = frozen_front()
+    waveforms, lengths = batch()
+    front = merged.front(waveforms, lengths)
+    for wrong in (front[:2], front[..., 1:], front[:, 1:]):
+        with pytest.raises(CheckpointError, match="features"):
+            merged(waveforms, lengths, wrong)
+    assert "forward" not in merged._skeleton[0].__dict__
+    with pytest.raises(AudioError, match="too short"):
+        merged.front(waveforms[:, :100], lengths * 0 + 100)
