@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from voxstrata.batches.batch import Batch, Reference
 # A busy machine is no fault: nothing here is a test of time.
 settings.register_profile("voxstrata", deadline=None)
 settings.load_profile("voxstrata")
+
+# Ctrl-C is ignored where a shell starts the tests in the background; what is tested is the foreground.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SAMPLE_RATE = 16_000
 EMOTIONS = ("anger", "neutral", "sadness")

@@ -28,6 +28,7 @@ from voxstrata.training import checkpoint
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions, Progress
 from voxstrata.training.seeding import random_states, restore_random_states, seed_everything
+from voxstrata.training.stopping import stop_requests
 
 WIDTH, BATCHES = 32, 6
 
@@ -221,6 +222,19 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(tmp_path: Path, undistu
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-000000004"]
     train(run)
     assert_ended_as_undisturbed(run, undisturbed)
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_requests() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert not stop.requested
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.requested
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def test_random_states_come_back() -> None:

@@ -26,7 +26,8 @@ class StopRequest:
 def stop_requests() -> Iterator[StopRequest]:
     """Turns the first SIGINT or SIGTERM into a request; a second one acts as usual, at once.
 
-    Outside the main thread Python delivers no signals, and nothing is changed.
+    Outside the main thread Python delivers no signals, and nothing is changed. A signal that was ignored
+    when the process started (`nohup`, a shell's background job) stays ignored.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -39,9 +40,11 @@ def stop_requests() -> Iterator[StopRequest]:
         signal.signal(number, former[number])
 
     for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-        # None: a handler that was not set from Python and cannot be put back.
-        former[number] = signal.getsignal(number) or signal.SIG_DFL
-        signal.signal(number, ask)
+        handler = signal.getsignal(number)
+        if handler != signal.SIG_IGN:
+            # None: a handler that was not set from Python and cannot be put back.
+            former[number] = handler or signal.SIG_DFL
+            signal.signal(number, ask)
     try:
         yield request
     finally:
