@@ -267,7 +267,8 @@ def test_the_command_lists_faults_and_exits_with_2_or_3(bad: Path, tmp_path: Pat
 def test_the_command_lists_corpora() -> None:
     rows = json.loads(CliRunner().invoke(app, ["corpus", "list", "--json"]).stdout)
     assert {row["name"]: row["folds"] for row in rows} == {
-        "ravdess": 6, "tess": 0, "an4": 0, "librispeech": 0, "synthetic": 0, "table": 0,
+        "ravdess": 6, "tess": 0, "crema-d": 5, "iemocap": 5, "msp-podcast": 0, "emilia": 0, "an4": 0,
+        "librispeech": 0, "synthetic": 0, "table": 0,
     }  # fmt: skip
     with pytest.raises(CorpusError, match="there are ravdess, tess"):
         prepare("timit", Path(), Path("out"))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from voxstrata.batches.phonemes import read_phonemes
 from voxstrata.corpora.synthetic import espeak, voice_quality
 from voxstrata.corpora.synthetic import generate as generate_module
 from voxstrata.corpora.synthetic.crew import Crew
@@ -36,7 +37,7 @@ def spoken(folder, renderings):
     """Samples of renderings, made by a worker."""
     paths = [folder / f"{i}.flac" for i in range(len(renderings))]
     with Crew(1) as crew:
-        lengths = list(crew.durations_s(zip(paths, renderings, strict=True)))
+        lengths = [duration_s for duration_s, _ in crew.spoken(zip(paths, renderings, strict=True))]
     samples = [soundfile.read(path, dtype="float32")[0] for path in paths]
     assert np.allclose(lengths, [len(x) / RATE for x in samples])
     return samples
@@ -209,7 +210,7 @@ def test_a_worker_that_dies_is_said(sentence, tmp_path):
     with pytest.raises(VoxstrataError, match="worker died"), Crew(1) as crew:
         crew._processes[0].kill()
         crew._processes[0].wait()
-        list(crew.durations_s([(tmp_path / "x.flac", Rendering.of(sentence))]))
+        list(crew.spoken([(tmp_path / "x.flac", Rendering.of(sentence))]))
 
 
 def test_a_voice_that_does_not_exist_is_said(sentence, tmp_path):
@@ -237,3 +238,31 @@ def test_the_generating_process_never_loads_espeak():
         "assert not maps.exists() or 'libespeak' not in maps.read_text()\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("scale", [0.9, 1.1])
+def test_phonemes_are_told_at_the_time_they_are_heard(tmp_path, scale):
+    """Of "see ... see": each s hisses where its phoneme is told, and the silence between is silent."""
+    base = Rendering.of(next(utterances(SynthesisOptions(clips=(1, 0, 0)), "train", Lexicon.load())))
+    request = replace(base.espeak, phrases=("see", "see"), pause_s=0.4, rate_wpm=120)
+    clip = replace(base, espeak=request, formant_scale=scale, tilt_db=-3, breath_db=-60, floor_db=-80)
+    with Crew(1) as crew:
+        [(duration_s, text)] = crew.spoken([(tmp_path / "x.flac", clip)])
+        assert list(crew.spoken([(tmp_path / "x.flac", clip)])) == [[duration_s, text]]
+    samples, _ = soundfile.read(tmp_path / "x.flac", dtype="float32")
+    spans = read_phonemes(text)
+    ends = [*(start for start, _ in spans[1:]), duration_s]
+
+    def level(start, end, heard=samples):
+        return float(np.sqrt(np.mean(heard[int(start * RATE) : int(end * RATE)] ** 2)))
+
+    def places(symbol):
+        return [(s, e) for (s, name), e in zip(spans, ends, strict=True) if name == symbol]
+
+    assert [name for _, name in spans if name in "si"] == ["s", "i", "s", "i"]
+    for hissing, voiced in zip(places("s"), places("i"), strict=True):
+        sharp = [level(*span, heard=np.diff(samples)) / level(*span) for span in (hissing, voiced)]
+        assert sharp[0] > 1.25 * sharp[1]
+    start, end = max(places("_"), key=lambda span: span[1] - span[0])
+    assert end - start > 0.25
+    assert level(start + 0.05, end - 0.05) < 0.05 * level(*places("i")[0])

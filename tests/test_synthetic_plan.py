@@ -58,7 +58,7 @@ def test_every_emotion_has_words_for_every_slot_and_no_word_is_exclusive_to_two(
 
 
 def test_transcripts_hold_only_letters_and_spaces():
-    for vocabulary in ("everyday", "bookish", "both"):
+    for vocabulary in ("everyday", "bookish", "free", "any"):
         for clip in plan(replace(SMALL, read=True, vocabulary=vocabulary), "train"):
             assert set(clip.sentence.transcript) <= set("abcdefghijklmnopqrstuvwxyz ")
             assert "  " not in clip.sentence.transcript

@@ -10,6 +10,9 @@ from voxstrata.errors import LabelError
 #: The eight classes of MSP-Podcast in the paper's order (AdaLTM, arXiv 2603.25041, section 3.1).
 EMOTIONS = ("anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 
+#: What annotators rate beside classes, in the order of a model's outputs.
+DIMENSIONS = ("arousal", "valence", "dominance")
+
 
 @dataclass(frozen=True)
 class LabelSet:

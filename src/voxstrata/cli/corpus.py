@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _LINE_WIDTH = 110
 
+#: A corpus with more speakers is told in one line: nobody reads two thousand counts.
+_MOST_SPEAKERS = 100
+
 
 def register(app: typer.Typer) -> None:
     """Adds the group `corpus` with its commands."""
@@ -33,7 +36,13 @@ def list_corpora(as_json: bool = typer.Option(False, "--json", help="Print JSON.
 
     if as_json:
         rows = [
-            {"name": r.name, "description": r.description, "labels": r.labels, "folds": len(r.folds)}
+            {
+                "name": r.name,
+                "description": r.description,
+                "labels": r.labels,
+                "folds": len(r.folds),
+                "options": {option.name: option.values for option in r.options},
+            }
             for r in READERS.values()
         ]
         typer.echo(json.dumps(rows, indent=2))
@@ -48,6 +57,12 @@ def prepare_corpus(
     out: Path = typer.Argument(help="Folder for the prepared corpus."),
     skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave clips with faults out; exit code 3."),
     labels: str | None = typer.Option(None, help="Allowed emotions: a,b,c; the order of a model's outputs."),
+    option: list[str] | None = typer.Option(
+        None, metavar="NAME=VALUE", help="A choice that the corpus leaves open; any number."
+    ),
+    maps: list[str] | None = typer.Option(
+        None, "--map", metavar="NAME", help="Map emotions by this named map; any number, applied in order."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Check every clip of a corpus, print its counts and write it as lhotse cuts.
@@ -58,6 +73,7 @@ def prepare_corpus(
     from rich.progress import Progress
 
     from voxstrata.corpora.faults import FaultyCorpusError
+    from voxstrata.corpora.options import parse_options
     from voxstrata.corpora.prepare import prepare
     from voxstrata.errors import CorpusError
 
@@ -71,6 +87,8 @@ def prepare_corpus(
                 out,
                 skip_bad=skip_bad,
                 labels=names,
+                options=parse_options(option or []),
+                maps=maps or (),
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
     except FaultyCorpusError as error:
@@ -79,7 +97,7 @@ def prepare_corpus(
     if as_json:
         typer.echo(json.dumps(_as_dict(prepared), indent=2, ensure_ascii=False))
     else:
-        typer.echo(_counts_text(prepared.summary))
+        typer.echo("\n".join([_counts_text(prepared.summary), *_notes_lines(prepared)]))
     for line in prepared.left_out:
         typer.echo(f"left out: {line}", err=True)
     typer.echo(f"{prepared.name} is prepared in {prepared.folder}", err=True)
@@ -105,7 +123,16 @@ def _as_dict(prepared: PreparedCorpus) -> dict[str, object]:
         "fingerprint": prepared.fingerprint,
         "summary": prepared.summary.as_dict(),
         "left_out": prepared.left_out,
+        "options": prepared.options,
+        "maps": prepared.maps,
+        "notes": prepared.notes,
     }
+
+
+def _notes_lines(prepared: PreparedCorpus) -> list[str]:
+    options = " ".join(f"{name}={value}" for name, value in prepared.options.items())
+    lines = [*([f"options: {options}"] if options else []), *prepared.notes]
+    return ["", *lines] if lines else []
 
 
 def _counts_text(summary: CorpusSummary) -> str:
@@ -118,13 +145,26 @@ def _counts_text(summary: CorpusSummary) -> str:
         )
     if set(summary.emotions) - {"-"}:
         lines += ["", *_emotion_lines(summary)]
+    lines += ["", *_speaker_lines(summary)]
+    return "\n".join(lines)
+
+
+def _speaker_lines(summary: CorpusSummary) -> list[str]:
+    """Clips of each speaker, or of so many speakers only how unequal they are."""
+    if len(summary.speakers) > _MOST_SPEAKERS:
+        known = sorted(clips for speaker, clips in summary.speakers.items() if speaker != "-")
+        unknown = summary.speakers.get("-", 0)
+        return [
+            f"{len(known)} speakers: {known[0]} to {known[-1]} clips each, median {known[len(known) // 2]}"
+            + (f"; {unknown} clips of unknown speakers" if unknown else "")
+        ]
     entries = [f"{speaker} {clips}" for speaker, clips in summary.speakers.items()]
     column = max(map(len, entries)) + 2
     per_line = max(1, _LINE_WIDTH // column)
-    lines += ["", "clips per speaker"]
+    lines = ["clips per speaker"]
     for start in range(0, len(entries), per_line):
         lines.append("".join(f"{entry:<{column}}" for entry in entries[start : start + per_line]).rstrip())
-    return "\n".join(lines)
+    return lines
 
 
 def _emotion_lines(summary: CorpusSummary) -> list[str]:

@@ -44,7 +44,7 @@ def synthesize(
         False, "--read", help="Also OUT/read/{emotional,neutral}-{same,other}: read speech without labels."
     ),
     unlabelled: bool = typer.Option(
-        False, "--unlabelled", help="Only speech for pre-training: both vocabularies, no emotion labels."
+        False, "--unlabelled", help="Only speech for pre-training: all kinds of words, no emotion labels."
     ),
     jobs: int | None = typer.Option(None, min=1, help="Worker processes (default: one a processor)."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
@@ -71,7 +71,7 @@ def synthesize(
         labelled=labelled,
         raters=raters,
         read=unlabelled,
-        vocabulary="both" if unlabelled else "everyday",
+        vocabulary="any" if unlabelled else "everyday",
     )
     plans = {out: options}
     if read:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from voxstrata.audio import SAMPLE_RATE, decode, downmix, resampled_length
 from voxstrata.corpora.clip import SPLITS, Clip
+from voxstrata.corpora.files import is_lfs_stub
 from voxstrata.errors import AudioError, CorpusError
 
 #: The shortest clip, in samples at 16 kHz: one frame of a speech encoder's convolutions (25 ms).
@@ -25,8 +26,8 @@ class Fault:
     """One thing that is wrong.
 
     Args:
-        kind: "missing file", "undecodable", "empty", "too short", "unknown label", "unknown split",
-            "duplicate id", "duplicate audio" or "speaker in two splits".
+        kind: "missing file", "git-lfs stub", "undecodable", "empty", "too short", "unknown label",
+            "unknown split", "duplicate id", "duplicate audio" or "speaker in two splits".
         id: the clip, or the speaker where a speaker is in two splits.
         detail: what was found.
         position: the clip's place in the reader's order; None for a speaker.
@@ -80,6 +81,8 @@ def inspect_audio(path: Path) -> Inspection:
     """Decodes a file and says what is wrong with it, if anything."""
     if not path.is_file():
         return Inspection(fault=("missing file", f"no file at {path}"))
+    if is_lfs_stub(path):
+        return Inspection(fault=("git-lfs stub", f"{path} names audio that is not here; run `git lfs pull`"))
     try:
         samples, sample_rate = decode(path)
     except AudioError as fault:

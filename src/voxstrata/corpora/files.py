@@ -11,6 +11,8 @@ from voxstrata.errors import CorpusError
 #: Suffixes tried, in this order, where a corpus lists its recordings without one.
 LISTED_SUFFIXES = (".wav", ".flac", ".sph", ".raw")
 
+_LFS_HEAD = b"version https://git-lfs.github.com/spec/"
+
 
 def corpus_folder(folder: Path) -> Path:
     """The folder, made absolute.
@@ -37,6 +39,12 @@ def listed_recording(stem: Path) -> Path:
         if path.is_file():
             return path
     return stem.with_name(stem.name + LISTED_SUFFIXES[0])
+
+
+def is_lfs_stub(path: Path) -> bool:
+    """Whether a file is what git leaves where git-lfs did not fetch: lines of text that name the content."""
+    with path.open("rb") as file:
+        return file.read(len(_LFS_HEAD)) == _LFS_HEAD
 
 
 def nothing_found(corpus: str, folder: Path, expected: str) -> CorpusError:

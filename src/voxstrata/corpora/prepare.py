@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from voxstrata.corpora.clip import Clip
-from voxstrata.corpora.faults import FaultyCorpusError, clip_faults, inspect_all, split_faults
+from voxstrata.corpora.clip import SPLITS, Clip
+from voxstrata.corpora.faults import Fault, FaultyCorpusError, clip_faults, inspect_all, split_faults
+from voxstrata.corpora.label_maps import LabelMap, label_map_named, map_labels
+from voxstrata.corpora.options import chosen_options, counted
 from voxstrata.corpora.prepared import PreparedCorpus, write_prepared
-from voxstrata.corpora.readers import READERS
+from voxstrata.corpora.readers import READERS, Reader
 from voxstrata.corpora.summary import summarize
 from voxstrata.errors import CorpusError
 from voxstrata.labels import LabelSet
@@ -22,6 +25,8 @@ def prepare(
     *,
     skip_bad: bool = False,
     labels: Sequence[str] | None = None,
+    options: Mapping[str, str] | None = None,
+    maps: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> PreparedCorpus:
     """Reads a corpus, looks at every clip and writes the prepared corpus; on any fault nothing is written.
@@ -34,30 +39,31 @@ def prepare(
             stays. A speaker in two splits is refused all the same: no clip of it is bad, the division is,
             and dropping either side would change the experiment behind the user's back.
         labels: allowed class names, in the order of a model's outputs; None takes the corpus's own, and for a
-            corpus without its own, all names that occur.
+            corpus without its own, all names that occur. Names are those after the maps.
+        options: of the reader, name -> value; what is not given takes the reader's default.
+        maps: names of label maps, applied in this order.
         progress: called with (clips looked at, clips in all).
 
     Raises:
-        CorpusError: if there is no such reader, nothing to read, or nowhere to write.
+        CorpusError: if there is no such reader or option, nothing to read, or nowhere to write.
         FaultyCorpusError: with every fault.
-        LabelError: if the labels are not a label set.
+        LabelError: if the labels are not a label set, or there is no such map, or it meets a label that it
+            does not know.
     """
     if name not in READERS:
         raise CorpusError(f"no corpus {name!r}; there are {', '.join(READERS)}")
     reader = READERS[name]
-    allowed = LabelSet(tuple(labels)).names if labels is not None else reader.labels
+    label_maps = [label_map_named(label_map) for label_map in maps]
+    allowed = _allowed(reader, label_maps, labels)
+    choices = chosen_options(name, reader.options, options or {})
     _check_writable(out)
-    clips = reader.read(folder)
+    clips, notes = _read(reader, folder, choices, label_maps)
     inspections = inspect_all([clip.path for clip in clips], progress)
-    faults = clip_faults(clips, inspections, allowed)
-    bad = {fault.position for fault in faults} if skip_bad else set()
-    kept = [position for position in range(len(clips)) if position not in bad]
-    leaks = split_faults([clips[position] for position in kept])
-    if leaks or (faults and not skip_bad) or not kept:
-        raise FaultyCorpusError([*faults, *leaks], len(clips))
+    kept, faults = _good(clips, clip_faults(clips, inspections, allowed), skip_bad)
     chosen = [clips[position] for position in kept]
     audio = [(inspections[position].samples, inspections[position].sha256) for position in kept]
     names = allowed or _labels_of(chosen)
+    notes += _note_on_speakers(chosen)
     return write_prepared(
         out,
         name,
@@ -67,7 +73,50 @@ def prepare(
         folds=reader.folds,
         summary=summarize(chosen, [samples for samples, _ in audio], names),
         left_out=tuple(map(str, faults)),
+        notes=tuple(notes),
+        options=choices,
+        maps=tuple(maps),
     )
+
+
+def _read(
+    reader: Reader, folder: Path, options: Mapping[str, str], label_maps: Sequence[LabelMap]
+) -> tuple[list[Clip], list[str]]:
+    """The clips with their labels mapped, and what reader and maps have to say."""
+    notes: list[str] = []
+    clips = reader.clips(folder, options, notes.append)
+    for label_map in label_maps:
+        clips, account = map_labels(clips, label_map)
+        notes.append(account)
+    return clips, notes
+
+
+def _allowed(reader: Reader, label_maps: Sequence[LabelMap], labels: Sequence[str] | None) -> tuple[str, ...]:
+    allowed = reader.labels
+    for label_map in label_maps:
+        allowed = label_map.targets(allowed)
+    return allowed if labels is None else LabelSet(tuple(labels)).names
+
+
+def _good(clips: Sequence[Clip], faults: list[Fault], skip_bad: bool) -> tuple[list[int], list[Fault]]:
+    """Positions of the clips to keep, and the faults of the others; raises unless those may be left out."""
+    bad = {fault.position for fault in faults} if skip_bad else set()
+    kept = [position for position in range(len(clips)) if position not in bad]
+    leaks = split_faults([clips[position] for position in kept])
+    if leaks or (faults and not skip_bad) or not kept:
+        raise FaultyCorpusError([*faults, *leaks], len(clips))
+    return kept, faults
+
+
+def _note_on_speakers(clips: Sequence[Clip]) -> list[str]:
+    unknown = Counter(clip.split for clip in clips if clip.speaker is None)
+    if not unknown:
+        return []
+    held = {split: unknown[split] for split in SPLITS if unknown[split]}
+    return [
+        f"speaker unknown: {counted(held)}; each of these clips may be of any speaker, also of one in "
+        "another split"
+    ]
 
 
 def _labels_of(clips: Sequence[Clip]) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ import gzip
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from voxstrata.audio import SAMPLE_RATE
 from voxstrata.corpora.clip import SPLITS, Clip
 from voxstrata.corpora.summary import CorpusSummary
 from voxstrata.errors import CorpusError
+from voxstrata.labels import DIMENSIONS
 from voxstrata.runs import atomic_write, write_json
 
 FORMAT_VERSION = 1
@@ -33,10 +34,13 @@ class PreparedCorpus:
         name: of the corpus.
         labels: class names, in the order of a model's outputs; empty if no clip carries an emotion.
         folds: groups of speakers; empty where the corpus has one fixed division.
-        fingerprint: SHA-256, in hexadecimal, over ids, audio, speakers, labels, votes, texts and splits;
-            not over the places of the files.
+        fingerprint: SHA-256, in hexadecimal, over ids, audio, speakers, labels, votes, ratings, texts and
+            splits; not over the places of the files.
         summary: counts.
         left_out: what `skip_bad` left out, one line a fault.
+        notes: what reader and label maps said: what they left out or changed, what is not known.
+        options: of the reader, name -> value.
+        maps: names of the label maps that were applied, in order.
     """
 
     folder: Path
@@ -46,6 +50,9 @@ class PreparedCorpus:
     fingerprint: str
     summary: CorpusSummary
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    maps: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, folder: Path) -> PreparedCorpus:
@@ -72,6 +79,9 @@ class PreparedCorpus:
                 fingerprint=content["fingerprint"],
                 summary=CorpusSummary.from_dict(content["summary"]),
                 left_out=tuple(content["left_out"]),
+                notes=tuple(content.get("notes", ())),
+                options=content.get("options", {}),
+                maps=tuple(content.get("maps", ())),
             )
         except OSError as fault:
             raise CorpusError(
@@ -85,7 +95,9 @@ class PreparedCorpus:
         """The splits that have clips, by the corpus's own division."""
         return tuple(split for split in SPLITS if split in self.summary.splits)
 
-    def cuts(self, split: str | None = None, fold: int | None = None) -> CutSet:
+    def cuts(
+        self, split: str | None = None, fold: int | None = None, without_folds: Sequence[int] = ()
+    ) -> CutSet:
         """The clips of a split, in the corpus's order.
 
         A cut spans a whole recording at 16 kHz; `cut.recording.sources[0].source` is the file, to be
@@ -96,20 +108,24 @@ class PreparedCorpus:
             split: "train", "dev" or "test"; None for all.
             fold: k from 1 on divides anew: test = group k of `folds`, dev = the next group (the first
                 after the last), train = all other speakers.
+            without_folds: groups whose speakers are left out of every split; the next group is then the
+                next that is there.
 
         Raises:
             CorpusError: if split or fold does not exist, or has no clips.
         """
         if split is not None and split not in SPLITS:
             raise CorpusError(f"no split {split!r}; there are {', '.join(SPLITS)}")
-        if fold is not None and not 1 <= fold <= len(self.folds):
-            allowed = f"1 to {len(self.folds)}" if self.folds else "none"
-            raise CorpusError(f"{self.name} has no fold {fold}; there are {allowed}")
+        self._check_folds(fold, without_folds)
+        left_out = {speaker for k in without_folds for speaker in self.folds[k - 1]}
         counts: Counter[str] = Counter()
         rows = []
         for row in self._rows():
+            speaker = row["supervisions"][0].get("speaker")
+            if speaker in left_out:
+                continue
             if fold is not None:
-                row["custom"]["split"] = self._fold_split(row["supervisions"][0].get("speaker"), fold)
+                row["custom"]["split"] = self._fold_split(speaker, fold, without_folds)
             counts[row["custom"]["split"]] += 1
             if split in (None, row["custom"]["split"]):
                 rows.append(row)
@@ -123,10 +139,20 @@ class PreparedCorpus:
             for line in file:
                 yield json.loads(line)
 
-    def _fold_split(self, speaker: str | None, fold: int) -> str:
+    def _check_folds(self, fold: int | None, without_folds: Sequence[int]) -> None:
+        allowed = f"1 to {len(self.folds)}" if self.folds else "none"
+        for k in (*without_folds, *(() if fold is None else (fold,))):
+            if not 1 <= k <= len(self.folds):
+                raise CorpusError(f"{self.name} has no fold {k}; there are {allowed}")
+        if fold in without_folds:
+            raise CorpusError(f"fold {fold} of {self.name} is to be tested on and left out; choose one")
+
+    def _fold_split(self, speaker: str | None, fold: int, without_folds: Sequence[int]) -> str:
+        there = [k for k in range(1, len(self.folds) + 1) if k not in without_folds]
+        following = there[(there.index(fold) + 1) % len(there)]
         if speaker in self.folds[fold - 1]:
             return "test"
-        return "dev" if speaker in self.folds[fold % len(self.folds)] else "train"
+        return "dev" if speaker in self.folds[following - 1] else "train"
 
 
 def write_prepared(
@@ -139,6 +165,9 @@ def write_prepared(
     folds: tuple[tuple[str, ...], ...],
     summary: CorpusSummary,
     left_out: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+    options: Mapping[str, str] | None = None,
+    maps: tuple[str, ...] = (),
 ) -> PreparedCorpus:
     """Writes a prepared corpus; a half-written one is told by `load`, since `corpus.json` comes last.
 
@@ -151,6 +180,9 @@ def write_prepared(
         folds: groups of speakers.
         summary: of these clips.
         left_out: one line a fault.
+        notes: of reader and label maps.
+        options: of the reader.
+        maps: names of the label maps.
     """
     lines = [
         json.dumps(_cut(clip, *known).to_dict(), ensure_ascii=False)
@@ -158,7 +190,9 @@ def write_prepared(
     ]
     packed = gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
     fingerprint = _fingerprint(clips, [digest for _, digest in audio], labels, folds)
-    prepared = PreparedCorpus(folder, name, labels, folds, fingerprint, summary, left_out)
+    prepared = PreparedCorpus(
+        folder, name, labels, folds, fingerprint, summary, left_out, notes, dict(options or {}), maps
+    )
     atomic_write(folder / CUTS_FILE, packed)
     content = {
         "format_version": FORMAT_VERSION,
@@ -169,6 +203,9 @@ def write_prepared(
         "cuts_sha256": _sha256(packed),
         "summary": summary.as_dict(),
         "left_out": left_out,
+        "notes": notes,
+        "options": prepared.options,
+        "maps": maps,
     }
     write_json(folder / CORPUS_FILE, content)
     return prepared
@@ -203,6 +240,7 @@ def _fingerprint(
 ) -> str:
     rows = sorted(
         [clip.id, digest, clip.speaker, clip.emotion, sorted(clip.votes.items()), clip.text, clip.split]
+        + [[name, clip.extras[name]] for name in DIMENSIONS if name in clip.extras]
         for clip, digest in zip(clips, digests, strict=True)
     )
     return _sha256(json.dumps([FORMAT_VERSION, rows, labels, folds], ensure_ascii=True).encode())

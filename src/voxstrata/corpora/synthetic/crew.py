@@ -59,8 +59,8 @@ class Crew:
         """The version of espeak-ng."""
         return str(self._ask({"version": True})["version"])
 
-    def durations_s(self, clips: Iterable[tuple[Path, Rendering]]) -> Iterator[float]:
-        """Writes clips and yields their lengths in the order given.
+    def spoken(self, clips: Iterable[tuple[Path, Rendering]]) -> Iterator[tuple[float, str]]:
+        """Writes clips and yields their lengths in seconds and their phonemes, in the order given.
 
         Args:
             clips: file and content of each.
@@ -77,7 +77,7 @@ class Crew:
                     waiting.append(pool.submit(self._ask, {"clips": rows}))
                 if not waiting:
                     return
-                yield from waiting.popleft().result()["durations_s"]
+                yield from waiting.popleft().result()["clips"]
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         process = self._free.get()

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,33 @@ from voxstrata.errors import VoxstrataError
 
 #: espeak-ng's own rate.
 ESPEAK_RATE = 22_050
-_RETRIEVAL, _UTF8, _SSML = 1, 1, 0x10
+#: Symbol of silence.
+SILENCE = "_"
+_SYNCHRONOUS, _UTF8, _SSML, _IPA_EVENTS = 2, 1, 0x10, 3
 _RATE, _PITCH, _RANGE, _WORD_GAP = 1, 3, 4, 7
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_END_OF_EVENTS, _PHONEME_EVENT = 0, 7
+#: Stress and length; the letters `a` to `z` and their like stay.
+_MARKS = str.maketrans("", "", "ˈˌː̩")
+
+
+class _Event(ctypes.Structure):
+    """`espeak_EVENT`."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("symbol", ctypes.c_char * 8),
+    )
+
+
+_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +77,19 @@ class Request:
     seed: int = 1
 
 
+@dataclass(frozen=True, eq=False)
+class Spoken:
+    """What espeak-ng said.
+
+    Args:
+        samples: [N] at `ESPEAK_RATE` in [-1, 1].
+        phonemes: (first sample, symbol) in order of time: IPA without stress and length, `SILENCE`.
+    """
+
+    samples: NDArray[np.float32]
+    phonemes: tuple[tuple[int, str], ...]
+
+
 def require() -> None:
     """Checks that the extra is installed.
 
@@ -71,15 +109,20 @@ def version() -> str:
         return str(library.espeak_Info(None).decode())
 
 
-def speak(request: Request) -> NDArray[np.float32]:
-    """Speaks a request, [N] samples at `ESPEAK_RATE` in [-1, 1].
+def speak(request: Request) -> Spoken:
+    """Speaks a request.
 
     Raises:
         VoxstrataError: if espeak-ng refuses the voice or the text.
     """
     pieces: list[bytes] = []
+    phonemes: list[tuple[int, str]] = []
 
-    def keep(samples: Any, count: int, events: object) -> int:
+    def keep(samples: Any, count: int, events: Any) -> int:
+        for event in takewhile(lambda event: event.type != _END_OF_EVENTS, events):
+            if event.type == _PHONEME_EVENT:
+                symbol = event.symbol.decode(errors="ignore").translate(_MARKS)
+                phonemes.append((event.sample, SILENCE if symbol.startswith(SILENCE) else symbol or SILENCE))
         if samples and count > 0:
             pieces.append(ctypes.string_at(samples, 2 * count))
         return 0
@@ -102,7 +145,8 @@ def speak(request: Request) -> NDArray[np.float32]:
         size = ctypes.c_size_t(len(text) + 1)
         _check(library.espeak_Synth(text, size, 0, 0, 0, _UTF8 | _SSML, None, None), f"text {text!r}")
         _check(library.espeak_Synchronize(), "synchronising")
-    return np.frombuffer(b"".join(pieces), np.int16).astype(np.float32) / np.float32(32768)
+    samples = np.frombuffer(b"".join(pieces), np.int16).astype(np.float32) / np.float32(32768)
+    return Spoken(samples, tuple(phonemes))
 
 
 @contextmanager
@@ -115,7 +159,8 @@ def _library() -> Iterator[ctypes.CDLL]:
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     try:
-        rate = library.espeak_Initialize(_RETRIEVAL + 1, 0, espeakng_loader.get_data_path().encode(), 0)
+        voices = espeakng_loader.get_data_path().encode()
+        rate = library.espeak_Initialize(_SYNCHRONOUS, 0, voices, _IPA_EVENTS)
         if rate != ESPEAK_RATE:
             raise VoxstrataError(
                 f"espeak-ng did not start (answered {rate}, not {ESPEAK_RATE}); reinstall: "

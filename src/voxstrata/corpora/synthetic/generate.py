@@ -25,7 +25,7 @@ from voxstrata.errors import CorpusError
 from voxstrata.runs import atomic_write, write_json
 
 #: Raised whenever the same options would give other samples or words.
-SYNTHESIS_VERSION = 1
+SYNTHESIS_VERSION = 2
 #: FLAC of this speech, 16 kHz, bytes a second.
 BYTES_PER_SECOND = 20_000
 
@@ -84,7 +84,8 @@ def generate(
 
     A start that was interrupted goes on where it stood: clips that are there are kept.
     In clips.jsonl `emotion` is what the speaker intended, None where the corpus does not tell it; the column
-    `intended` tells it for every clip, for oracles and analysis, never to be trained on.
+    `intended` tells it for every clip, for oracles and analysis, never to be trained on. `phonemes` tells
+    what espeak-ng says when: "start_s:symbol" with spaces between.
 
     Args:
         folder: new or empty, or one that an interrupted start with the same options left.
@@ -105,11 +106,10 @@ def generate(
         espeak = crew.version()
         _claim(folder, options, espeak)
         work = ((audio_path(folder, c.id, c.split), Rendering.of(c)) for c in _plan(options, lexicon))
-        lengths = crew.durations_s(work)
-        for done, (clip, duration_s) in enumerate(
-            zip(_plan(options, lexicon), lengths, strict=True), start=1
-        ):
-            rows.append(json.dumps(_row(folder, clip)) + "\n")
+        spoken = zip(_plan(options, lexicon), crew.spoken(work), strict=True)
+        for done, (clip, (duration_s, phonemes)) in enumerate(spoken, start=1):
+            row = {**_row(folder, clip), "phonemes": phonemes}
+            rows.append(json.dumps(row, ensure_ascii=False) + "\n")
             count["clips"][clip.split] += 1
             count["labelled"][clip.split] += clip.labelled
             count["seconds"][clip.split] += duration_s  # type: ignore[assignment]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from voxstrata.corpora.clip import SPLITS
 from voxstrata.corpora.synthetic.delivery import draw_delivery
+from voxstrata.corpora.synthetic.free_speech import draw_free
 from voxstrata.corpora.synthetic.lexicon import VOCABULARIES, Lexicon, Sentence
 from voxstrata.corpora.synthetic.partition import generator
 from voxstrata.corpora.synthetic.raters import POOL, draw_votes
@@ -19,6 +20,8 @@ from voxstrata.labels import EMOTIONS
 
 #: Mean length of a clip, to turn minutes into clips.
 CLIP_S = 3.0
+#: Kinds of words.
+KINDS = (*VOCABULARIES, "free")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class SynthesisOptions:
         raters: annotators who vote on a labelled clip.
         read: read speech: no emotion labels, and words drawn independently of the delivery.
         prosody: "emotional" (all eight deliveries) or "neutral".
-        vocabulary: "everyday" (with emotion words), "bookish" (none of the everyday words) or "both".
+        vocabulary: "everyday" (with emotion words), "bookish" (none of the everyday words), "free" (letters,
+            numbers and made-up words), or "any" of the three.
     """
 
     clips: tuple[int, int, int] = (2100, 300, 600)
@@ -64,8 +68,8 @@ class SynthesisOptions:
             raise CorpusError(f"raters must lie in [1, {POOL}]; found {self.raters}")
         if self.prosody not in ("emotional", "neutral"):
             raise CorpusError(f"prosody is 'emotional' or 'neutral'; found {self.prosody!r}")
-        if self.vocabulary not in (*VOCABULARIES, "both"):
-            raise CorpusError(f"vocabulary is one of {(*VOCABULARIES, 'both')}; found {self.vocabulary!r}")
+        if self.vocabulary not in (*KINDS, "any"):
+            raise CorpusError(f"vocabulary is one of {', '.join((*KINDS, 'any'))}; found {self.vocabulary!r}")
 
     @property
     def prefix(self) -> str:
@@ -136,8 +140,10 @@ def _sentence(
     options: SynthesisOptions, split: str, emotion: str, lexicon: Lexicon, rng: np.random.Generator
 ) -> Sentence:
     vocabulary = options.vocabulary
-    if vocabulary == "both":
-        vocabulary = VOCABULARIES[int(rng.integers(2))]
+    if vocabulary == "any":
+        vocabulary = KINDS[int(rng.integers(len(KINDS)))]
+    if vocabulary == "free":
+        return draw_free(rng, split=split)
     strength = 0.0 if options.read else options.lexical_strength
     return lexicon.draw(rng, split=split, vocabulary=vocabulary, emotion=emotion, strength=strength)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from voxstrata.corpora.synthetic import voice_quality
 from voxstrata.corpora.synthetic.delivery import prosody
-from voxstrata.corpora.synthetic.espeak import ESPEAK_RATE, Request, speak
+from voxstrata.corpora.synthetic.espeak import ESPEAK_RATE, SILENCE, Request, speak
 from voxstrata.corpora.synthetic.partition import generator
 from voxstrata.corpora.synthetic.plan import Utterance
 
@@ -81,33 +81,55 @@ class Rendering:
         return cls(**{**row, "espeak": Request(**request)})
 
 
-def render(clip: Rendering) -> NDArray[np.float32]:
-    """Speaks a clip, [N] samples at 16 kHz: espeak-ng, then the signal processing."""
+@dataclass(frozen=True, eq=False)
+class Rendered:
+    """A clip, spoken.
+
+    Args:
+        samples: [N] at 16 kHz.
+        phonemes: (start in seconds, symbol) in order of time; the first starts at 0.
+    """
+
+    samples: NDArray[np.float32]
+    phonemes: tuple[tuple[float, str], ...]
+
+
+def render(clip: Rendering) -> Rendered:
+    """Speaks a clip: espeak-ng, then the signal processing."""
     import soxr
 
     rng = generator(clip.id, "noise")
-    spoken = speak(clip.espeak)
-    loud = np.flatnonzero(np.abs(spoken) > 1e-3)
-    spoken = spoken[loud[0] : loud[-1] + 1]
+    said = speak(clip.espeak)
+    loud = np.flatnonzero(np.abs(said.samples) > 1e-3)
+    spoken = said.samples[loud[0] : loud[-1] + 1]
     spoken = voice_quality.jitter(spoken, clip.jitter, ESPEAK_RATE, rng)
-    speech = soxr.resample(spoken, ESPEAK_RATE * clip.formant_scale, SAMPLE_RATE, quality="HQ")
+    rate = ESPEAK_RATE * clip.formant_scale
+    speech = soxr.resample(spoken, rate, SAMPLE_RATE, quality="HQ")
     speech = voice_quality.tilt(speech, clip.tilt_db, SAMPLE_RATE)
     speech = voice_quality.breath(speech, clip.breath_db, SAMPLE_RATE, rng)
     speech = voice_quality.at_level(speech, clip.loudness_db)
     before, after = (int(SAMPLE_RATE * s) for s in rng.uniform(0.05, 0.2, 2))
     out = np.pad(speech, (before, after))
     out += 10 ** (clip.floor_db / 20) * rng.standard_normal(len(out), dtype=np.float32)
-    return np.clip(out, -1, 1).astype(np.float32)
+    starts = [(before / SAMPLE_RATE + max(0, at - int(loud[0])) / rate, name) for at, name in said.phonemes]
+    end = (before + len(speech)) / SAMPLE_RATE
+    spans = [(0.0, SILENCE), *((start, name) for start, name in starts if start < end), (end, SILENCE)]
+    return Rendered(np.clip(out, -1, 1).astype(np.float32), tuple(spans))
 
 
-def encode(samples: NDArray[np.float32]) -> bytes:
-    """A FLAC file, mono, 16 bits, 16 kHz, of samples [N]."""
+def phoneme_text(phonemes: Iterable[tuple[float, str]]) -> str:
+    """Phonemes as the column `phonemes` of a table: "start_s:symbol" with spaces between."""
+    return " ".join(f"{start:.3f}:{symbol}" for start, symbol in phonemes)
+
+
+def encode(clip: Rendered) -> bytes:
+    """A FLAC file, mono, 16 bits, 16 kHz; its comment tells the phonemes."""
     import soundfile
 
     buffer = io.BytesIO()
-    soundfile.write(
-        buffer, np.round(samples * 32767).astype(np.int16), SAMPLE_RATE, format="FLAC", subtype="PCM_16"
-    )
+    with soundfile.SoundFile(buffer, "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as file:
+        file.comment = phoneme_text(clip.phonemes)
+        file.write(np.round(clip.samples * 32767).astype(np.int16))
     return buffer.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""A worker process: reads chunks of renderings from stdin, writes FLAC files, answers with durations.
+"""A worker process: reads chunks of renderings from stdin, writes FLAC files, tells lengths and phonemes.
 
 Started by `crew.Crew`; one JSON object a line each way. espeak-ng is loaded here and nowhere else.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from voxstrata.corpora.synthetic.espeak import version
-from voxstrata.corpora.synthetic.rendering import SAMPLE_RATE, Rendering, encode, render
+from voxstrata.corpora.synthetic.rendering import SAMPLE_RATE, Rendering, encode, phoneme_text, render
 from voxstrata.errors import VoxstrataError
 
 
@@ -34,24 +34,25 @@ def main() -> None:
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     if "version" in request:
         return {"version": version()}
-    return {"durations_s": [_clip(Path(row["path"]), row["rendering"]) for row in request["clips"]]}
+    return {"clips": [_clip(Path(row["path"]), row["rendering"]) for row in request["clips"]]}
 
 
-def _clip(path: Path, row: dict[str, Any]) -> float:
-    """Writes a clip unless an interrupted start left it whole; returns its length in seconds."""
+def _clip(path: Path, row: dict[str, Any]) -> tuple[float, str]:
+    """Writes a clip unless an interrupted start left it whole; its length in seconds, and its phonemes."""
     import soundfile
 
     if path.is_file():
         try:
-            return float(soundfile.info(path).duration)
+            with soundfile.SoundFile(path) as file:
+                return file.frames / file.samplerate, file.comment
         except soundfile.LibsndfileError:
             path.unlink()
-    samples = render(Rendering.from_dict(row))
+    clip = render(Rendering.from_dict(row))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_bytes(encode(samples))
+    partial.write_bytes(encode(clip))
     partial.replace(path)
-    return len(samples) / SAMPLE_RATE
+    return len(clip.samples) / SAMPLE_RATE, phoneme_text(clip.phonemes)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,119 @@
+"""Named maps from one set of emotion labels to another. A map names every label that it changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from voxstrata.corpora.clip import Clip
+from voxstrata.errors import LabelError
+from voxstrata.labels import EMOTIONS
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """What becomes of each label.
+
+    Args:
+        name: as given on the command line.
+        description: one line.
+        changes: label -> new label, or None where the clip shall carry no emotion.
+        keeps: labels that stay; None lets every label stay that is not in `changes`.
+    """
+
+    name: str
+    description: str
+    changes: Mapping[str, str | None]
+    keeps: tuple[str, ...] | None = None
+
+    def target(self, label: str) -> str | None:
+        """The new label; None where the clip shall carry no emotion.
+
+        Raises:
+            LabelError: if the map says nothing about the label.
+        """
+        if label in self.changes:
+            return self.changes[label]
+        if self.keeps is not None and label not in self.keeps:
+            known = ", ".join([*self.keeps, *self.changes])
+            raise LabelError(
+                f"map {self.name} says nothing about {label!r}; it knows {known}; "
+                "map that label first, or prepare without this map"
+            )
+        return label
+
+    def targets(self, labels: Iterable[str]) -> tuple[str, ...]:
+        """The label set that becomes of another, in its order; labels that fall together stand once."""
+        new = (self.target(label) for label in labels)
+        return tuple(dict.fromkeys(label for label in new if label is not None))
+
+
+FOUR_CLASSES = ("anger", "happiness", "neutral", "sadness")
+
+LABEL_MAPS: dict[str, LabelMap] = {
+    label_map.name: label_map
+    for label_map in (
+        LabelMap("calm-to-neutral", "RAVDESS's calm counts as neutral", {"calm": "neutral"}),
+        LabelMap(
+            "excited-to-happy",
+            "IEMOCAP's excitement counts as happiness",
+            {"excitement": "happiness"},
+        ),
+        LabelMap(
+            "four-classes",
+            "anger, happiness, neutral and sadness stay; clips of other classes carry no emotion",
+            dict.fromkeys(
+                sorted({*EMOTIONS, "calm", "excitement", "frustration", "other"} - set(FOUR_CLASSES))
+            ),
+            keeps=FOUR_CLASSES,
+        ),
+    )
+}
+
+
+def label_map_named(name: str) -> LabelMap:
+    """A map by its name.
+
+    Raises:
+        LabelError: if there is none.
+    """
+    if name not in LABEL_MAPS:
+        raise LabelError(f"no label map {name!r}; there are {', '.join(LABEL_MAPS)}")
+    return LABEL_MAPS[name]
+
+
+def map_labels(clips: Sequence[Clip], label_map: LabelMap) -> tuple[list[Clip], str]:
+    """Maps consensus labels and votes, and says on one line what that did.
+
+    A clip whose consensus goes loses its votes too: the votes that are left would make it an example of
+    a class that most annotators did not hear. Votes for labels that fall together are added.
+
+    Raises:
+        LabelError: if the map says nothing about a label.
+    """
+    mapped: list[Clip] = []
+    clip_counts: Counter[str] = Counter()
+    vote_counts: Counter[str] = Counter()
+    for clip in clips:
+        emotion = label_map.target(clip.emotion) if clip.emotion is not None else None
+        votes: dict[str, float] = {}
+        for label, count in clip.votes.items():
+            target = label_map.target(label)
+            if target is not None:
+                votes[target] = votes.get(target, 0.0) + count
+        clip_counts.update([clip.emotion] if clip.emotion is not None else [])
+        vote_counts.update(clip.votes.keys())
+        if clip.emotion is not None and emotion is None:
+            votes = {}
+        mapped.append(replace(clip, emotion=emotion, votes=dict(sorted(votes.items()))))
+    return mapped, _account(label_map, clip_counts, vote_counts)
+
+
+def _account(label_map: LabelMap, clips: Counter[str], votes: Counter[str]) -> str:
+    changed = [
+        f"{label} -> {target or 'no emotion'} ({clips[label]:,} clips, votes in {votes[label]:,})"
+        for label, target in label_map.changes.items()
+    ]
+    kept = [f"{label} {clips[label]:,}" for label in sorted({*clips, *votes} - set(label_map.changes))]
+    return f"map {label_map.name}: {'; '.join(changed)}; kept: {', '.join(kept) or 'nothing'}"

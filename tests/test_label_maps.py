@@ -1,0 +1,124 @@
+"""Named maps of labels: what they change, what they say, what they refuse."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from voxstrata.cli.main import app
+from voxstrata.corpora.clip import Clip
+from voxstrata.corpora.label_maps import LABEL_MAPS, label_map_named, map_labels
+from voxstrata.corpora.prepare import prepare
+from voxstrata.corpora.readers import READERS
+from voxstrata.errors import LabelError
+from voxstrata.labels import EMOTIONS
+
+
+def clip(emotion: str | None, **votes: float) -> Clip:
+    return Clip("c", Path("c.wav"), "s", "train", emotion, votes)
+
+
+def test_four_classes_of_eight() -> None:
+    four = label_map_named("four-classes")
+    assert four.targets(EMOTIONS) == ("anger", "happiness", "neutral", "sadness")
+    clips, account = map_labels(
+        [
+            clip("anger", anger=2, disgust=1),
+            clip("contempt", contempt=3, anger=2),
+            clip(None, anger=1, fear=1),
+        ],
+        four,
+    )
+    assert [(c.emotion, c.votes) for c in clips] == [
+        ("anger", {"anger": 2}),
+        (None, {}),  # the two votes for anger must not make it a clip of anger
+        (None, {"anger": 1}),
+    ]
+    assert account.startswith(
+        "map four-classes: calm -> no emotion (0 clips, votes in 0); contempt -> no emotion (1"
+    )
+    assert account.endswith("; kept: anger 1")
+
+
+def test_labels_that_fall_together_add_their_votes() -> None:
+    (mapped,), account = map_labels([clip("calm", calm=2, neutral=1, fear=1)], LABEL_MAPS["calm-to-neutral"])
+    assert (mapped.emotion, mapped.votes) == ("neutral", {"fear": 1, "neutral": 3})
+    assert account == ("map calm-to-neutral: calm -> neutral (1 clips, votes in 1); kept: fear 0, neutral 0")
+
+
+def test_maps_go_one_after_the_other() -> None:
+    clips = [clip("excitement"), clip("frustration")]
+    for name in ("excited-to-happy", "four-classes"):
+        clips, _ = map_labels(clips, label_map_named(name))
+    assert [c.emotion for c in clips] == ["happiness", None]
+
+
+def test_what_a_map_does_not_know_is_refused() -> None:
+    with pytest.raises(LabelError, match="map four-classes says nothing about 'boredom'; it knows anger,"):
+        map_labels([clip("boredom")], LABEL_MAPS["four-classes"])
+    with pytest.raises(LabelError, match="says nothing about 'boredom'"):
+        map_labels([clip("anger", boredom=1)], LABEL_MAPS["four-classes"])
+    with pytest.raises(
+        LabelError, match="no label map 'nine'; there are calm-to-neutral, excited-to-happy, four"
+    ):
+        label_map_named("nine")
+
+
+@given(st.lists(st.sampled_from([*EMOTIONS, "calm"]), max_size=20), st.sampled_from(sorted(LABEL_MAPS)))
+def test_a_map_agrees_with_a_plain_loop_and_twice_is_once(emotions: list[str], name: str) -> None:
+    clips, _ = map_labels([clip(emotion, **{emotion: 1.0}) for emotion in emotions], LABEL_MAPS[name])
+    expected = []
+    for emotion in emotions:
+        if name == "calm-to-neutral" and emotion == "calm":
+            emotion = "neutral"
+        kept = name != "four-classes" or emotion in ("anger", "happiness", "neutral", "sadness")
+        expected.append(emotion if kept else None)
+    assert [c.emotion for c in clips] == expected
+    assert map_labels(clips, LABEL_MAPS[name])[0] == clips
+
+
+def test_every_corpus_of_emotions_can_be_brought_to_four_classes() -> None:
+    four = LABEL_MAPS["four-classes"]
+    named = {reader.name: four.targets(reader.labels) for reader in READERS.values() if reader.labels}
+    assert {"ravdess", "crema-d", "iemocap", "msp-podcast"} <= set(named)
+    assert all(set(labels) == {"anger", "happiness", "neutral", "sadness"} for labels in named.values())
+
+
+@pytest.fixture
+def ravdess(tmp_path: Path) -> Path:
+    for seed, name in enumerate(("03-01-02-01-01-01-01", "03-01-01-01-01-01-01", "03-01-08-01-01-01-01")):
+        path = tmp_path / "RAVDESS" / "Actor_01" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.random.default_rng(seed).normal(size=800) * 0.1, 16_000)
+    return tmp_path / "RAVDESS"
+
+
+def test_the_command_maps_and_prints_what_it_did(ravdess: Path, tmp_path: Path) -> None:
+    arguments = [
+        "corpus",
+        "prepare",
+        "ravdess",
+        str(ravdess),
+        str(tmp_path / "out"),
+        "--map",
+        "calm-to-neutral",
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "calm -> neutral (1 clips, votes in 0); kept: neutral 1, surprise 1" in result.stdout
+    assert "calm" not in [line.split()[0] for line in result.stdout.splitlines() if line]
+
+
+def test_labels_are_those_after_the_maps_and_the_fingerprint_knows_them(
+    ravdess: Path, tmp_path: Path
+) -> None:
+    plain = prepare("ravdess", ravdess, tmp_path / "plain")
+    mapped = prepare(
+        "ravdess", ravdess, tmp_path / "out", maps=["calm-to-neutral"], labels=["surprise", "neutral"]
+    )
+    assert "calm" in plain.labels and mapped.labels == ("surprise", "neutral")
+    assert mapped.fingerprint != plain.fingerprint
