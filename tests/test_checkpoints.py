@@ -85,7 +85,7 @@ def test_sharded_safetensors_are_read_and_their_gaps_named(tmp_path, state):
     places = {f"wavlm.{n}": file for file, members in shards.items() for n in members}
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": places}))
-    assert assert_same(tmp_path, state).container == "sharded safetensors"
+    assert assert_same(tmp_path, state).container.kind == "sharded safetensors"
     index.write_text(json.dumps({"weight_map": places | {"wavlm.gone": "model-1-of-2.safetensors"}}))
     with pytest.raises(CheckpointError, match=r"wavlm\.gone"):
         open_checkpoint(tmp_path)
@@ -145,8 +145,6 @@ def test_what_is_no_speech_encoder_is_refused(tmp_path, state):
     path = tmp_path / "model.safetensors"
     save_file({"bert.embeddings.weight": torch.zeros(2)}, path)
     refused(path, state, r"no speech encoder.*bert\.embeddings\.weight")
-    save_file({n.replace("attention.q_proj", "self_attn.q_proj"): t for n, t in state.items()}, path)
-    refused(path, state, "unilm")
     save_file({p + n: t.clone() for p in ("a.", "b.") for n, t in state.items()}, path)
     refused(path, state, "2 encoders")
     save_file({n: t.clone() for n, t in (old_spelling(state) | state).items()}, path)

@@ -57,7 +57,7 @@ def test_the_coverage_statement_counts_groups_and_names_what_is_left_out(tmp_pat
     vector = TaskVector.between(base, tmp_path / "expert")
     assert vector.coverage() == (
         f"{len(expert.wavlm.state_dict())} tensors, each in exactly one of 3 groups; zero in group 0; "
-        "left out: lm_head.bias, lm_head.weight"
+        "left out: lm_head.bias, lm_head.weight (CTC head)"
     )
     assert vector.zero_groups() == (0,)
     changed = [
@@ -173,7 +173,7 @@ def inspect(*arguments):
 def test_inspect_shows_layout_groups_and_differences(tmp_path, base, expert):
     plain = json.loads(inspect(tmp_path / "expert", "--json"))
     assert plain["prefix"] == "wavlm." and plain["layers"] == 2
-    assert plain["left_out"] == ["lm_head.bias", "lm_head.weight"]
+    assert plain["left_out"] == {"lm_head.bias": "CTC head", "lm_head.weight": "CTC head"}
     assert sum(row["parameters"] for row in plain["groups"]) == sum(
         t.numel() for t in base.weights().values()
     )

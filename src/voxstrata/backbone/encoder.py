@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from voxstrata.backbone.attention import Attention, set_attention
-from voxstrata.backbone.checkpoints import open_checkpoint
-from voxstrata.backbone.folder import read_config, read_normalize, write_model_folder
-from voxstrata.backbone.locate import locate
+from voxstrata.backbone.folder import write_model_folder
+from voxstrata.backbone.origin import check_architecture, find_origin
 from voxstrata.backbone.precision import keep_positions_exact
 from voxstrata.backbone.unequal_lengths import accept_features, features_by_length
 from voxstrata.backbone.waveforms import normalize_waveforms, receptive_field
@@ -130,7 +129,7 @@ class SpeechEncoder(nn.Module):
             if tensor.is_floating_point()
         }
 
-    def save(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Writes a plain transformers folder, with LayerDrop and SpecAugment as they came.
 
         Args:
@@ -141,7 +140,7 @@ class SpeechEncoder(nn.Module):
 
     def save_with(
         self,
-        folder: Path,
+        folder: str | Path,
         tensors: Mapping[str, Tensor],
         *,
         dtype: torch.dtype | None = None,
@@ -160,7 +159,9 @@ class SpeechEncoder(nn.Module):
         for name, value in self._released.items():
             if value is not None:
                 setattr(config, name, value)
-        write_model_folder(folder, config, tensors, normalize=self.normalize, dtype=dtype, extras=extras)
+        write_model_folder(
+            Path(folder), config, tensors, normalize=self.normalize, dtype=dtype, extras=extras
+        )
 
     def train(self, mode: bool = True) -> Self:
         """Train mode only if something in the encoder is trained: a frozen one knows no dropout."""
@@ -212,16 +213,20 @@ def build_backbone(config: PretrainedConfig, *, seed: int, attention: Attention 
 def load_backbone(
     name_or_folder: str | Path,
     *,
+    architecture: str | Path | None = None,
     normalize: bool | None = None,
     final_norm: bool = False,
     attention: Attention = "fast",
 ) -> SpeechEncoder:
     """A frozen encoder in eval mode, float32 on the CPU.
 
-    Task heads of the checkpoint are left out; its LayerDrop and SpecAugment are switched off.
+    Task heads of the checkpoint are left out; its LayerDrop and SpecAugment are switched off. An adapter is
+    merged into the encoder that it was made for.
 
     Args:
-        name_or_folder: a packaged name, a transformers folder, or a hub id.
+        name_or_folder: a packaged name, a transformers folder, a checkpoint of another layout, or a hub id.
+        architecture: an encoder whose configuration the checkpoint has, where it comes without one of
+            transformers; for LoRA the encoder that was adapted, if it does not tell itself.
         normalize: whether to normalise waveforms; None takes it from preprocessor_config.json, else from
             the architecture (yes for `feat_extract_norm="layer"`).
         final_norm: see `SpeechEncoder`.
@@ -230,32 +235,20 @@ def load_backbone(
     Raises:
         CheckpointError: if there is no such model, or its weights do not fit its configuration.
     """
-    folder = locate(name_or_folder)
-    config = read_config(folder)
+    origin = find_origin(name_or_folder, architecture)
     with torch.device("meta"):
-        model = _model(config)
-    expected = model.state_dict()
-    checkpoint = open_checkpoint(folder)
-    checkpoint.check(expected)
-    state = {
-        name: checkpoint.tensor(name) if name in checkpoint.stored else torch.zeros(tensor.shape)
-        for name, tensor in expected.items()
-    }
+        model = _model(origin.config)
+    state = origin.state(model.state_dict())
     model.load_state_dict(state, assign=True)
     if normalize is None:
-        normalize = read_normalize(folder)
-    if normalize is None:
-        normalize = config.feat_extract_norm == "layer"
+        told = origin.normalize
+        normalize = origin.config.feat_extract_norm == "layer" if told is None else told
     encoder = SpeechEncoder(model, normalize=normalize, final_norm=final_norm, attention=attention)
     return encoder.requires_grad_(False).eval()
 
 
 def _model(config: PretrainedConfig) -> PreTrainedModel:
-    if not hasattr(config, "conv_kernel") or not hasattr(config, "feat_extract_norm"):
-        raise CheckpointError(
-            f"model type {config.model_type!r} is no speech encoder over waveforms; "
-            "allowed are wavlm, wav2vec2, hubert and their like"
-        )
+    check_architecture(config)
     model = AutoModel.from_config(copy.deepcopy(config), dtype=torch.float32)
     if not hasattr(model.encoder, "layers"):
         raise CheckpointError(

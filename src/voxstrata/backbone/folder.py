@@ -26,12 +26,18 @@ def read_config(folder: Path) -> PretrainedConfig:
         CheckpointError: if there is none, or it is of no known model type.
     """
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} has no config.json; give a folder as transformers saves one")
+        raise CheckpointError(
+            f"{folder} has no config.json as transformers saves one; give such a folder, or name an "
+            "encoder of the same architecture beside it (architecture)"
+        )
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as fault:
         reason = str(fault).partition("\n")[0]
-        raise CheckpointError(f"cannot use {folder / 'config.json'}: {reason}") from None
+        raise CheckpointError(
+            f"cannot use {folder / 'config.json'}: {reason.rstrip('. ')}; if the checkpoint is "
+            "a wrapper's, name an encoder of the same architecture beside it (architecture)"
+        ) from None
 
 
 def read_normalize(folder: Path) -> bool | None:

@@ -10,6 +10,8 @@ from voxstrata.errors import CheckpointError
 _WEIGHTS = Path(__file__).parent.parent / "weights"
 #: Where an encoder lies in a run folder, in a model folder, and in a plain transformers folder.
 _PLACES = ("model/encoder", "encoder", ".")
+#: Weight files of the hub that are no safetensors.
+_TORCH_FILES = ("pytorch_model.bin", "adapter_model.bin", "wav2vec2.ckpt", "final_ssl.pt")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -30,12 +32,16 @@ def _encoder_in(folder: Path) -> Path:
     return next(found, folder)
 
 
-def locate(name: str | Path) -> Path:
+def locate(name: str | Path, *, download: bool = True) -> Path:
     """The folder or file of a model.
 
     In a run's folder or model folder that is the encoder. A packaged name wins over a folder of the same
     name; write `./name` for the folder. What is neither is taken for a hub id and downloaded (or found in
     the hub's cache).
+
+    Args:
+        name: a packaged name, a folder or file, or a hub id.
+        download: whether what is not here yet may be fetched.
 
     Raises:
         CheckpointError: if there is nothing of that name.
@@ -47,23 +53,28 @@ def locate(name: str | Path) -> Path:
         return _encoder_in(path)
     if isinstance(name, Path) or not _HUB_NAME.fullmatch(name):
         raise CheckpointError(f"no model folder or file at {name}; give a folder, a hub id, or {_packaged()}")
-    return _download(name)
+    return _download(name, local_only=not download)
 
 
 def _packaged() -> str:
     return "a packaged name" + (f" ({', '.join(packaged_names())})" if packaged_names() else "")
 
 
-def _download(name: str) -> Path:
+def _download(name: str, *, local_only: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     def fetch(*patterns: str) -> Path:
-        return Path(snapshot_download(name, allow_patterns=["*config.json", *patterns]))
+        wanted = ["*config.json", *patterns]
+        return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=local_only))
 
     try:
         folder = fetch("*.safetensors", "*.safetensors.index.json")
-        return folder if any(folder.glob("*.safetensors")) else fetch("pytorch_model.bin")
+        return folder if any(folder.glob("*.safetensors")) else fetch(*_TORCH_FILES)
     except (OSError, ValueError) as fault:
+        if local_only:
+            raise CheckpointError(
+                f"{name} is no folder here and not in the Hugging Face cache; fetch it: hf download {name}"
+            ) from None
         reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
         raise CheckpointError(
             f"{name} is no folder here and cannot be had from the Hugging Face hub ({reason}); "

@@ -43,24 +43,28 @@ def register(app: typer.Typer) -> None:
 
 def _layout(name: str) -> dict[str, Any]:
     from voxstrata.backbone.checkpoints import open_checkpoint
-    from voxstrata.backbone.groups import partition
+    from voxstrata.backbone.groups import layer_index
     from voxstrata.backbone.locate import locate
 
     checkpoint = open_checkpoint(locate(name))
-    sizes = {name: prod(shape) for name, shape in checkpoint.shapes.items()}
+    layers = checkpoint.num_layers
+    sizes = {name: prod(shape) for name, shape in checkpoint.all_shapes().items()}
+    members = {index: [name for name in sizes if layer_index(name) == index] for index in range(layers + 1)}
     groups = [
         {"group": index, "tensors": len(names), "parameters": sum(sizes[name] for name in names)}
-        for index, names in enumerate(partition(sizes))
+        for index, names in members.items()
     ]
     return {
         "path": str(checkpoint.path),
         "kind": "checkpoint",
-        "container": checkpoint.container,
+        "container": checkpoint.container.kind,
+        "layout": checkpoint.layout,
         "prefix": checkpoint.prefix,
-        "layers": checkpoint.num_layers,
+        "layers": layers,
         "tensors": len(sizes),
         "parameters": sum(sizes.values()),
-        "left_out": list(checkpoint.left_out),
+        "left_out": dict(checkpoint.left_out),
+        "lora": checkpoint.lora.describe() if checkpoint.lora else None,
         "groups": groups,
     }
 
@@ -97,7 +101,12 @@ def _changes(vector: Any, base: str | None) -> dict[str, Any]:
 
 
 def _text(found: dict[str, Any]) -> str:
-    lines = [f"{name:<16} {_plain(found[name])}" for name in found if name not in ("groups", "coverage")]
+    shown = {name: value for name, value in found.items() if name not in ("groups", "coverage")}
+    if "left_out" in shown:
+        from voxstrata.backbone.layouts import describe_left_out
+
+        shown["left_out"] = describe_left_out(shown["left_out"])
+    lines = [f"{name:<16} {_plain(value)}" for name, value in shown.items()]
     columns = list(found["groups"][0])
     lines += ["", "".join(f"{column:>14}" for column in columns)]
     lines += ["".join(f"{_plain(row[column]):>14}" for column in columns) for row in found["groups"]]
@@ -113,4 +122,6 @@ def _plain(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list):
         return ", ".join(value) or "nothing"
+    if value is None:
+        return "none"
     return f"{value:,}" if isinstance(value, int) else str(value)

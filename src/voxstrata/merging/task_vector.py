@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from voxstrata.backbone.checkpoints import open_checkpoint
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.groups import group_norms, partition
+from voxstrata.backbone.layouts import describe_left_out
 from voxstrata.backbone.locate import locate
 from voxstrata.errors import CheckpointError
 from voxstrata.merging.kinship import KINSHIP_THRESHOLD, Kinship
@@ -24,13 +25,19 @@ from voxstrata.merging.kinship import KINSHIP_THRESHOLD, Kinship
 FORMAT = "voxstrata-task-vector-1"
 
 
-def is_task_vector(path: Path) -> bool:
+def is_task_vector(path: str | Path) -> bool:
     """Whether a file is a saved task vector (told from its header)."""
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("format") == FORMAT
     except (OSError, SafetensorError):
         return False
+
+
+def source_of_vector(path: str | Path) -> str:
+    """Where the expert of a saved task vector lay (told from its header)."""
+    with safe_open(path, framework="pt") as file:
+        return str(file.metadata()["source"])
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,9 @@ class TaskVector:
         deltas: name -> difference, for every floating-point tensor of the base.
         base_fingerprint: of the base, see `backbone.fingerprint`.
         source: where the expert lay.
-        left_out: the expert's tensors outside the backbone (task heads), by their stored names.
+        left_out: the expert's tensors outside the backbone, by their stored names -> what they are.
         kinship: median correlation of the expert's transformer matrices with the base's.
+        note: what was assumed in reading the expert, e.g. the scale of its LoRA factors.
 
     Raises:
         CheckpointError: if a difference is not finite.
@@ -53,8 +61,9 @@ class TaskVector:
     deltas: Mapping[str, Tensor]
     base_fingerprint: str
     source: str
-    left_out: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
     kinship: float = 1.0
+    note: str = ""
 
     def __post_init__(self) -> None:
         bad = [name for name, delta in self.deltas.items() if not bool(delta.isfinite().all())]
@@ -84,13 +93,11 @@ class TaskVector:
         deltas = {}
         for name, weight in weights.items():
             weight = weight.float().cpu()
-            if name not in checkpoint.stored:
-                deltas[name] = torch.zeros_like(weight)
-                continue
-            tensor = checkpoint.tensor(name)
-            kinship.add(name, weight, tensor)
-            deltas[name] = tensor.sub_(weight)
-        vector = cls(deltas, fingerprint(weights), str(expert), checkpoint.left_out, kinship.value)
+            deltas[name] = checkpoint.difference(name, weight)
+            if name in checkpoint.stored:
+                kinship.add(name, weight, weight + deltas[name])
+        note = checkpoint.lora.describe() if checkpoint.lora else ""
+        vector = cls(deltas, fingerprint(weights), str(expert), checkpoint.left_out, kinship.value, note)
         if not kinship.related and not allow_foreign:
             raise CheckpointError(
                 f"{expert} does not come from this base ({base.model.config.model_type}, "
@@ -122,8 +129,9 @@ class TaskVector:
         parts = [f"{len(self.deltas)} tensors, each in exactly one of {len(self.groups)} groups"]
         if zero := self.zero_groups():
             parts.append(f"zero in group{'s' * (len(zero) > 1)} {', '.join(map(str, zero))}")
-        parts.append(f"left out: {', '.join(self.left_out) or 'nothing'}")
-        return "; ".join(parts)
+        if self.note:
+            parts.append(self.note)
+        return "; ".join([*parts, f"left out: {describe_left_out(self.left_out)}"])
 
     def check(self, base: SpeechEncoder) -> None:
         """Refuses another base than the one the vector was taken from.
@@ -141,7 +149,7 @@ class TaskVector:
                 f"this base is {found[:12]}; load that base, or take the vector anew with TaskVector.between"
             )
 
-    def save(self, path: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    def save(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Writes the vector as safetensors.
 
         Args:
@@ -151,14 +159,16 @@ class TaskVector:
         Raises:
             CheckpointError: if a value is too large for the dtype, or the file cannot be written.
         """
+        path = Path(path)
         deltas = {name: delta.detach().cpu().to(dtype).contiguous() for name, delta in self.deltas.items()}
         TaskVector(deltas, self.base_fingerprint, self.source)  # refuses what overflowed
         metadata = {
             "format": FORMAT,
             "base_sha256": self.base_fingerprint,
             "source": self.source,
-            "left_out": json.dumps(self.left_out),
+            "left_out": json.dumps(dict(self.left_out)),
             "kinship": repr(self.kinship),
+            "note": self.note,
         }
         partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -174,7 +184,7 @@ class TaskVector:
             ) from None
 
     @classmethod
-    def load(cls, path: Path) -> TaskVector:
+    def load(cls, path: str | Path) -> TaskVector:
         """Reads a vector that `save` wrote; the differences keep their stored dtype.
 
         Raises:
@@ -194,6 +204,12 @@ class TaskVector:
             deltas,
             metadata["base_sha256"],
             metadata["source"],
-            tuple(json.loads(metadata["left_out"])),
+            _left_out(json.loads(metadata["left_out"])),
             float(metadata["kinship"]),
+            metadata.get("note", ""),
         )
+
+
+def _left_out(stored: dict[str, str] | list[str]) -> dict[str, str]:
+    """Files of the first version name what was left out without saying what it is."""
+    return stored if isinstance(stored, dict) else dict.fromkeys(stored, "outside the encoder")

@@ -1,0 +1,135 @@
+"""What headers alone tell of an encoder: its architecture, the shapes of its tensors, and where it comes from.
+
+No weight is read: safetensors tells shapes in its first bytes, a torch file is memory-mapped.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, PretrainedConfig
+
+from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
+from voxstrata.backbone.layouts import describe_left_out
+from voxstrata.backbone.locate import locate
+from voxstrata.backbone.origin import check_architecture, find_origin
+
+#: Where a config.json or an adapter says what it was made from.
+_ORIGINS = ("_name_or_path", "base_model_name_or_path")
+
+
+@dataclass(frozen=True)
+class EncoderHeaders:
+    """A base encoder, not read.
+
+    Args:
+        name: as it was given.
+        file: that holds its tensors.
+        layout: of the file.
+        config: its architecture.
+        expected: name -> tensor of the model, without memory (device "meta").
+    """
+
+    name: str
+    file: Path
+    layout: str
+    config: PretrainedConfig
+    expected: Mapping[str, Tensor]
+
+    @property
+    def parameters(self) -> int:
+        """Floating-point values of the model."""
+        return sum(tensor.numel() for tensor in self.expected.values() if tensor.is_floating_point())
+
+
+@dataclass(frozen=True)
+class ExpertHeaders:
+    """An expert whose shapes fit a base.
+
+    Args:
+        name: as it was given.
+        file: that holds its tensors.
+        layout: of the file.
+        values: in the tensors of its encoder, or in an adapter's products.
+        left_out: its heads, in words.
+        told_base: what it says it was made from; None where it does not tell.
+    """
+
+    name: str
+    file: Path
+    layout: str
+    values: int
+    left_out: str
+    told_base: str | None
+
+
+def read_base(name: str, architecture: str | None = None) -> EncoderHeaders:
+    """A base encoder from its headers; nothing is downloaded.
+
+    Args:
+        name: a packaged name, folder, file or hub id (looked up in the hub's cache).
+        architecture: see `find_origin`.
+
+    Raises:
+        CheckpointError: if it is not here, in no known layout, or its tensors do not fit its architecture.
+    """
+    place = locate(name, download=False)
+    origin = find_origin(place, architecture and locate(architecture, download=False))
+    expected = model_shapes(origin.config)
+    origin.checkpoint.check(expected)
+    if origin.base is not None:
+        origin.base.check(expected)
+    return EncoderHeaders(name, origin.checkpoint.path, origin.checkpoint.layout, origin.config, expected)
+
+
+def read_expert(name: str, base: EncoderHeaders) -> ExpertHeaders:
+    """An expert of a base from its headers; nothing is downloaded.
+
+    Raises:
+        CheckpointError: if it is not here, in no known layout, or does not fit the base.
+    """
+    place = locate(name, download=False)
+    checkpoint = open_checkpoint(place)
+    checkpoint.check(base.expected)
+    return ExpertHeaders(
+        name,
+        checkpoint.path,
+        checkpoint.layout,
+        sum(prod(shape) for shape in checkpoint.all_shapes().values()),
+        describe_left_out(checkpoint.left_out),
+        _told_base(checkpoint),
+    )
+
+
+def model_shapes(config: PretrainedConfig) -> dict[str, Tensor]:
+    """The tensors of a model by name, without memory.
+
+    Raises:
+        CheckpointError: if it is no speech encoder.
+    """
+    check_architecture(config)
+    with torch.device("meta"):
+        model = AutoModel.from_config(copy.deepcopy(config), dtype=torch.float32)
+    tensors: dict[str, Tensor] = model.state_dict()
+    return tensors
+
+
+def _told_base(checkpoint: Checkpoint) -> str | None:
+    if checkpoint.lora is not None and checkpoint.lora.options.base is not None:
+        return checkpoint.lora.options.base
+    for name in ("config.json", "adapter_config.json"):
+        try:
+            told = json.loads((checkpoint.path.parent / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        found = [told[key] for key in _ORIGINS if isinstance(told, dict) and told.get(key)]
+        if found:
+            return str(found[0])
+    return None

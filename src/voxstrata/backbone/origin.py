@@ -1,0 +1,122 @@
+"""What an encoder is loaded from: its architecture, its checkpoint, and for LoRA the base beneath."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
+from voxstrata.backbone.folder import read_config, read_normalize
+from voxstrata.backbone.locate import locate
+from voxstrata.backbone.lora import CONFIG
+from voxstrata.backbone.unilm import wavlm_config
+from voxstrata.errors import CheckpointError
+
+
+def check_architecture(config: PretrainedConfig) -> None:
+    """Refuses what is no speech encoder over waveforms.
+
+    Raises:
+        CheckpointError: naming its model type.
+    """
+    if not hasattr(config, "conv_kernel") or not hasattr(config, "feat_extract_norm"):
+        raise CheckpointError(
+            f"model type {config.model_type!r} is no speech encoder over waveforms; "
+            "allowed are wavlm, wav2vec2, hubert and their like"
+        )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """An encoder on disk, not yet read.
+
+    Args:
+        config: its architecture.
+        normalize: whether it wants normalised waveforms; None where that is not told.
+        checkpoint: its weights, or an adapter's.
+        base: the encoder that LoRA changes; None without LoRA.
+    """
+
+    config: PretrainedConfig
+    normalize: bool | None
+    checkpoint: Checkpoint
+    base: Checkpoint | None
+
+    def state(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All tensors of a model, float32 on the CPU; LoRA is merged in, what may lack is zero.
+
+        Args:
+            expected: the model's tensors by name.
+
+        Raises:
+            CheckpointError: if the checkpoint or the base does not fit the model.
+        """
+        self.checkpoint.check(expected)
+        if self.base is not None:
+            self.base.check(expected)
+        return {name: self._tensor(name, tensor) for name, tensor in expected.items()}
+
+    def _tensor(self, name: str, expected: Tensor) -> Tensor:
+        stored = name in self.checkpoint.stored
+        if self.base is None:
+            return self.checkpoint.tensor(name) if stored else torch.zeros(expected.shape)
+        beneath = self.base.tensor(name) if name in self.base.stored else torch.zeros(expected.shape)
+        return self.checkpoint.tensor(name, beneath)
+
+
+def find_origin(name: str | Path, architecture: str | Path | None = None) -> Origin:
+    """Finds what an encoder is loaded from.
+
+    Args:
+        name: a packaged name, a folder or file, or a hub id.
+        architecture: an encoder of the same architecture, for a checkpoint without a configuration of
+            transformers; for LoRA the encoder that was adapted.
+
+    Raises:
+        CheckpointError: if there is none, or its architecture or base cannot be told.
+    """
+    place = locate(name)
+    if architecture is not None:
+        config, normalize = _configuration(locate(architecture))
+        checkpoint = open_checkpoint(place)
+    elif _tells_itself(place):
+        config, normalize = _configuration(place)
+        checkpoint = open_checkpoint(place)
+    else:
+        checkpoint = open_checkpoint(place)
+        architecture = checkpoint.lora.options.base if checkpoint.lora else None
+        if architecture is not None:
+            config, normalize = _configuration(locate(architecture))
+        elif isinstance(cfg := checkpoint.settings.get("cfg"), Mapping):
+            config, normalize = wavlm_config(cfg), bool(cfg.get("normalize"))
+        else:
+            config, normalize = _configuration(place)
+    if checkpoint.lora is None:
+        return Origin(config, normalize, checkpoint, None)
+    if architecture is None:
+        raise CheckpointError(
+            f"{checkpoint.path} holds LoRA factors and does not tell their base; name the encoder that was "
+            f"adapted as its architecture, or in {CONFIG} beside it"
+        )
+    base = open_checkpoint(locate(architecture))
+    if base.lora is not None:
+        raise CheckpointError(
+            f"{base.path} holds LoRA factors itself; give the encoder that was adapted first"
+        )
+    return Origin(config, normalize, checkpoint, base)
+
+
+def _tells_itself(place: Path) -> bool:
+    return place.is_dir() and (place / "config.json").is_file()
+
+
+def _configuration(place: Path) -> tuple[PretrainedConfig, bool | None]:
+    folder = place if place.is_dir() else place.parent
+    config = read_config(folder)
+    check_architecture(config)
+    return config, read_normalize(folder)
