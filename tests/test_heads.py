@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from voxstrata.heads.ctc import CTCHead
-from voxstrata.heads.emotion import PooledLinearHead, masked_mean
+from voxstrata.heads.emotion import (
+    AttentiveHead,
+    ConvolutionHead,
+    EmotionHeadOptions,
+    PooledLinearHead,
+    clip_head,
+    masked_mean,
+)
 from voxstrata.heads.layer_sum import LayerSum
 from voxstrata.vocabulary import Vocabulary
 
@@ -105,3 +112,77 @@ def test_ctc_head_transcribes_greedily_and_only_valid_frames():
     head = CTCHead(6, Vocabulary(("a", "b")))
     paths = torch.tensor([[1, 1, 0, 1, 2, 2], [2, 0, 0, 1, 1, 1]])
     assert head.transcribe(F.one_hot(paths, 3).float(), torch.tensor([6, 3])) == ["aab", "b"]
+
+
+LENGTHS = (3, 9, 1)
+MASK = torch.arange(9) < torch.tensor(LENGTHS).unsqueeze(1)
+
+
+@pytest.mark.parametrize(("form", "parameters"), [("a", 264_456), ("b", 461_832), ("c", 3_159_048)])
+def test_heads_over_wavlm_large_have_the_published_sizes(form, parameters):
+    head = clip_head(1024, 8, EmotionHeadOptions(form=form))
+    assert sum(p.numel() for p in head.parameters()) == parameters
+
+
+def test_options_of_a_head_reach_it():
+    for form, kind, width, dropout in (
+        ("a", PooledLinearHead, 256, 0.0),
+        ("b", ConvolutionHead, 256, 0.1),
+        ("c", AttentiveHead, 1024, 0.5),
+    ):
+        default, set_to = (
+            clip_head(8, 3, EmotionHeadOptions(form=form, **given))
+            for given in ({}, {"width": 7, "dropout": 0.3})
+        )
+        assert type(default) is type(set_to) is kind
+        assert (default.classifier.in_features, default.dropout.p) == (width, dropout)
+        assert (set_to.classifier.in_features, set_to.dropout.p) == (7, 0.3)
+    with pytest.raises(ValueError, match="batch_norm is of head form a"):
+        EmotionHeadOptions(form="c", batch_norm=True)
+
+
+def test_head_b_is_pointwise_convolutions_and_a_mean():
+    head = ConvolutionHead(8, 3, width=5).eval()
+    plain = torch.nn.Sequential()
+    for linear in head.convolutions:
+        convolution = torch.nn.Conv1d(linear.in_features, 5, kernel_size=1)
+        convolution.weight.data, convolution.bias.data = linear.weight.data.unsqueeze(-1), linear.bias.data
+        plain.extend([convolution, torch.nn.ReLU()])
+    frames = noise(3, 9, 8)
+    for row, length in enumerate(LENGTHS):
+        pooled = plain(frames[row : row + 1, :length].transpose(1, 2)).mean(-1)
+        expected = head.classifier(torch.relu(head.projector(pooled)))
+        torch.testing.assert_close(head(frames, MASK)[row : row + 1], expected)
+
+
+def test_head_c_pools_weighted_mean_and_deviation():
+    head = AttentiveHead(8, 3, width=5).eval()
+    frames = noise(3, 9, 8)
+    frames[0, 5] = float("inf")
+    for row, length in enumerate(LENGTHS):
+        scores = [head.attention(torch.tanh(head.scorer(f))).item() for f in frames[row, :length]]
+        weights = torch.softmax(torch.tensor(scores), 0).double()
+        valid = frames[row, :length].double()
+        mean = (weights[:, None] * valid).sum(0)
+        deviation = (weights[:, None] * (valid - mean) ** 2).sum(0).clamp_min(1e-5).sqrt()
+        pooled = torch.cat([mean, deviation]).float()
+        expected = head.classifier(torch.relu(head.norm(head.projector(pooled))))
+        torch.testing.assert_close(head(frames, MASK)[row], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["a", "b", "c"])
+def test_only_a_head_that_pools_first_answers_from_the_mean_frame(form):
+    head = clip_head(8, 3, EmotionHeadOptions(form=form, width=6)).eval()
+    frames = noise(3, 9, 8)
+    pooled = masked_mean(frames, MASK).unsqueeze(1)
+    same = torch.allclose(head(frames, MASK), head(pooled, torch.ones(3, 1, dtype=torch.bool)), atol=1e-5)
+    assert same == head.pools_first == (form == "a")
+
+
+@pytest.mark.parametrize("form", ["a", "b", "c"])
+def test_every_head_passes_gradients_to_all_it_has(form):
+    head = clip_head(8, 3, EmotionHeadOptions(form=form, width=6, dropout=0.0))
+    frames = noise(3, 9, 8).requires_grad_()
+    head(frames, MASK).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+    assert frames.grad[~MASK].eq(0).all() and frames.grad.isfinite().all()

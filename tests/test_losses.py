@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from torch.nn import functional as F
 
 from voxstrata.errors import LabelError
-from voxstrata.losses import class_balanced_weights, ctc_loss, soft_cross_entropy
+from voxstrata.losses import ccc_loss, class_balanced_weights, ctc_loss, soft_cross_entropy
 
 
 def soft_targets(seed: int, clips: int, classes: int) -> torch.Tensor:
@@ -120,3 +120,32 @@ def test_ctc_of_a_clip_does_not_depend_on_its_batch():
     alone = ctc_loss(logits[1:, :6], lengths[1:], tokens[1:, :2], sizes[1:])
     torch.testing.assert_close(both[1:], alone)
     assert both.shape == (2,)
+
+
+def ccc_in_words(x: list[float], y: list[float]) -> float:
+    """Lin's coefficient from Pearson's, the bias of the means and that of the scales."""
+    rho = np.corrcoef(x, y)[0, 1]
+    shift = (np.mean(x) - np.mean(y)) / np.sqrt(np.std(x) * np.std(y))
+    scale = np.std(x) / np.std(y)
+    return rho * 2 / (scale + 1 / scale + shift**2)
+
+
+@given(st.integers(0, 10_000), st.integers(3, 40))
+def test_ccc_loss_is_one_less_the_coefficient(seed, clips):
+    rng = np.random.default_rng(seed)
+    targets = rng.normal([4, 3, 5], [1, 0.5, 2], size=(clips, 3))
+    answers = 0.5 * targets + rng.normal(1, 1, size=(clips, 3))
+    found = ccc_loss(torch.from_numpy(answers), torch.from_numpy(targets))
+    expected = [1 - ccc_in_words(answers[:, k], targets[:, k]) for k in range(3)]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_ccc_loss_at_its_ends():
+    targets = torch.tensor([[1.0], [2.0], [3.0]])
+    assert ccc_loss(targets, targets).item() == pytest.approx(0, abs=1e-6)
+    assert ccc_loss(4 - targets, targets).item() == pytest.approx(2)
+    assert ccc_loss(torch.full((3, 1), 2.0), targets).item() == pytest.approx(1)
+    alone = torch.tensor([[5.0]], requires_grad=True)
+    loss = ccc_loss(alone, torch.tensor([[2.0]])).sum()
+    loss.backward()
+    assert loss.item() == 1 and alone.grad.item() == 0

@@ -1,4 +1,4 @@
-"""Losses: class-balanced soft cross-entropy for emotions, CTC for transcripts."""
+"""Losses: class-balanced soft cross-entropy and CCC for emotions, CTC and token cross-entropy for words."""
 
 from __future__ import annotations
 
@@ -55,6 +55,26 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None =
     return entropy if weights is None else entropy * (targets * weights).sum(-1)
 
 
+def ccc_loss(answers: Tensor, targets: Tensor) -> Tensor:
+    """1 - the concordance correlation coefficient over the batch, per dimension.
+
+    Lin 1989; Trigeorgis et al. 2016. It is a loss of the whole batch, not a mean over its clips:
+    micro-batches that are accumulated each have their own. One clip alone has the loss 1.
+
+    Args:
+        answers: [B, K].
+        targets: [B, K].
+
+    Returns:
+        [K], each in [0, 2].
+    """
+    answers, targets = answers.float(), targets.float()
+    answer_mean, target_mean = answers.mean(0), targets.mean(0)
+    covariance = ((answers - answer_mean) * (targets - target_mean)).mean(0)
+    spread = answers.var(0, correction=0) + targets.var(0, correction=0)
+    return 1 - 2 * covariance / (spread + (answer_mean - target_mean).square()).clamp_min(1e-8)
+
+
 def ctc_loss(logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
     """CTC loss per clip and token; blank is index 0.
 
@@ -70,3 +90,22 @@ def ctc_loss(logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Ten
     log_probabilities = F.log_softmax(logits.float(), dim=-1).transpose(0, 1)
     loss = F.ctc_loss(log_probabilities, tokens, lengths, token_lengths, blank=0, reduction="none")
     return loss / token_lengths.clamp_min(1)
+
+
+def token_loss(logits: Tensor, targets: Tensor, lengths: Tensor, *, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy per clip, the mean over its tokens.
+
+    Args:
+        logits: [B, U, V].
+        targets: int64 [B, U]; behind a clip's end any token.
+        lengths: [B] valid tokens.
+        smoothing: share of a target that is spread evenly over the vocabulary.
+
+    Returns:
+        [B].
+    """
+    each = F.cross_entropy(
+        logits.float().transpose(1, 2), targets, reduction="none", label_smoothing=smoothing
+    )
+    counted = torch.arange(targets.shape[1], device=lengths.device) < lengths.unsqueeze(1)
+    return each.masked_fill(~counted, 0).sum(1) / lengths.clamp_min(1)

@@ -1,27 +1,62 @@
-"""Emotion heads: frames to class logits."""
+"""Heads over the frames of a clip: frames to one answer a clip, classes or numbers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from voxstrata.heads.whole_batch import WholeBatchNorm
+
+#: A: linear, mean over frames, linear (EMO-SUPERB). B: pointwise convolutions, mean, two linear maps
+#: (vox-profile). C: attentive statistics, two linear maps (baseline of the MSP-Podcast challenge).
+Form = Literal["a", "b", "c"]
+
 
 @dataclass(frozen=True)
 class EmotionHeadOptions:
-    """Form of layer sum and head A.
+    """Form of layer sum and head.
 
     Args:
-        width: features after the head's first linear map.
-        batch_norm: see `PooledLinearHead`.
+        form: see `Form`.
+        width: features inside the head; None for the form's own: 256, of form c 1024.
+        dropout: None for the form's own: 0, of form b 0.1, of form c 0.5.
+        batch_norm: see `PooledLinearHead`; of form a only.
         normalize_layers: see `LayerSum`.
+
+    Raises:
+        ValueError: if the form has no batch norm.
     """
 
-    width: int = 256
+    form: Form = "a"
+    width: int | None = None
+    dropout: float | None = None
     batch_norm: bool = False
     normalize_layers: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_norm and self.form != "a":
+            raise ValueError(f"batch_norm is of head form a, not of {self.form}: leave it out")
+
+
+def clip_head(size: int, outputs: int, options: EmotionHeadOptions) -> ClipHead:
+    """The head that the options tell of.
+
+    Args:
+        size: D, features of a frame.
+        outputs: C.
+        options: form, width and dropout.
+    """
+    given = {"width": options.width, "dropout": options.dropout}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if options.form == "b":
+        return ConvolutionHead(size, outputs, **chosen)
+    if options.form == "c":
+        return AttentiveHead(size, outputs, **chosen)
+    return PooledLinearHead(size, outputs, batch_norm=options.batch_norm, **chosen)
 
 
 def masked_mean(frames: Tensor, mask: Tensor) -> Tensor:
@@ -38,27 +73,98 @@ class PooledLinearHead(nn.Module):
         size: D, features of a frame.
         classes: C.
         width: features after the first linear map.
+        dropout: of the pooled features.
         batch_norm: normalise the pooled features over the batch before the last map; helps small
             encoders whose layers differ in scale; a batch of one clip is normalised as in eval mode. Off
             is the literal head.
     """
 
-    def __init__(self, size: int, classes: int, *, width: int = 256, batch_norm: bool = False) -> None:
+    #: Linear and without chance up to the mean over frames, so a clip's mean state is all that it needs.
+    pools_first = True
+
+    def __init__(
+        self, size: int, classes: int, *, width: int = 256, dropout: float = 0.0, batch_norm: bool = False
+    ) -> None:
         super().__init__()
         self.projector = nn.Linear(size, width)
-        self.normalizer = nn.BatchNorm1d(width) if batch_norm else nn.Identity()
+        self.normalizer = WholeBatchNorm(width) if batch_norm else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width, classes)
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """[B, T, D], bool [B, T] -> logits [B, C]."""
         pooled = masked_mean(self.projector(frames), mask)
-        return self.classifier(self._normalized(pooled))
+        return self.classifier(self.dropout(self.normalizer(pooled)))
 
-    def _normalized(self, pooled: Tensor) -> Tensor:
-        if isinstance(self.normalizer, nn.BatchNorm1d) and len(pooled) == 1:
-            # One clip has no variance: torch refuses it in train mode, and the last batch may hold one.
-            norm = self.normalizer
-            return F.batch_norm(
-                pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
-            )
-        return self.normalizer(pooled)
+
+class ConvolutionHead(nn.Module):
+    """Three pointwise convolutions with ReLU, mean over valid frames, linear, ReLU, linear (head B).
+
+    The form of vox-profile (Feng et al. 2025, arXiv 2505.14648).
+
+    Args:
+        size: D, features of a frame.
+        classes: C.
+        width: features of each convolution and of the first linear map.
+        dropout: behind the first and the second convolution.
+    """
+
+    pools_first = False
+
+    def __init__(self, size: int, classes: int, *, width: int = 256, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList([nn.Linear(size, width), *(nn.Linear(width, width) for _ in "23")])
+        self.dropout = nn.Dropout(dropout)
+        self.projector = nn.Linear(width, width)
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """[B, T, D], bool [B, T] -> logits [B, C]."""
+        first, second, third = self.convolutions
+        hidden = self.dropout(F.relu(first(frames)))
+        hidden = self.dropout(F.relu(second(hidden)))
+        pooled = masked_mean(F.relu(third(hidden)), mask)
+        return self.classifier(F.relu(self.projector(pooled)))
+
+
+class AttentiveHead(nn.Module):
+    """Attentive statistics over valid frames, linear, LayerNorm, ReLU, linear (head C).
+
+    Okabe et al. 2018 (arXiv 1803.10963), equations 1 to 6, with a scalar score tanh(W h + b) v of each
+    frame; in the form of the baseline of the MSP-Podcast challenge (Odyssey 2024).
+
+    Args:
+        size: D, features of a frame.
+        classes: C.
+        width: features after the first linear map.
+        dropout: of the pooled statistics and behind the first linear map.
+    """
+
+    pools_first = False
+
+    def __init__(self, size: int, classes: int, *, width: int = 1024, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.scorer = nn.Linear(size, size)
+        self.attention = nn.Linear(size, 1, bias=False)
+        self.projector = nn.Linear(2 * size, width)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """[B, T, D], bool [B, T] -> logits [B, C]."""
+        pooled = self.dropout(self.statistics(frames, mask))
+        return self.classifier(self.dropout(F.relu(self.norm(self.projector(pooled)))))
+
+    def statistics(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Weighted mean and standard deviation of the valid frames: [B, T, D], bool [B, T] -> [B, 2D]."""
+        scores = self.attention(torch.tanh(self.scorer(frames))).float()
+        weights = torch.softmax(scores.masked_fill(~mask.unsqueeze(-1), float("-inf")), dim=1)
+        # Padding holds arbitrary numbers: weight 0 alone would let an infinite one through.
+        wide = frames.float().masked_fill(~mask.unsqueeze(-1), 0)
+        mean = (weights * wide).sum(1)
+        variance = (weights * wide.square()).sum(1) - mean.square()
+        return torch.cat([mean, variance.clamp_min(1e-5).sqrt()], dim=-1).to(frames.dtype)
+
+
+ClipHead = PooledLinearHead | ConvolutionHead | AttentiveHead

@@ -18,6 +18,9 @@ class LayerSum(nn.Module):
             (parameter-free); off is the literal equation.
     """
 
+    #: Sums that the output holds, one behind the other.
+    sums = 1
+
     def __init__(self, num_layers: int, *, normalize: bool = False) -> None:
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(num_layers))
@@ -29,17 +32,61 @@ class LayerSum(nn.Module):
         return torch.softmax(self.logits, dim=0)
 
     def forward(self, layers: Sequence[Tensor]) -> Tensor:
-        """L tensors [B, T, D] -> [B, T, D]; summed one by one, so that no stack of L states is held.
+        """L tensors [B, T, D] -> [B, T, D]: `weighted` of what `prepared` gives for each.
+
+        Raises:
+            ValueError: if the number of states is not L.
+        """
+        return self.weighted([self.prepared(state) for state in layers])
+
+    def prepared(self, state: Tensor) -> Tensor:
+        """A layer's state [B, T, D] as it is weighed; nothing that is trained has a part in it."""
+        return F.layer_norm(state, state.shape[-1:]) if self.normalize else state
+
+    def weighted(self, layers: Sequence[Tensor]) -> Tensor:
+        """L prepared states -> [B, T, D]; summed one by one, so that no stack of L states is held.
 
         Raises:
             ValueError: if the number of states is not L.
         """
         if len(layers) != len(self.logits):
             raise ValueError(f"{len(layers)} states for {len(self.logits)} layer weights")
-        if self.normalize:
-            layers = [F.layer_norm(state, state.shape[-1:]) for state in layers]
         weights = self.weights
         total = weights[0] * layers[0]
         for weight, state in zip(weights[1:], layers[1:], strict=True):
             total = total + weight * state
         return total
+
+
+class ConcatenatedSums(LayerSum):
+    """The weighted sum of each of K encoders' layers, concatenated: states of all -> [B, T, K D].
+
+    Args:
+        layer_counts: layers of each encoder, in the order of the states.
+        normalize: see `LayerSum`.
+    """
+
+    def __init__(self, layer_counts: Sequence[int], *, normalize: bool = False) -> None:
+        super().__init__(sum(layer_counts), normalize=normalize)
+        self.layer_counts = list(layer_counts)
+        self.sums = len(self.layer_counts)
+
+    @property
+    def weights(self) -> Tensor:
+        """[L of all encoders] positive, those of each encoder sum to 1."""
+        return torch.cat([part.softmax(0) for part in self.logits.split(self.layer_counts)])
+
+    def weighted(self, layers: Sequence[Tensor]) -> Tensor:
+        """Prepared states of all encoders -> [B, T, K D].
+
+        Raises:
+            ValueError: if the number of states is another.
+        """
+        if len(layers) != len(self.logits):
+            raise ValueError(f"{len(layers)} states for {len(self.logits)} layer weights")
+        sums, start = [], 0
+        for weights in self.weights.split(self.layer_counts):
+            states = layers[start : start + len(weights)]
+            start += len(weights)
+            sums.append(sum(weight * state for weight, state in zip(weights, states, strict=True)))
+        return torch.cat([torch.as_tensor(total) for total in sums], dim=-1)

@@ -1,0 +1,182 @@
+"""A decoder-only language model as L states: embeddings in, the outputs of layers 1..L out."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Cache, DynamicCache, LlamaConfig, LlamaModel, PreTrainedModel
+
+from voxstrata.errors import CheckpointError, RecipeError
+
+StateNorm = Literal["plain", "model", "none"]
+
+#: How transformers names the norm behind the last layer, in most decoder-only models.
+_FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
+
+
+@dataclass(frozen=True)
+class SmallLM:
+    """Shape of a language model from scratch; the paper's own is not stated, 12 layers of 768 are near it.
+
+    Args:
+        layers: L.
+        size: D.
+        heads: of attention; D is a multiple of twice their number.
+        feed_forward: width of the feed-forward part.
+        dropout: of attention weights, in training.
+
+    Raises:
+        RecipeError: if the sizes do not fit each other.
+    """
+
+    layers: int = 4
+    size: int = 128
+    heads: int = 4
+    feed_forward: int = 512
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.layers, self.size, self.heads, self.feed_forward) < 1 or self.size % (2 * self.heads):
+            raise RecipeError(
+                f"a language model of {self.layers} layers, size {self.size} and {self.heads} heads cannot "
+                "be built; all are positive, and size is a multiple of twice the heads"
+            )
+
+
+class LanguageModel(nn.Module):
+    """A causal transformer of transformers, without its output map.
+
+    Args:
+        model: the transformer; its last state is behind its final norm.
+        norm: form of the states: "plain": zero mean and unit variance over the features, without parameters;
+            "model": layers before the last go through the model's final norm too, which the last one has
+            gone through; "none": as they are, and the last one normalised.
+        output: the pretrained map from states to tokens; None for a model from scratch.
+        trained: whether all of the model is trained (from scratch), or adapters alone.
+
+    Raises:
+        CheckpointError: if the model does not take embeddings and positions, or has no final norm to use.
+        RecipeError: if the norm is unknown.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        norm: StateNorm = "plain",
+        output: nn.Linear | None = None,
+        trained: bool = True,
+    ) -> None:
+        super().__init__()
+        if norm not in get_args(StateNorm):
+            raise RecipeError(f"norm {norm!r} is unknown; allowed are {', '.join(get_args(StateNorm))}")
+        lacking = {"inputs_embeds", "position_ids", "past_key_values"} - set(
+            inspect.signature(model.forward).parameters
+        )
+        if lacking:
+            raise CheckpointError(
+                f"{type(model).__name__} takes no {', '.join(sorted(lacking))}; use a causal model like "
+                "Llama, Qwen, Mistral or Gemma"
+            )
+        self.model = model
+        self.norm = norm
+        self.output = output
+        self.trained = trained
+        self.num_layers: int = model.config.num_hidden_layers
+        self.size: int = model.config.hidden_size
+        if norm == "model":
+            self._final_norm()
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Token embeddings: int64 [...] -> [..., D]."""
+        embeddings: nn.Module = self.model.get_input_embeddings()
+        return embeddings(tokens)
+
+    def forward(
+        self,
+        values: Tensor,
+        *,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        at: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[Tensor, ...]:
+        """States of layers 1..L at the positions asked for.
+
+        A position sees itself and what stands before it, so padding behind a row needs no mask.
+
+        Args:
+            values: [B, S, D] embeddings.
+            mask: bool [B, S' + S], false in padding before a row, S' of them in the cache; None: no padding.
+            positions: [B, S] of the values in their rows; None: counted from the first column.
+            at: [B, P] columns; None: all.
+            cache: keys and values of earlier columns; it takes up the new ones.
+        """
+        states = self.model(
+            inputs_embeds=values,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            output_hidden_states=True,
+        ).hidden_states[1:]
+        if len(states) != self.num_layers:
+            raise CheckpointError(
+                f"{type(self.model).__name__} gave {len(states)} states for {self.num_layers} layers"
+            )
+        if at is not None:
+            index = at.unsqueeze(-1).expand(-1, -1, self.size)
+            states = [state.gather(1, index) for state in states]
+        return self._normalized(tuple(states))
+
+    def new_cache(self) -> Cache:
+        """An empty cache of keys and values."""
+        return DynamicCache(config=self.model.config)
+
+    def _normalized(self, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self.norm == "none":
+            return states
+        if self.norm == "plain":
+            return tuple(F.layer_norm(state, state.shape[-1:]) for state in states)
+        norm = self._final_norm()
+        return (*(norm(state) for state in states[:-1]), states[-1])
+
+    def _final_norm(self) -> nn.Module:
+        for name in _FINAL_NORMS:
+            if isinstance(norm := getattr(self.model, name, None), nn.Module):
+                return norm
+        raise CheckpointError(
+            f"{type(self.model).__name__} has no final norm under the names {', '.join(_FINAL_NORMS)}; "
+            "use norm 'plain' or 'none'"
+        )
+
+
+def small_lm(options: SmallLM, tokens: int, *, seed: int, norm: StateNorm = "plain") -> LanguageModel:
+    """A Llama-type model with random weights, the same for the same seed.
+
+    Args:
+        options: its shape.
+        tokens: size of its vocabulary.
+        seed: of the weights.
+        norm: see `LanguageModel`.
+    """
+    config = LlamaConfig(
+        vocab_size=tokens,
+        hidden_size=options.size,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.heads,
+        num_key_value_heads=options.heads,
+        intermediate_size=options.feed_forward,
+        attention_dropout=options.dropout,
+        # Not among the tokens, where transformers would have its own choice be special.
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LanguageModel(LlamaModel(config), norm=norm)

@@ -1,0 +1,180 @@
+"""HarmoniFuse in the loop: what is trained at which rate, every option, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tiny_harmonifuse import ASR, GENDER, GENDERS, SER, SMALL, build, of
+from voxstrata.backbone.encoder import load_backbone
+from voxstrata.batches.batch import Batch
+from voxstrata.errors import LabelError, RecipeError
+from voxstrata.heads.tasks import Task
+from voxstrata.inference.path import predict
+from voxstrata.merging.merged import MergedBackbone
+from voxstrata.merging.task_vector import TaskVector
+from voxstrata.runs import RunFolder
+from voxstrata.systems.harmonifuse_options import (
+    ConnectorOptions,
+    EncoderFusionOptions,
+    HarmoniFuseRates,
+    LayerFusionOptions,
+)
+from voxstrata.training.loop import fit
+from voxstrata.training.options import FitOptions
+
+
+@pytest.fixture
+def encoder(encoder_folder):
+    return load_backbone(encoder_folder)
+
+
+@pytest.fixture
+def clips(emotion_batch) -> Batch:
+    return replace(emotion_batch, class_targets=torch.eye(2)[[0, 1, 0, 1, 0, 1]])
+
+
+def grouped(system) -> dict[str, set[str]]:
+    names = {id(parameter): name for name, parameter in system.named_parameters()}
+    return {group.name: {names[id(p)] for p in group.parameters} for group in system.parameter_groups()}
+
+
+def test_fusion_scalars_learn_at_their_own_rate_without_decay(encoder):
+    system = build(encoder, options=replace(SMALL, rates=HarmoniFuseRates()))
+    groups = grouped(system)
+    assert groups["fusion"] == {
+        f"{part}.{task}"
+        for part in ("encoder_fusion.logits", "layer_fusion.task_scores")
+        for task in ("asr", "ser")
+    }
+    rates = {group.name: (group.lr, group.weight_decay) for group in system.parameter_groups()}
+    assert rates == {"new": (1e-4, 0.01), "fusion": (1e-3, 0.0)}
+    everything = {name for name, _ in system.named_parameters() if not name.startswith("encoder.")}
+    assert set().union(*groups.values()) == everything
+
+
+@pytest.mark.parametrize(("trained", "layers"), [("none", set()), ("top", {"1"}), ("all", {"0", "1"})])
+def test_the_encoder_is_trained_as_far_as_told(trained, layers, encoder, clips, in_memory, tmp_path):
+    options = replace(SMALL, encoder_trained=trained, encoder_top=1)
+    system = build(encoder, options=options)
+    names = grouped(system).get("encoder", set())
+    assert {n.split("encoder.layers.")[1][0] for n in names if "encoder.layers." in n} == layers
+    assert ("encoder.model.feature_projection.projection.weight" in names) == (trained == "all")
+    assert not any("feature_extractor" in name for name in names)
+    before = {n: p.detach().clone() for n, p in system.named_parameters()}
+    fit(system, in_memory([of(clips, "asr")]), None, RunFolder(tmp_path), FitOptions(steps=2))
+    changed = {n for n, p in system.named_parameters() if not torch.equal(p, before[n])}
+    assert {n for n in changed if n.startswith("encoder.")} <= names
+    assert bool(names) == any(n.startswith("encoder.") for n in changed)
+
+
+def test_it_learns_to_transcribe_and_to_classify(encoder, clips, in_memory, tmp_path):
+    system = build(encoder, options=replace(SMALL, label_smoothing=0.0))
+    batches = in_memory([of(clips, "asr"), of(clips, "ser")])
+    fit(system, batches, None, RunFolder(tmp_path), FitOptions(steps=60))
+    rows = list(predict(system, [of(clips, None)]))
+    letters = " ab"
+    truth = [
+        "".join(letters[t] for t in row[:n])
+        for row, n in zip(clips.tokens.tolist(), clips.token_lengths.tolist(), strict=True)
+    ]
+    assert [row.transcript for row in rows] == truth
+    assert [row.emotion for row in rows] == [row.reference_emotion for row in rows]
+    assert min(row.probabilities[row.emotion] for row in rows) > 0.8
+
+
+def test_a_merged_encoder_has_no_top_layers_to_train(encoder, expert_folders):
+    vectors = {name: TaskVector.between(encoder, folder) for name, folder in expert_folders.items()}
+    for trained, granularity in (("top", "layer"), ("all", "static")):
+        merged = MergedBackbone(encoder, vectors, granularity=granularity)
+        with pytest.raises(RecipeError, match=f"{granularity} coefficients"):
+            build(merged, options=replace(SMALL, encoder_trained=trained))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        replace(SMALL, encoder_fusion=EncoderFusionOptions(per_task=False, normalize=False)),
+        replace(SMALL, encoder_fusion=EncoderFusionOptions(mode="fixed", layer=1)),
+        replace(SMALL, encoder_fusion=EncoderFusionOptions(mode="last")),
+        replace(SMALL, layer_fusion=LayerFusionOptions(scores="last", norm="none")),
+        replace(SMALL, layer_fusion=LayerFusionOptions(scores="task", norm="model")),
+        replace(SMALL, layer_fusion=LayerFusionOptions(scores="input", last_start=2.0)),
+        replace(SMALL, prompt_tokens=3, connector=ConnectorOptions(stack=2, width=8)),
+    ],
+)
+def test_every_option_gives_a_model_that_learns(options, encoder, clips, in_memory, tmp_path):
+    system = build(encoder, options=options)
+    batches = [of(clips, "asr"), of(clips, "ser")]
+
+    def loss() -> float:
+        return sum(system.eval().loss(batch).item() for batch in batches)
+
+    before = loss()
+    fit(system, in_memory(batches), None, RunFolder(tmp_path), FitOptions(steps=12))
+    assert loss() < 0.9 * before
+    assert len(list(predict(system, [of(clips, None)]))) == 6
+
+
+def test_it_learns_in_bfloat16(encoder, clips, in_memory, tmp_path):
+    system = build(encoder)
+    batches = [of(clips, "asr"), of(clips, "ser")]
+    before = sum(system.eval().loss(batch).item() for batch in batches)
+    fit(system, in_memory(batches), None, RunFolder(tmp_path), FitOptions(steps=12, precision="bf16"))
+    assert sum(system.eval().loss(batch).item() for batch in batches) < 0.9 * before
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"task": None}, "no task; this model has asr, ser"),
+        ({"task": "sid"}, "'sid'; this model has asr, ser"),
+    ],
+)
+def test_a_task_that_is_not_the_models_is_refused(change, told, encoder, clips):
+    with pytest.raises(RecipeError, match=told):
+        build(encoder).loss(replace(clips, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"tokens": None}, "<asr> has no transcripts"),
+        ({"token_lengths": torch.tensor([2, 0, 1, 2, 3, 1])}, "empty transcript .clip-1."),
+        ({"tokens": torch.full((6, 3), 3)}, "holds token 3, and the language model has 3"),
+        ({"task": "ser", "emotion_targets": None}, "<ser> has no emotion"),
+        ({"task": "ser", "emotion_targets": torch.eye(6)}, "6 classes; the task has 3"),
+        ({"task": "gender", "class_targets": None}, "<gender> has no gender"),
+    ],
+)
+def test_a_batch_without_what_its_task_needs_is_refused_in_one_line(change, told, encoder, clips):
+    with pytest.raises(LabelError, match=told) as error:
+        build(encoder, (ASR, SER, GENDER)).loss(replace(of(clips, "asr"), **change))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "told"),
+    [
+        ((), "at least one task"),
+        ((ASR, Task("words")), "answer transcript"),
+        ((SER, replace(GENDER, field="emotion")), "answer emotion"),
+        ((SER, Task("ser", GENDERS, field="gender")), "answer ser"),
+    ],
+)
+def test_tasks_that_do_not_go_together_are_refused(tasks, told, encoder):
+    with pytest.raises(RecipeError, match=told):
+        build(encoder, tasks)
+
+
+@pytest.mark.parametrize("name", ["ASR", "keys", "training", "a.b", ""])
+def test_names_that_cannot_name_a_task_are_refused(name):
+    with pytest.raises(RecipeError, match="cannot be named"):
+        Task(name)
+
+
+def test_labels_that_cannot_be_written_are_refused_as_words(encoder):
+    with pytest.raises(LabelError, match="outside the vocabulary"):
+        build(encoder, options=replace(SMALL, class_answers="words"))

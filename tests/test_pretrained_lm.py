@@ -1,0 +1,118 @@
+"""A pretrained language model: a tiny random Llama in a folder, as a user would name one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from voxstrata.backbone.encoder import load_backbone
+from voxstrata.errors import CheckpointError, LabelError, RecipeError
+from voxstrata.heads.tasks import Task
+from voxstrata.inference.path import predict
+from voxstrata.labels import LabelSet
+from voxstrata.speech_lm.pretrained import PretrainedLM, load_pretrained
+from voxstrata.systems.harmonifuse import HarmoniFuse
+from voxstrata.systems.harmonifuse_options import HarmoniFuseOptions, build_lm
+from voxstrata.vocabulary import Vocabulary
+
+
+def save_tokenizer(folder, *, eos: str | None = "</s>") -> None:
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    letters = ["<unk>", "</s>", " ", *"abcdefgh"]
+    rules = Tokenizer(models.WordLevel({letter: i for i, letter in enumerate(letters)}, unk_token="<unk>"))
+    rules.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    rules.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(tokenizer_object=rules, unk_token="<unk>", eos_token=eos)
+    fast.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def llama_folder(tmp_path_factory):
+    """A tiny random Llama with its tokenizer, as a user would name one."""
+    folder = tmp_path_factory.mktemp("llama")
+    config = LlamaConfig(
+        vocab_size=11, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def test_a_pretrained_model_speaks_as_it_did_and_trains_its_adapters_alone(llama_folder):
+    pytest.importorskip("peft")
+    model, tokenizer = load_pretrained(PretrainedLM(str(llama_folder), rank=4), seed=0)
+    whole = LlamaForCausalLM.from_pretrained(llama_folder).eval()
+    tokens = torch.tensor([tokenizer.encode("bad cafe")])
+    states = model.eval()(model.embed(tokens))
+    torch.testing.assert_close(model.output(states[-1]), whole(tokens).logits, atol=1e-5, rtol=1e-5)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained and all(".lora_" in name for name in trained)
+    assert {name.split(".layers.")[1][0] for name in trained} == {"0", "1", "2"}
+    again, _ = load_pretrained(PretrainedLM(str(llama_folder), rank=4), seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    model(model.embed(tokens))[-1].square().sum().backward()
+    assert all((p.grad is not None) == p.requires_grad for n, p in model.named_parameters())
+
+
+def test_without_adapters_nothing_of_a_pretrained_model_is_trained(llama_folder):
+    model, _ = load_pretrained(PretrainedLM(str(llama_folder), rank=0), seed=0)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_pretrained_model_learns_in_the_system(llama_folder, encoder_folder, emotion_batch):
+    pytest.importorskip("peft")
+    options = HarmoniFuseOptions(lm=PretrainedLM(str(llama_folder), rank=4, dropout=0.0))
+    model, tokenizer = build_lm(options, Vocabulary(("x",)), seed=0)
+    torch.manual_seed(0)
+    tasks = (Task("asr"), Task("ser", LabelSet(("anger", "neutral", "sadness"))))
+    system = HarmoniFuse(load_backbone(encoder_folder), model, tokenizer, tasks, options)
+    batches = [replace(emotion_batch, task=task, tokens=emotion_batch.tokens + 3) for task in system.tasks]
+    groups = {group.name: group for group in system.parameter_groups()}
+    assert groups.keys() == {"new", "adapters", "fusion"} and groups["adapters"].lr == 2e-4
+    own = {id(parameter) for group in groups.values() for parameter in group.parameters}
+    assert own == {id(p) for n, p in system.named_parameters() if p.requires_grad}
+    assert not any(name.startswith("heads.tokens") for name, _ in system.named_parameters())
+    alpha = system.eval().prompt_state(emotion_batch, "ser").alpha[0, 0].tolist()
+    assert alpha == pytest.approx([0.0066, 0.0066, 0.9867], abs=1e-3)
+    adam = torch.optim.AdamW([p for group in groups.values() for p in group.parameters], lr=1e-2)
+    losses = []
+    for _ in range(15):
+        loss = sum(system.train().loss(batch) for batch in batches)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    rows = list(predict(system, [replace(emotion_batch, task=None)]))
+    assert all(set(row.transcript) <= set(" abcdefgh") for row in rows) and rows[0].emotion
+
+
+def test_a_pretrained_tokenizer_writes_and_reads(llama_folder):
+    _, tokenizer = load_pretrained(PretrainedLM(str(llama_folder), rank=0), seed=0)
+    assert (tokenizer.eos, tokenizer.size) == (1, 11)
+    assert tokenizer.decode(tokenizer.encode("bad cafe")) == "bad cafe"
+    with pytest.raises(LabelError, match="does not know"):
+        tokenizer.encode("bad zoo")
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(llama_folder, tmp_path):
+    for file in llama_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    save_tokenizer(tmp_path, eos=None)
+    with pytest.raises(CheckpointError, match="no end token"):
+        load_pretrained(PretrainedLM(str(tmp_path)), seed=0)
+
+
+def test_what_is_no_language_model_is_refused_in_one_line(tmp_path, encoder_folder):
+    for folder in (tmp_path, encoder_folder):
+        with pytest.raises(CheckpointError, match="cannot load the language model") as told:
+            load_pretrained(PretrainedLM(str(folder)), seed=0)
+        assert "\n" not in str(told.value)
+    with pytest.raises(RecipeError, match="rank is -1"):
+        PretrainedLM("x", rank=-1)
