@@ -1,12 +1,14 @@
 # make demo | make test are the two commands of a fresh clone; everything else builds on `setup`.
 PYTHON ?= python3
 VENV ?= .venv
+BENCH_VENV ?= .venv-bench
 # On Linux a plain torch is the CUDA build; TORCH_INDEX=https://download.pytorch.org/whl/cpu gives the CPU one.
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
+BENCH := $(BENCH_VENV)/bin/voxstrata bench
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
-.PHONY: setup demo test test-all check lint types clean
+.PHONY: setup demo test test-all check lint types bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -39,5 +41,19 @@ types: setup
 
 check: lint types test  ## lint, types and tests
 
+# fusion_bench brings lightning, datasets and more, so that it gets an environment of its own.
+$(BENCH_VENV)/.ready: pyproject.toml constraints/tested.txt
+	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(BENCH_VENV)/bin/python -m pip install --quiet $(PIP_INDEX) --constraint constraints/tested.txt --editable . fusion_bench==0.2.33
+	touch $@
+
+# Exit code 3: some way failed for want of memory and is named; what the others gave is kept.
+bench: $(BENCH_VENV)/.ready  ## time and memory beside others, into build/benchmarks
+	$(BENCH) attention --json build/benchmarks/attention.json || test $$? -eq 3
+	$(BENCH) lambda-step --shape base --json build/benchmarks/lambda-step-base.json || test $$? -eq 3
+	$(BENCH) lambda-step --shape large --json build/benchmarks/lambda-step-large.json || test $$? -eq 3
+	$(BENCH) cached --json build/benchmarks/cached.json || test $$? -eq 3
+
 clean:  ## remove what was built (runs stay)
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(BENCH_VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,22 +1,26 @@
 import json
 import operator
 import os
+import signal
 from functools import partial
 
 import pytest
+import torch
 from transformers import WavLMConfig
 from typer.testing import CliRunner
 
 from voxstrata.benchmarks.attention import AttentionOptions, run
-from voxstrata.benchmarks.measure import Runs, interleaved, machine, peak_beyond_resident
+from voxstrata.benchmarks.measure import Runs, interleaved, machine
 from voxstrata.benchmarks.result import BenchmarkResult, Row
 from voxstrata.benchmarks.shapes import wavlm_config
+from voxstrata.benchmarks.worker import peak_beyond_resident, wants_memory
 from voxstrata.cli.main import app
 from voxstrata.errors import VoxstrataError
 
 #: Steps that any process can import: they hold as many bytes as the case says, once or twice.
 BYTES = {"once": partial(partial, operator.mul, b"x"), "twice": partial(partial, operator.mul, b"xx")}
 MEGABYTE = 10**6
+TOO_MUCH = 2**62
 
 
 def test_bench_attention_prints_and_writes_what_it_found(tmp_path):
@@ -37,8 +41,11 @@ def test_bench_attention_prints_and_writes_what_it_found(tmp_path):
         assert "time_ratio" not in reference
         assert fast["memory_ratio"] is None or fast["memory_ratio"] > 0
     lines = done.stdout.splitlines()
-    assert any("time ratio" in line and "memory ratio" in line for line in lines)
-    assert sum("forward+backward" in line for line in lines) == 2
+    assert max(map(len, lines)) <= 100
+    (headings,) = (line.split() for line in lines if "median s" in line)
+    assert " ".join(headings) == "clip_s pass way median s MB time ratio memory ratio"
+    assert sum("forward+backward" in line for line in lines) == 4
+    assert any(line.startswith("settings: shape tiny, clips_s 0.5 1, batch_size 2") for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +91,52 @@ def test_a_failing_step_is_told_with_its_traceback():
 
 
 def test_a_process_that_ends_is_named():
-    with pytest.raises(VoxstrataError, match="process of 'gone' ended at 7"):
+    with pytest.raises(VoxstrataError, match="process of 'gone' ended at 7 with status 7"):
         interleaved({"gone": partial(partial, os._exit)}, [7], repeats=1)
+
+
+@pytest.mark.parametrize(
+    ("step", "case", "told"),
+    [(partial(operator.mul, b"x"), TOO_MUCH, ""), (signal.raise_signal, int(signal.SIGKILL), "SIGKILL")],
+)
+def test_a_way_without_memory_loses_its_case_and_nothing_else(step, case, told):
+    modes = {"greedy": partial(partial, step), "modest": partial(partial, operator.eq, 0)}
+    found = interleaved(modes, [case, 0], repeats=2)
+    assert found[case]["greedy"].fault and told in found[case]["greedy"].fault
+    for runs in (found[case]["modest"], found[0]["greedy"], found[0]["modest"]):
+        assert len(runs.seconds) == 2 and not runs.fault
+
+
+def test_that_nothing_got_through_is_an_error():
+    with pytest.raises(VoxstrataError, match=r"no way got through: .*; choose"):
+        interleaved({"asks": partial(partial, operator.mul, b"x")}, [TOO_MUCH], repeats=1)
+
+
+def test_torchs_want_of_memory_is_one():
+    with pytest.raises(RuntimeError) as fault:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert wants_memory(fault.value) and not wants_memory(RuntimeError("shapes do not fit"))
+
+
+@pytest.mark.parametrize("failed", ["ours", "theirs", "others"])
+def test_a_fault_takes_the_ratios_of_its_way_only(failed):
+    runs = {name: Runs((2.0,), 8) for name in ("ours", "theirs", "others")}
+    runs[failed] = Runs((), None, "memory was out")
+    row = Row({"clip_s": 2}, runs)
+    result = BenchmarkResult("x", {n: n for n in runs}, "theirs", {}, machine(), (row,), ("theirs", "others"))
+    (told,) = result.as_dict()["rows"]
+    assert told["modes"][failed] == {"fault": "memory was out"}
+    assert result.faults() == [f"{failed} failed on 2: memory was out"]
+    cells = {line[1]: line[2:] for line in result.table()[1]}
+    assert cells[failed] == ["failed", "-", "-", "-"]
+    for name in runs.keys() - {failed}:
+        known = failed != "theirs"
+        assert cells[name] == ["2.000", "0", *["1.00" if known else "-"] * 2]
+        over = {"time_ratio": 1.0, "memory_ratio": 1.0}
+        lost = {"time_ratio": None, "memory_ratio": None}
+        assert told["modes"][name]["over"] == {
+            other: lost if other == failed else over for other in ("theirs", "others") if other != name
+        }
 
 
 def test_ratios_are_medians_over_turns():
@@ -104,8 +155,11 @@ def test_ratios_are_medians_over_turns():
         "time_ratio": 0.75,
         "memory_ratio": 0.25,
     }
-    headings, cells = result.table()
-    assert len(headings) == len(cells[0]) and cells[0][-2:] == ["0.75", "0.25"]
+    assert result.table() == (
+        ["clip_s", "way", "median s", "MB", "time ratio", "memory ratio"],
+        [["2", "ours", "3.000", "0", "0.75", "0.25"], ["2", "theirs", "4.000", "0", "1.00", "1.00"]],
+    )
+    assert not result.faults()
 
 
 def test_shapes_are_those_of_wavlm():

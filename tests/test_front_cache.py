@@ -1,13 +1,9 @@
 """The front end's output of a clip, computed once."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_merged import KINDS, batch, moved, parts, score
+from tiny_merges import KINDS, batch, moved, parts, score
 from voxstrata.errors import AudioError, CheckpointError
 from voxstrata.merging.front_cache import FrontCache, front_bytes
 from voxstrata.merging.merged import MergedBackbone

@@ -1,8 +1,6 @@
 """The lean engine: equal to the plain merge and to float64, and nothing of a merged weight's size is kept."""
 
 import contextlib
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.multiprocessing.reductions import StorageWeakRef
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_merged import KINDS, batch, by_hand, moved, parts, score, tiny
+from tiny_merges import KINDS, batch, by_hand, moved, parts, score, tiny
 from voxstrata.backbone.encoder import build_backbone
 from voxstrata.errors import CheckpointError
 from voxstrata.merging import engine, rebuilt
@@ -372,13 +369,3 @@ def test_idle_memory_is_given_back_around_large_layers_only(monkeypatch):
     monkeypatch.setattr(engine, "_LARGE_BYTES", 1)
     gradient(merged, *batch())
     assert len(calls) == 2 * (7 + 2)
-
-
-@pytest.mark.slow
-def test_the_benchmark_compares_the_ways():
-    from voxstrata.benchmarks.lambda_step import LambdaStepOptions, run
-
-    result = run(LambdaStepOptions().quick())
-    told = result.as_dict()
-    assert [row["vectors"] for row in told["rows"]] == list(LambdaStepOptions().cases)
-    assert all(row["modes"]["lean"]["time_ratio"] > 0 for row in told["rows"])

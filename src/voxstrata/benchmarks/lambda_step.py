@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from typing import Literal, get_args
 
 import torch
@@ -25,13 +26,16 @@ from voxstrata.merging.task_vector import TaskVector
 
 SAMPLE_RATE = 16_000
 FUSION_BENCH = "fusion_bench"
+#: What others do: ratios are given over both.
+DENOMINATORS = ("functional_call", FUSION_BENCH)
 COMPARES = {
     "functional_call": "all tensors merged before the forward, autograd keeps them and their gradients",
     "lean": "this package: merged layer by layer, again in the backward",
     "checkpointed": "lean, and activations are computed again too",
     FUSION_BENCH: "fusion_bench's LayerWiseMergedModel, a coefficient per tensor",
 }
-Vectors = Literal["all groups", "front end zero", "front end zero and kept"]
+Vectors = Literal["all-groups", "front-zero", "front-kept"]
+VectorDtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,12 @@ class LambdaStepOptions:
     Args:
         shape: "base" or "large".
         vectors: K task vectors.
-        vector_dtype: in which they are held: "float32", "bfloat16" or "float16".
+        vector_dtype: in which they are held; fusion_bench holds them in that of the base.
         batch_size: clips in a batch.
         clip_s: length of each clip.
-        cases: task vectors in all groups; zero in the convolutional front end; the same with the front end's
-            output kept from an earlier step.
-        ways: of `COMPARES`, the first is compared with; None for all that are installed.
+        cases: task vectors in all groups; zero in the convolutional front end; the same, and this package's
+            ways have the front end's output from an earlier step.
+        ways: of `COMPARES`, the first is the reference; None for all that are installed.
         attention: of the encoder, in all ways.
         repeats: timed runs of each.
         threads: of torch; None leaves its choice.
@@ -54,7 +58,7 @@ class LambdaStepOptions:
 
     shape: Shape = "large"
     vectors: int = 2
-    vector_dtype: str = "float32"
+    vector_dtype: VectorDtype = "float32"
     batch_size: int = 4
     clip_s: float = 3.0
     cases: tuple[Vectors, ...] = get_args(Vectors)
@@ -80,11 +84,12 @@ def run(options: LambdaStepOptions, progress: Progress | None = None) -> Benchma
     """
     wavlm_config(options.shape)
     ways = options.ways or tuple(way for way in COMPARES if way != FUSION_BENCH or _installed(FUSION_BENCH))
-    if unknown := {*ways} - {*COMPARES}:
-        raise VoxstrataError(f"unknown ways {sorted(unknown)}; allowed are {', '.join(COMPARES)}")
-    if wrong := {*options.cases} - {*get_args(Vectors)}:
-        raise VoxstrataError(f"unknown cases {sorted(wrong)}; allowed are {', '.join(get_args(Vectors))}")
-    told = machine()
+    _check("ways", ways, COMPARES)
+    _check("cases", options.cases, get_args(Vectors))
+    _check("dtypes", (options.vector_dtype,), get_args(VectorDtype))
+    if FUSION_BENCH in ways and not _installed(FUSION_BENCH):
+        raise VoxstrataError(f"{FUSION_BENCH} is not installed; leave it out, or see `make bench`")
+    told = machine() | ({FUSION_BENCH: version(FUSION_BENCH)} if FUSION_BENCH in ways else {})
     found = interleaved(
         {way: partial(_prepare, way, options) for way in ways},
         options.cases,
@@ -96,10 +101,16 @@ def run(options: LambdaStepOptions, progress: Progress | None = None) -> Benchma
         name="lambda-step",
         compares={way: COMPARES[way] for way in ways},
         reference=ways[0],
-        settings=asdict(options),
+        settings=asdict(replace(options, ways=ways)),
         machine=told,
         rows=tuple(Row({"vectors": case}, found[case]) for case in options.cases),
+        also_over=tuple(way for way in DENOMINATORS if way in ways[1:]),
     )
+
+
+def _check(kind: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    if unknown := sorted({*given} - {*allowed}):
+        raise VoxstrataError(f"unknown {kind} {', '.join(unknown)}; allowed are {', '.join(allowed)}")
 
 
 def _installed(package: str) -> bool:
@@ -107,73 +118,82 @@ def _installed(package: str) -> bool:
 
 
 def _prepare(way: str, options: LambdaStepOptions) -> Step:
-    base = build_backbone(wavlm_config(options.shape), seed=0, attention=options.attention)
-    base.requires_grad_(False).eval()
     samples = int(options.clip_s * SAMPLE_RATE)
     waveforms = torch.randn(options.batch_size, samples, generator=torch.Generator().manual_seed(1))
     lengths = torch.full((options.batch_size,), samples)
     encode_by_case: dict[str, Callable[[], States]] = {}
-    changes = [_change(base, options, k) for k in range(options.vectors)]
-    found = fingerprint(base.weights())
-
-    def encoder(case: Vectors) -> Callable[[], States]:
-        if way == FUSION_BENCH:
-            return partial(_fusion_bench(base, changes), waveforms, lengths)
-        vectors = {
-            f"vector {k}": TaskVector(_of_case(c, case), found, "random") for k, c in enumerate(changes)
-        }
-        merged = MergedBackbone(
-            base,
-            vectors,
-            engine="plain" if way == "functional_call" else "lean",
-            gradient_checkpointing=way == "checkpointed",
-        )
-        kept = case == "front end zero and kept" and way != "functional_call"
-        return partial(merged, waveforms, lengths, merged.front(waveforms, lengths) if kept else None)
+    build = _fusion_bench if way == FUSION_BENCH else partial(_merged, way)
 
     def step(case: Vectors) -> None:
         if case not in encode_by_case:
             encode_by_case.clear()
-            encode_by_case[case] = encoder(case)
+            encode_by_case[case] = build(options, case, waveforms, lengths)
         states = encode_by_case[case]()
         torch.stack([layer.square().mean() for layer in states.layers]).sum().backward()
 
     return step
 
 
-def _change(base: SpeechEncoder, options: LambdaStepOptions, seed: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(2 + seed)
+def _base(options: LambdaStepOptions) -> SpeechEncoder:
+    base = build_backbone(wavlm_config(options.shape), seed=0, attention=options.attention)
+    return base.requires_grad_(False).eval()
+
+
+def _change(base: SpeechEncoder, options: LambdaStepOptions, case: Vectors, k: int) -> dict[str, Tensor]:
+    """The tensors that task vector k changes, and by how much."""
+    generator = torch.Generator().manual_seed(2 + k)
     dtype: torch.dtype = getattr(torch, options.vector_dtype)
     return {
         name: torch.empty_like(weight).uniform_(-0.001, 0.001, generator=generator).to(dtype)
         for name, weight in base.weights().items()
+        if case == "all-groups" or not name.startswith(FRONT_END)
     }
 
 
-def _of_case(change: dict[str, Tensor], case: Vectors) -> dict[str, Tensor]:
-    everywhere = case == "all groups"
-    return {name: delta for name, delta in change.items() if everywhere or not name.startswith(FRONT_END)}
+def _merged(
+    way: str, options: LambdaStepOptions, case: Vectors, waveforms: Tensor, lengths: Tensor
+) -> Callable[[], States]:
+    base = _base(options)
+    found = fingerprint(base.weights())
+    vectors = {
+        f"vector {k}": TaskVector(_change(base, options, case, k), found, "random")
+        for k in range(options.vectors)
+    }
+    merged = MergedBackbone(
+        base,
+        vectors,
+        engine="plain" if way == "functional_call" else "lean",
+        gradient_checkpointing=way == "checkpointed",
+    )
+    kept = case == "front-kept" and way != "functional_call"
+    return partial(merged, waveforms, lengths, merged.front(waveforms, lengths) if kept else None)
 
 
-def _fusion_bench(base: SpeechEncoder, changes: list[dict[str, Tensor]]) -> Callable[..., States]:
-    """fusion_bench's merged model over this encoder, merged anew in each step."""
+def _fusion_bench(
+    options: LambdaStepOptions, case: Vectors, waveforms: Tensor, lengths: Tensor
+) -> Callable[[], States]:
+    """fusion_bench's merged model over the same encoder, merged anew in each step."""
     from fusion_bench.models.wrappers.layer_wise_fusion import (
         LayerWiseMergedModel,
         get_layer_wise_weights,
     )
 
-    base.requires_grad_(True)  # what is frozen there gets no task vector
+    base = _base(options)
     experts = []
-    for change in changes:
+    for k in range(options.vectors):
+        change = _change(base, options, case, k)
         experts.append(copy.deepcopy(base))
         with torch.no_grad():
             for name, parameter in experts[-1].model.named_parameters():
-                parameter += change[name]
-        change.clear()
-    start = get_layer_wise_weights(len(experts), len(list(base.parameters())), 0.5)
+                if name in change:
+                    parameter += change[name]
+    for name, parameter in base.model.named_parameters():  # what is frozen there gets no task vector
+        parameter.requires_grad_(case == "all-groups" or not name.startswith(FRONT_END))
+    changed = sum(parameter.requires_grad for parameter in base.parameters())
+    start = get_layer_wise_weights(len(experts), changed, 0.5)
     merged = LayerWiseMergedModel(start, base, experts, clamp_weights=False)
 
-    def encode(waveforms: Tensor, lengths: Tensor) -> States:
+    def encode() -> States:
         merged.merge_weights()
         states: States = merged(waveforms, lengths)
         return states

@@ -22,10 +22,12 @@ class Row:
     case: Mapping[str, Any]
     runs: Mapping[str, Runs]
 
-    def time_ratio(self, mode: str, reference: str) -> float:
-        """Median over the turns of the time of a way over that of the reference."""
-        pairs = zip(self.runs[mode].seconds, self.runs[reference].seconds, strict=True)
-        return median(ours / theirs for ours, theirs in pairs)
+    def time_ratio(self, mode: str, reference: str) -> float | None:
+        """Median over the turns of the time of a way over that of the reference; None if one has none."""
+        ours, theirs = self.runs[mode], self.runs[reference]
+        if ours.fault or theirs.fault:
+            return None
+        return median(a / b for a, b in zip(ours.seconds, theirs.seconds, strict=True))
 
     def memory_ratio(self, mode: str, reference: str) -> float | None:
         """Peak memory of a way over that of the reference, both beyond resident; None if not known."""
@@ -44,6 +46,7 @@ class BenchmarkResult:
         settings: what was fixed.
         machine: what the figures depend on.
         rows: one a case.
+        also_over: further ways that ratios are given over, in the JSON.
     """
 
     name: str
@@ -52,9 +55,10 @@ class BenchmarkResult:
     settings: Mapping[str, Any]
     machine: Mapping[str, Any]
     rows: tuple[Row, ...]
+    also_over: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON: per case and way the median, every run, the peak, and the ratios to the reference."""
+        """As JSON: per case and way the median, every run, the peak and the ratios, or its fault."""
         return {
             "benchmark": self.name,
             "compares": dict(self.compares),
@@ -65,38 +69,55 @@ class BenchmarkResult:
         }
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Headings and cells: the case, then each way's median and peak, then the others' ratios."""
-        others = [mode for mode in self.compares if mode != self.reference]
+        """Headings, and a row per case and way: median, peak and ratios to the reference."""
         headings = [*self.rows[0].case] if self.rows else []
-        for mode in self.compares:
-            headings += [f"{mode} s", f"{mode} MB"]
-        for mode in others:
-            headings += [f"{mode} time ratio", "memory ratio"]
-        cells = []
-        for row in self.rows:
-            line = [str(value) for value in row.case.values()]
-            for mode in self.compares:
-                runs = row.runs[mode]
-                peak = "-" if runs.peak_bytes is None else f"{runs.peak_bytes / 1e6:.0f}"
-                line += [f"{runs.median_s:.3f}", peak]
-            for mode in others:
-                memory = row.memory_ratio(mode, self.reference)
-                line += [
-                    f"{row.time_ratio(mode, self.reference):.2f}",
-                    "-" if memory is None else f"{memory:.2f}",
-                ]
-            cells.append(line)
-        return headings, cells
+        headings += ["way", "median s", "MB", "time ratio", "memory ratio"]
+        return headings, [
+            [
+                *map(str, row.case.values()),
+                mode,
+                "failed" if runs.fault else f"{runs.median_s:.3f}",
+                "-" if runs.peak_bytes is None else f"{runs.peak_bytes / 1e6:.0f}",
+                _ratio(row.time_ratio(mode, self.reference)),
+                _ratio(row.memory_ratio(mode, self.reference)),
+            ]
+            for row in self.rows
+            for mode, runs in row.runs.items()
+        ]
+
+    def faults(self) -> list[str]:
+        """Which way failed on which case, and why."""
+        return [
+            f"{mode} failed on {', '.join(map(str, row.case.values()))}: {runs.fault}"
+            for row in self.rows
+            for mode, runs in row.runs.items()
+            if runs.fault
+        ]
 
     def _modes(self, row: Row) -> dict[str, Any]:
         modes: dict[str, Any] = {}
         for mode, runs in row.runs.items():
+            if runs.fault:
+                modes[mode] = {"fault": runs.fault}
+                continue
             modes[mode] = {
                 "median_s": runs.median_s,
                 "runs_s": list(runs.seconds),
                 "peak_bytes": runs.peak_bytes,
             }
             if mode != self.reference:
-                modes[mode]["time_ratio"] = row.time_ratio(mode, self.reference)
-                modes[mode]["memory_ratio"] = row.memory_ratio(mode, self.reference)
+                modes[mode] |= _ratios(row, mode, self.reference)
+            if others := [other for other in self.also_over if other != mode]:
+                modes[mode]["over"] = {other: _ratios(row, mode, other) for other in others}
         return modes
+
+
+def _ratios(row: Row, mode: str, reference: str) -> dict[str, float | None]:
+    return {
+        "time_ratio": row.time_ratio(mode, reference),
+        "memory_ratio": row.memory_ratio(mode, reference),
+    }
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

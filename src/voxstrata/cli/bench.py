@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,8 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Measure time and memory, interleaved with what they are compared with.",
                         no_args_is_help=True)  # fmt: skip
     group.command("attention")(attention)
+    group.command("lambda-step")(lambda_step)
+    group.command("cached")(cached)
     app.add_typer(group, name="bench")
 
 
@@ -59,8 +63,77 @@ def attention(
     answer(lambda progress: run(options.quick() if quick else options, progress), json_file)
 
 
+def lambda_step(
+    shape: str = typer.Option("large", "--shape", help="WavLM of this shape: base or large."),
+    vectors: int = typer.Option(2, "--vectors", min=1, metavar="K", help="Task vectors."),
+    vector_dtype: str = typer.Option(
+        "float32", "--vector-dtype", help="In which they are held: float32, bfloat16 or float16."
+    ),
+    batch_size: int = typer.Option(4, "--batch-size", min=1, help="Clips in a batch."),
+    clip_s: float = typer.Option(3.0, "--clip-s", min=0.1, help="Length of each clip in seconds."),
+    cases: str = typer.Option(
+        "all-groups,front-zero,front-kept", "--cases", help="What the task vectors change: a,b,c."
+    ),
+    ways: str | None = typer.Option(
+        None, "--ways", help="What is compared, the reference first: a,b,c; default: all that are installed."
+    ),
+    repeats: int = REPEATS,
+    threads: int | None = THREADS,
+    quick: bool = QUICK,
+    json_file: Path | None = JSON_FILE,
+) -> None:
+    """Compare ways to take one step of learning the coefficients: forward, and backward to all of them."""
+    from voxstrata.benchmarks.lambda_step import LambdaStepOptions, run
+
+    options = LambdaStepOptions(
+        shape=shape,  # type: ignore[arg-type]  # this and the next two are checked by run
+        vectors=vectors,
+        vector_dtype=vector_dtype,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        clip_s=clip_s,
+        cases=_names(cases),  # type: ignore[arg-type]
+        ways=None if ways is None else _names(ways),
+        repeats=repeats,
+        threads=threads,
+    )
+    answer(lambda progress: run(options.quick() if quick else options, progress), json_file)
+
+
+def cached(
+    shape: str = typer.Option("base", "--shape", help="WavLM of this shape: base or large."),
+    epochs: int = typer.Option(100, "--epochs", min=1, help="Length of a training."),
+    clips: int = typer.Option(40, "--clips", min=10, help="Recordings of noise; a fifth is for validation."),
+    clip_s: float = typer.Option(3.0, "--clip-s", min=0.1, help="Length of each clip in seconds."),
+    batch_size: int = typer.Option(8, "--batch-size", min=1, help="Clips in a batch."),
+    repeats: int = typer.Option(1, "--repeats", min=1, help="Timed trainings of each way."),
+    threads: int | None = THREADS,
+    quick: bool = QUICK,
+    json_file: Path | None = JSON_FILE,
+) -> None:
+    """Compare trainings of a static merge: the encoder's states computed once, or in every epoch."""
+    from voxstrata.benchmarks.cached import CachedOptions, run
+
+    options = CachedOptions(
+        shape=shape,  # type: ignore[arg-type]  # checked by run, which names what is allowed
+        epochs=epochs,
+        clips=clips,
+        clip_s=clip_s,
+        batch_size=batch_size,
+        repeats=repeats,
+        threads=threads,
+    )
+    answer(lambda progress: run(options.quick() if quick else options, progress), json_file)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
 def answer(measure: Callable[[Progress], BenchmarkResult], json_file: Path | None) -> None:
-    """Runs a benchmark under a progress bar, prints its table and writes its JSON."""
+    """Runs a benchmark under a progress bar, prints its table and writes its JSON.
+
+    Exits with 3 where a way failed for want of memory; each is named.
+    """
     from voxstrata.cli.progress import bar
     from voxstrata.runs import write_json
 
@@ -69,18 +142,43 @@ def answer(measure: Callable[[Progress], BenchmarkResult], json_file: Path | Non
     if json_file is not None:
         write_json(json_file, result.as_dict())
     show(result)
+    faults = result.faults()
+    for fault in faults:
+        print(f"voxstrata: {fault}", file=sys.stderr)
+    if faults:
+        raise typer.Exit(3)
 
 
 def show(result: BenchmarkResult) -> None:
-    """Prints what is compared, medians, peaks beyond resident memory, and ratios."""
+    """Prints what is compared, medians, peaks beyond resident memory, ratios, settings and machine."""
+    width = max(map(len, result.compares))
     for name, meaning in result.compares.items():
-        typer.echo(f"{name:<12} {meaning}")
+        typer.echo(f"{name:<{width}}  {meaning}")
     headings, cells = result.table()
+    words = headings.index("way") + 1
     widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
-    for line in ([], headings, *cells):
-        typer.echo("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=False)))
+    typer.echo()
+    for line in (headings, *cells):
+        padded = [
+            f"{cell:<{width}}" if column < words else f"{cell:>{width}}"
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        typer.echo("  ".join(padded))
+    typer.echo()
+    for note in _notes(result):
+        typer.echo(textwrap.fill(note, 100, subsequent_indent="    ", break_on_hyphens=False))
+
+
+def _notes(result: BenchmarkResult) -> tuple[str, ...]:
+    settings = ", ".join(f"{name} {_plain(value)}" for name, value in result.settings.items())
     told = result.machine
-    typer.echo(
-        f"\nmedians of interleaved runs; MB beyond resident; {told['processor']}, {told['cores']} cores, "
-        f"torch {told['torch']}"
+    versions = [f"{name} {told[name]}" for name in ("torch", "transformers", "fusion_bench") if name in told]
+    return (
+        f"ratios: to {result.reference}, medians over the turns; MB: peak beyond what is resident",
+        f"settings: {settings}",
+        ", ".join([told["processor"], f"{told['cores']} cores", *versions]),
     )
+
+
+def _plain(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

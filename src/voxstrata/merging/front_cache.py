@@ -74,12 +74,11 @@ class FrontCache:
         audio = [_sha256(clip[:n]) for clip, n in zip(waveforms, counts, strict=True)]
         known = [self._read(clip_id, found) for clip_id, found in zip(ids, audio, strict=True)]
         missing = [row for row, features in enumerate(known) if features is None]
-        if missing:
-            computed = self.merged.front(waveforms[missing], lengths[missing])
-            frames = self.merged.frame_lengths(lengths[missing]).tolist()
-            for row, features, count in zip(missing, computed, frames, strict=True):
-                known[row] = features[:, :count]
-                self._write(ids[row], audio[row], features[:, :count])
+        for row in missing:
+            # Alone, so that no bit depends on which others are known: a resumed training must not differ.
+            (features,) = self.merged.front(waveforms[row : row + 1, : counts[row]], lengths[row : row + 1])
+            known[row] = features
+            self._write(ids[row], audio[row], features)
         whole = [features.to(waveforms.device) for features in known if features is not None]
         longest = max(features.shape[1] for features in whole)
         return torch.stack([F.pad(features, (0, longest - features.shape[1])) for features in whole])

@@ -183,7 +183,7 @@ class MergedBackbone(nn.Module):
         }
         return {name: tensor.clone() for name, tensor in (self._counters | merged).items()}
 
-    def export(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+    def export(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Writes the merged encoder as a plain transformers folder, and coefficients.json beside it.
 
         Args:
