@@ -1,0 +1,161 @@
+"""What a run need not compute twice: a frozen encoder's states, or a front end that no vector changes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from voxstrata.batches.processes import Processes
+from voxstrata.batches.source import BatchSource
+from voxstrata.errors import CheckpointError
+from voxstrata.experiments.build import Say, planned_steps
+from voxstrata.experiments.sources import Sources
+from voxstrata.merging.front_cache import FrontCache, front_bytes
+from voxstrata.recipes.schema import AdaLTMRecipe, AnyRecipe, LateFusionRecipe
+from voxstrata.runs import RunFolder
+from voxstrata.systems.adaltm import AdaLTM
+from voxstrata.systems.cached_states import CachedStates, cached_states, gigabytes
+from voxstrata.systems.late_fusion import LateFusion
+from voxstrata.systems.system import System
+from voxstrata.training.shares import Batches
+
+CachedRecipe = AdaLTMRecipe | LateFusionRecipe
+
+
+@dataclass(frozen=True)
+class RunBatches:
+    """The batches of a run's sources, with known states where they are kept.
+
+    Args:
+        train: training batches.
+        dev: for the validation loss.
+        evaluated: split -> clips that predictions are written for.
+    """
+
+    train: Batches
+    dev: Batches | None
+    evaluated: Mapping[str, Batches]
+
+
+def cache_folder(run: RunFolder) -> Path:
+    """Where a run keeps what it need not compute twice, until it is complete."""
+    return run.path / "cache"
+
+
+def keep(
+    recipe: AnyRecipe, system: System, sources: Sources, run: RunFolder, say: Say, processes: Processes
+) -> RunBatches:
+    """Keeps what the recipe allows of what is the same in every epoch, and says what that is, or why not.
+
+    Args:
+        recipe: its `cache_gb` is the room.
+        system: moved to the device that training uses; an AdaLTM that learns coefficients gets a front cache.
+        sources: of the recipe.
+        run: the folder; its lock is held.
+        say: receives lines for the user.
+        processes: that train together. The first one decides, and runs a frozen encoder while the others
+            wait; a clip's front end is run by the process that the clip first falls to.
+    """
+    batches = RunBatches(sources.train, sources.dev, sources.evaluated)
+    if not isinstance(system, AdaLTM | LateFusion) or not isinstance(recipe, CachedRecipe):
+        return batches
+    if not recipe.cache_gb:
+        return batches
+    system.to(processes.device)
+    repeated = planned_steps(recipe, sources) * recipe.training.accumulate > batches.train.batches_per_epoch()
+    if not repeated:
+        say("train: no clip is used twice, nothing is kept")
+    folder = cache_folder(run)
+    if isinstance(system, LateFusion) or not isinstance(system.merged.coefficients, nn.Parameter):
+        return _with_states(recipe, system, sources, folder, say, processes, train=repeated)
+    if repeated:
+        _keep_fronts(recipe, system, sources, folder, say, processes)
+    return batches
+
+
+def release(system: System) -> None:
+    """Ends the use of a front cache: clips that were not counted may come."""
+    if isinstance(system, AdaLTM):
+        system.model.front_cache = None
+
+
+def _with_states(
+    recipe: CachedRecipe,
+    system: AdaLTM | LateFusion,
+    sources: Sources,
+    folder: Path,
+    say: Say,
+    processes: Processes,
+    *,
+    train: bool,
+) -> RunBatches:
+    bf16 = recipe.training.precision == "bf16"
+    left_bytes = _budget_bytes(recipe)
+
+    def known(split: str, source: BatchSource) -> Batches:
+        nonlocal left_bytes
+        states: CachedStates | None = None
+        if processes.leads:
+            try:
+                states = cached_states(
+                    system.model,
+                    source,
+                    folder,
+                    budget_bytes=left_bytes,
+                    bf16=bf16,
+                    announce=lambda line: say(f"{split}: {line}"),
+                )
+            except CheckpointError as fault:
+                say(f"{split}: {fault}; the encoder runs in every epoch")
+        path = processes.from_leader(None if states is None else states.path)
+        if path is None:
+            return source
+        left_bytes -= path.stat().st_size
+        encoder = system.model.encoder
+        return states or CachedStates(source, path, layers=encoder.num_layers, size=encoder.hidden_size)
+
+    batches = known("train", sources.train) if train else sources.train
+    dev = None if sources.dev is None else known("dev", sources.dev)
+    evaluated: dict[str, Batches] = dict(sources.evaluated)
+    # Predictions are made in float32. Test clips are seen once, so that nothing of them need be kept.
+    if isinstance(dev, CachedStates) and "dev" in evaluated and not bf16:
+        evaluated["dev"] = known("dev", sources.evaluated["dev"])
+    return RunBatches(batches, dev, evaluated)
+
+
+def _keep_fronts(
+    recipe: CachedRecipe, system: AdaLTM, sources: Sources, folder: Path, say: Say, processes: Processes
+) -> None:
+    merged = system.merged
+    if not merged.front_is_fixed:
+        say("the vectors change the convolutional front end, nothing is kept")
+        return
+    if sources.train.variation is not None:
+        say(f"train: {sources.train.variation}, nothing is kept")
+        return
+    used = [sources.train] if sources.dev is None else [sources.train, sources.dev]
+    counts = [count for source in used for ids in source.plan(0) for count in source.sample_counts(ids)]
+    needed = front_bytes(merged, counts)
+    refused: CheckpointError | None = None
+    try:
+        cache = FrontCache(merged, folder, budget_bytes=_budget_bytes(recipe), lengths=counts)
+        free = shutil.disk_usage(folder.parent).free
+        if needed - cache.used_bytes > free:
+            raise CheckpointError(
+                f"the front end's output takes {gigabytes(needed)}, {gigabytes(free)} are free"
+            )
+    except CheckpointError as fault:
+        refused = fault
+    if processes.any(refused is not None):
+        say(f"train and dev: {refused or 'another process has no room'}; the front end runs in every epoch")
+        return
+    say(f"train and dev: the front end runs once over {len(counts)} clips; {gigabytes(needed)} are kept")
+    system.model.front_cache = cache
+
+
+def _budget_bytes(recipe: CachedRecipe) -> int:
+    return round(recipe.cache_gb * 1e9)

@@ -1,0 +1,258 @@
+"""The states of a frozen encoder, computed once per clip and read from disk in every epoch.
+
+Head A is linear before its mean over frames, and nothing random lies before that mean. So the layers' means
+over a clip's valid frames, [L, D], are all that it needs of a clip: mean(W h + b) = W mean(h) + b. Any other
+head gets all frames.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from io import BufferedReader
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from voxstrata.backbone.encoder import SpeechEncoder
+from voxstrata.backbone.fingerprint import fingerprint
+from voxstrata.batches.batch import Batch
+from voxstrata.batches.collate import no_clips
+from voxstrata.batches.processes import Share
+from voxstrata.batches.source import BatchSource
+from voxstrata.errors import CheckpointError
+from voxstrata.fusion.parallel_encoders import ParallelEncoders
+from voxstrata.heads.emotion import masked_mean
+from voxstrata.systems.recognition import Backbone, ClipModel
+
+#: One row [L, D] per clip, or all its frames.
+Form = Literal["pooled", "frames"]
+
+_VALUE_BYTES = 4
+_COUNT_BYTES = 8
+
+
+class CachedStates:
+    """The batches of a source, in its order, with known states in the place of audio.
+
+    Nothing that grows with the clips is held but their places in the file.
+
+    Args:
+        source: whose batches.
+        path: a file of `cached_states`: float32 [rows, L, D] clip after clip in the order of epoch 0,
+            then int64 [clips] rows of each.
+        layers: L.
+        size: D.
+
+    Raises:
+        CheckpointError: if the file is not of these clips and sizes.
+    """
+
+    def __init__(self, source: BatchSource, path: Path, *, layers: int, size: int) -> None:
+        self.source, self.path, self.layers, self.size = source, path, layers, size
+        self._share = Share()
+        ids = _order(source)
+        with path.open("rb") as file:
+            held = file.seek(0, os.SEEK_END)
+            file.seek(max(0, held - len(ids) * _COUNT_BYTES))
+            counts = np.fromfile(file, np.int64)
+        if held != _file_bytes(int(counts.sum()), layers, size, len(ids)) or len(counts) != len(ids):
+            raise CheckpointError(f"{path} does not hold the states of these {len(ids)} clips; remove it")
+        starts = np.cumsum(counts) - counts
+        self._places = dict(zip(ids, zip(starts.tolist(), counts.tolist(), strict=True), strict=True))
+
+    def batches_per_epoch(self) -> int:
+        """Batches in an epoch; the same in every epoch."""
+        return self.source.batches_per_epoch()
+
+    def epoch(self, index: int, *, skip: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, without the first `skip`."""
+        with self.path.open("rb") as file:
+            for ids in map(self._share.of, self.source.plan(index)[skip:]):
+                if not ids:
+                    yield no_clips()
+                    continue
+                rows = [self._rows(file, name) for name in ids]
+                frames = torch.tensor([len(clip) for clip in rows])
+                yield replace(self.source.without_audio(ids), states=_padded(rows), frames=frames)
+
+    def shared(self, share: Share) -> CachedStates:
+        """The same batches, of each the clips that fall to one process."""
+        states = copy.copy(self)
+        states._share = share
+        return states
+
+    def _rows(self, file: BufferedReader, name: str) -> Tensor:
+        start, count = self._places[name]
+        rows = np.empty((count, self.layers, self.size), np.float32)
+        # Read and not mapped: pages of a mapped file count as memory of the process.
+        file.seek(start * self.layers * self.size * _VALUE_BYTES)
+        if file.readinto(rows.data) != rows.nbytes:
+            raise CheckpointError(f"{self.path} became shorter while it was read; remove it and start again")
+        return torch.from_numpy(rows)
+
+
+def cached_states(
+    model: ClipModel,
+    source: BatchSource,
+    folder: Path,
+    *,
+    budget_bytes: int,
+    bf16: bool = False,
+    announce: Callable[[str], None] = lambda line: None,
+) -> CachedStates:
+    """Computes the states of all clips of a source, unless the folder holds them already.
+
+    Pooled where the model has head A, else all frames; layers are held as the layer sum weighs them. A file
+    has the fingerprint of all that they depend on in its name: weights, normalisation, form, precision and
+    clips. It is written aside and renamed when it is complete.
+
+    Args:
+        model: its encoder has nothing that is trained; on the device that it is to run on.
+        source: gives each clip the same samples in every epoch.
+        folder: made if need be; no other process writes into it.
+        budget_bytes: that the file may take.
+        bf16: run the encoder in bfloat16 where autocast deems it safe, as the loop does with that precision.
+        announce: called with a line before the encoder is run.
+
+    Raises:
+        CheckpointError: if the encoder or the samples change over epochs, or there is no room.
+    """
+    if any(parameter.requires_grad for parameter in model.encoder.parameters()):
+        raise CheckpointError("the encoder is trained, so its states change; leave the cache out")
+    if source.variation is not None:
+        raise CheckpointError(f"{source.variation}: nothing can be kept, leave the cache out")
+    form = state_form(model)
+    path = folder / f"states-{_key(model, source, form, bf16=bf16)[:32]}"
+    if not path.is_file():
+        _check_room(model, source, folder, budget_bytes)
+        needed = gigabytes(states_bytes(model, source))
+        announce(f"the encoder runs once over {len(source)} clips; {needed} of {form} states are kept")
+        _write(path, model, source, form, bf16=bf16)
+        source.drop_audio()
+    return CachedStates(source, path, layers=model.encoder.num_layers, size=model.encoder.hidden_size)
+
+
+def state_form(model: ClipModel) -> Form:
+    """What has to be kept of a clip for this model's head."""
+    return "pooled" if getattr(model.head, "pools_first", False) else "frames"
+
+
+def states_bytes(model: ClipModel, source: BatchSource) -> int:
+    """Disk that the states of a source's clips take."""
+    rows = len(source)
+    if state_form(model) == "frames":
+        rows = int(model.encoder.frame_lengths(torch.tensor(source.sample_counts(_order(source)))).sum())
+    return _file_bytes(rows, model.encoder.num_layers, model.encoder.hidden_size, len(source))
+
+
+def gigabytes(count: int) -> str:
+    """A size for messages."""
+    return f"{count / 1e9:.3g} GB"
+
+
+def _order(source: BatchSource) -> list[str]:
+    return [name for ids in source.plan(0) for name in ids]
+
+
+def _file_bytes(rows: int, layers: int, size: int, clips: int) -> int:
+    return rows * layers * size * _VALUE_BYTES + clips * _COUNT_BYTES
+
+
+def _key(model: ClipModel, source: BatchSource, form: Form, *, bf16: bool) -> str:
+    encoder = model.encoder
+    encoders = encoder.encoders if isinstance(encoder, ParallelEncoders) else (encoder,)
+    how = [form, model.layer_sum.normalize, bf16, _device(model).type]
+    told = f"{how} {source.fingerprint()} {' '.join(map(_identity, encoders))}"
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _identity(encoder: Backbone) -> str:
+    plain, state = (
+        (encoder, encoder.weights())
+        if isinstance(encoder, SpeechEncoder)
+        else (encoder.base, encoder.merged_state())
+    )
+    weights = fingerprint({name: tensor for name, tensor in state.items() if tensor.is_floating_point()})
+    config = plain.model.config.to_json_string(use_diff=False)
+    return f"{weights} {plain.normalize} {plain.final_norm} {config}"
+
+
+def _device(model: ClipModel) -> torch.device:
+    return model.layer_sum.logits.device
+
+
+def _check_room(model: ClipModel, source: BatchSource, folder: Path, budget_bytes: int) -> None:
+    needed = states_bytes(model, source)
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if needed > min(budget_bytes, free):
+        raise CheckpointError(
+            f"the encoder's {state_form(model)} states of {len(source)} clips take {gigabytes(needed)}; "
+            f"{gigabytes(budget_bytes)} are allowed and {gigabytes(free)} are free in {place}: allow more "
+            "(in a recipe: cache_gb), free space, or leave the cache out"
+        )
+
+
+def _write(path: Path, model: ClipModel, source: BatchSource, form: Form, *, bf16: bool) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.*.tmp"):
+            left.unlink()  # by a process that was killed
+        counts = []
+        with partial.open("wb") as file, closing(_epoch(source)) as batches:
+            for batch in batches:
+                for rows in _rows(model, batch.to(_device(model)), form, bf16=bf16):
+                    file.write(rows.cpu().numpy().data)
+                    counts.append(len(rows))
+            file.write(np.array(counts, np.int64).data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as fault:
+        raise CheckpointError(
+            f"cannot write {path}: {fault.strerror}; free space, or leave the cache out"
+        ) from None
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _epoch(source: BatchSource) -> Generator[Batch, None, None]:
+    """As a generator, so that leaving early ends the source's work at once."""
+    yield from source.epoch(0)
+
+
+@torch.no_grad()
+def _rows(model: ClipModel, batch: Batch, form: Form, *, bf16: bool) -> list[Tensor]:
+    """States of each clip as they are kept: B tensors [T, L, D], T = 1 where they are pooled."""
+    with torch.autocast(_device(model).type, torch.bfloat16, enabled=bf16):
+        states = model.encoder(batch.waveforms, batch.lengths)
+        layers = (model.layer_sum.prepared(layer).float() for layer in states.layers)
+        if form == "pooled":
+            mask = states.mask()
+            pooled = torch.stack([masked_mean(layer, mask) for layer in layers], dim=1)
+            return list(pooled.unsqueeze(1))
+        whole = list(layers)
+    return [
+        torch.stack([layer[row, :count] for layer in whole], dim=1)
+        for row, count in enumerate(states.lengths.tolist())
+    ]
+
+
+def _padded(clips: Sequence[Tensor]) -> Tensor:
+    """B tensors [T, L, D] -> [L, B, T, D], zero behind each clip's end."""
+    _, layers, size = clips[0].shape
+    states = torch.zeros(layers, len(clips), max(len(clip) for clip in clips), size)
+    for row, clip in enumerate(clips):
+        states[:, row, : len(clip)] = clip.transpose(0, 1)
+    return states

@@ -1,0 +1,287 @@
+"""States of a frozen encoder that are computed once: the same batches, weights and predictions as without."""
+
+from __future__ import annotations
+
+import os
+from collections import namedtuple
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from voxstrata.audio import load_audio
+from voxstrata.backbone.encoder import load_backbone
+from voxstrata.batches.source import BatchOptions, BatchSource
+from voxstrata.corpora.prepared import PreparedCorpus
+from voxstrata.errors import AudioError, CheckpointError
+from voxstrata.heads.emotion import EmotionHeadOptions
+from voxstrata.inference.path import predict
+from voxstrata.labels import LabelSet
+from voxstrata.losses import class_balanced_weights
+from voxstrata.merging.merged import MergedBackbone
+from voxstrata.merging.task_vector import TaskVector
+from voxstrata.runs import RunFolder
+from voxstrata.systems import cached_states as module
+from voxstrata.systems.adaltm import AdaLTM, AdaLTMRates
+from voxstrata.systems.cached_states import cached_states, states_bytes
+from voxstrata.systems.recognition import EmotionModel
+from voxstrata.training.loop import fit
+from voxstrata.training.options import FitOptions
+
+LABELS = LabelSet(("anger", "neutral", "sadness"))
+ROOMY = 10**9
+
+
+@pytest.fixture
+def source(corpus_folder):
+    """A function of a split: its batches, clips of unequal length."""
+
+    def build(split: str, **options) -> BatchSource:
+        chosen = {"batch_size": 3, "labels": LABELS, "shuffle": split == "train", "seed": 2} | options
+        return BatchSource(PreparedCorpus.load(corpus_folder).cuts(split), BatchOptions(**chosen))
+
+    return build
+
+
+@pytest.fixture
+def static(encoder_folder, expert_folders):
+    """A function of the head's options: a static merge of two experts."""
+
+    def build(**options) -> AdaLTM:
+        base = load_backbone(encoder_folder)
+        vectors = {name: TaskVector.between(base, folder) for name, folder in expert_folders.items()}
+        torch.manual_seed(0)
+        merged = MergedBackbone(base, vectors, granularity="static")
+        model = EmotionModel(merged, LABELS, EmotionHeadOptions(width=16, **options))
+        if options.get("batch_norm"):
+            # Batch normalisation takes it away: its gradient is rounding, which AdamW makes whole steps of.
+            model.head.projector.bias = None
+        weights = class_balanced_weights(torch.eye(3)[[0, 0, 1, 1, 2]])
+        return AdaLTM(model, weights, AdaLTMRates(layer_weights=1e-2, head=1e-2))
+
+    return build
+
+
+def forbid_encoding(monkeypatch) -> None:
+    def refuse(*args, **kwargs):
+        raise AssertionError("the encoder was run")
+
+    monkeypatch.setattr(MergedBackbone, "forward", refuse)
+
+
+def in_float64(model: EmotionModel, path: str) -> tuple[Tensor, int]:
+    """Layers' means over a clip alone, [L, D], by a plain loop; and its frames."""
+    samples = torch.from_numpy(load_audio(Path(path)))
+    layers = model.encoder(samples[None], torch.tensor([len(samples)])).layers
+    rows = []
+    for layer in layers:
+        frames = layer[0].double()
+        if model.layer_sum.normalize:
+            frames = (frames - frames.mean(-1, keepdim=True)) / (
+                frames.var(-1, keepdim=True, correction=0) + 1e-5
+            ).sqrt()
+        rows.append(frames.mean(0))
+    return torch.stack(rows).float(), layers[0].shape[1]
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_batches_are_those_of_the_source_with_pooled_layers(source, static, tmp_path, normalize):
+    model, train = static(normalize_layers=normalize).model, source("train")
+    cached = cached_states(model, train, tmp_path, budget_bytes=ROOMY)
+    assert cached.batches_per_epoch() == train.batches_per_epoch() == 3
+    for epoch, skip in ((0, 0), (1, 0), (7, 0), (1, 2)):
+        ours, theirs = list(cached.epoch(epoch, skip=skip)), list(train.epoch(epoch, skip=skip))
+        assert [batch.references for batch in ours] == [batch.references for batch in theirs]
+        for batch, plain in zip(ours, theirs, strict=True):
+            assert torch.equal(batch.emotion_targets, plain.emotion_targets)
+            assert torch.equal(batch.lengths, plain.lengths)
+            assert batch.waveforms.shape == (len(batch), 0)
+            assert batch.states.shape == (2, len(batch), 1, 32) and batch.frames.tolist() == [1] * len(batch)
+            for row, reference in enumerate(batch.references):
+                expected, _ = in_float64(model, reference.path)
+                torch.testing.assert_close(batch.states[:, row, 0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_another_head_gets_all_frames(source, static, tmp_path):
+    model, train = static(form="c").model, source("train")
+    (first, *_) = cached_states(model, train, tmp_path, budget_bytes=ROOMY).epoch(3)
+    (plain, *_) = train.epoch(3)
+    states = model.encoder(plain.waveforms, plain.lengths)
+    assert torch.equal(first.frames, states.lengths) and len(set(first.frames.tolist())) > 1
+    for row, count in enumerate(first.frames.tolist()):
+        assert count == in_float64(model, first.references[row].path)[1]
+        for ours, theirs in zip(first.states, states.layers, strict=True):
+            torch.testing.assert_close(ours[row, :count], theirs[row, :count], atol=1e-5, rtol=1e-5)
+        assert not first.states[:, row, count:].any()
+
+
+@pytest.mark.parametrize("normalize_layers", [False, True])
+@pytest.mark.parametrize(("form", "batch_norm"), [("a", False), ("a", True), ("b", False), ("c", False)])
+def test_training_ends_with_the_same_weights_and_predictions(
+    source, static, tmp_path, form, batch_norm, normalize_layers
+):
+    ended = []
+    for name in ("plain", "cached"):
+        system = static(form=form, normalize_layers=normalize_layers, batch_norm=batch_norm)
+        train, dev, test = (source(split) for split in ("train", "dev", "test"))
+        if name == "cached":
+            train, dev, test = (
+                cached_states(system.model, s, tmp_path / "cache", budget_bytes=ROOMY)
+                for s in (train, dev, test)
+            )
+        result = fit(system, train, dev, RunFolder(tmp_path / name), FitOptions(epochs=5))
+        rows = {row.id: [*row.probabilities.values()] for row in predict(system, test.epoch(0))}
+        ended.append((result.best_step, result.best_loss, rows, system.state_dict()))
+    (step, loss, rows, weights), (cached_step, cached_loss, cached_rows, cached_weights) = ended
+    assert step == cached_step and loss == pytest.approx(cached_loss, rel=1e-4)
+    assert rows.keys() == cached_rows.keys() and len(rows) == 4
+    for name in rows:
+        assert rows[name] == pytest.approx(cached_rows[name], abs=1e-4)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(cached_weights[name], tensor, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_in_bf16_states_are_those_of_autocast(source, static, tmp_path):
+    system, train = static(), source("train")
+    known = {
+        bf16: cached_states(system.model, train, tmp_path, budget_bytes=ROOMY, bf16=bf16)
+        for bf16 in (False, True)
+    }
+    assert known[False].path != known[True].path
+    (exact, *_), (half, *_), (plain, *_) = (s.epoch(0) for s in (known[False], known[True], train))
+    assert half.states.dtype == torch.float32
+    assert 1e-4 < (half.states - exact.states).abs().max() < 0.1
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        losses = [system.loss(batch).item() for batch in (half, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+@pytest.mark.parametrize("form", ["a", "b"])
+def test_the_size_is_known_before_and_refused(source, static, tmp_path, monkeypatch, form):
+    model, train = static(form=form).model, source("train")
+    needed = states_bytes(model, train)
+    path = cached_states(model, train, tmp_path / "roomy", budget_bytes=needed).path
+    assert path.stat().st_size == needed
+    forbid_encoding(monkeypatch)
+    gigabytes = f"{needed / 1e9:.3g} GB"
+    with pytest.raises(CheckpointError, match=f"8 clips take {gigabytes}; .* are allowed.*cache_gb") as told:
+        cached_states(model, train, tmp_path / "small", budget_bytes=needed - 1)
+    assert "\n" not in str(told.value)
+    usage = namedtuple("usage", "total used free")(0, 0, needed - 1)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(CheckpointError, match=f"take {gigabytes}.* are free in"):
+        cached_states(model, train, tmp_path / "small", budget_bytes=ROOMY)
+    assert not (tmp_path / "small").exists()
+
+
+def test_known_states_are_not_computed_again_and_need_no_room(source, static, tmp_path, monkeypatch):
+    said: list[str] = []
+    first = cached_states(static().model, source("train"), tmp_path, budget_bytes=ROOMY, announce=said.append)
+    assert len(said) == 1 and "8 clips" in said[0] and "pooled" in said[0]
+    model = static().model
+    with torch.no_grad():
+        model.head.projector.weight.zero_()  # what is trained has no part in the states
+    forbid_encoding(monkeypatch)
+    again = cached_states(model, source("train"), tmp_path, budget_bytes=0, announce=said.append)
+    assert again.path == first.path and len(said) == 1
+    for ours, theirs in zip(first.epoch(2), again.epoch(2), strict=True):
+        assert torch.equal(ours.states, theirs.states)
+
+
+def test_whatever_states_depend_on_makes_another_file(source, static, tmp_path):
+    def path(model: EmotionModel, clips: BatchSource, **options) -> Path:
+        return cached_states(model, clips, tmp_path, budget_bytes=ROOMY, **options).path
+
+    model = static().model
+    paths = [
+        path(model, source("train")),
+        path(model, source("dev")),
+        path(model, source("train"), bf16=True),
+    ]
+    paths += [path(static(normalize_layers=True).model, source("train"))]
+    paths += [path(static(form="c").model, source("train"))]
+    paths += [path(model, source("train", crop_s=0.2, shuffle=False))]
+    paths += [path(model, source("train", seed=3))]  # other places in the file
+    model.encoder.coefficients += 0.01
+    paths += [path(model, source("train"))]
+    model.encoder.coefficients -= 0.01
+    model.encoder.base.normalize = not model.encoder.base.normalize
+    paths += [path(model, source("train"))]
+    assert len(set(paths)) == len(paths)
+    clips = source("train")
+    before, recording = clips.fingerprint(), next(iter(clips._clips.values())).path
+    stamp = recording.stat().st_mtime_ns
+    os.utime(recording, ns=(stamp, stamp + 10**9))
+    assert clips.fingerprint() != before
+    os.utime(recording, ns=(stamp, stamp))
+    assert clips.fingerprint() == before
+
+
+class Crash(Exception):
+    """Not one of ours."""
+
+
+def test_interrupted_writing_leaves_nothing_and_the_remains_of_a_killed_one_go(
+    source, static, tmp_path, monkeypatch
+):
+    model, train = static().model, source("train")
+    whole = BatchSource.epoch
+
+    def breaks(self: BatchSource, index: int, *, skip: int = 0) -> Iterator[object]:
+        yield next(whole(self, index))
+        raise Crash
+
+    monkeypatch.setattr(BatchSource, "epoch", breaks)
+    with pytest.raises(Crash):
+        cached_states(model, train, tmp_path, budget_bytes=ROOMY)
+    assert not [*tmp_path.iterdir()]
+    monkeypatch.undo()
+    path = cached_states(model, train, tmp_path, budget_bytes=ROOMY).path
+    content = path.read_bytes()
+    path.rename(path.with_name(f".{path.name}.4711.tmp"))
+    assert cached_states(model, train, tmp_path, budget_bytes=ROOMY).path.read_bytes() == content
+    assert [*tmp_path.iterdir()] == [path]
+    path.write_bytes(content[:-100])
+    with pytest.raises(CheckpointError, match="does not hold the states of these 8 clips; remove it"):
+        cached_states(model, train, tmp_path, budget_bytes=ROOMY)
+
+
+def test_what_changes_over_epochs_is_not_kept(source, static, tmp_path, encoder_folder):
+    system = static()
+    with pytest.raises(CheckpointError, match=r"random crops of 0.25 s"):
+        cached_states(system.model, source("train", crop_s=0.25), tmp_path, budget_bytes=ROOMY)
+    assert source("train", crop_s=0.25, shuffle=False).variation is None
+    longest = max(source("train").sample_counts(list(source("train")._clips))) / 16_000
+    assert source("train", crop_s=longest).variation is None
+    assert source("train", crop_s=longest - 1 / 16_000).variation is not None
+    trained = EmotionModel(load_backbone(encoder_folder).requires_grad_(True), LABELS)
+    with pytest.raises(CheckpointError, match="encoder is trained"):
+        cached_states(trained, source("train"), tmp_path, budget_bytes=ROOMY)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_frozen_encoder_without_a_merge_is_kept_too(source, tmp_path, encoder_folder):
+    model = EmotionModel(load_backbone(encoder_folder), LABELS).eval()
+    dev = source("dev")
+    cached = cached_states(model, dev, tmp_path, budget_bytes=ROOMY)
+    ours, theirs = ([*predict(model, s.epoch(0))] for s in (cached, dev))
+    assert [row.id for row in ours] == [row.id for row in theirs]
+    for row, expected in zip(ours, theirs, strict=True):
+        assert row.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+
+
+def test_decoded_audio_is_not_held_beside_states(source, static, tmp_path):
+    train = source("train")
+    cached_states(static().model, train, tmp_path, budget_bytes=ROOMY)
+    assert train._cache.held_bytes == 0
+
+
+def test_a_missing_recording_is_named(source):
+    train = source("train")
+    name, clip = next(iter(train._clips.items()))
+    train._clips[name] = replace(clip, path=Path("gone.wav"))
+    with pytest.raises(AudioError, match=r"gone\.wav"):
+        train.fingerprint()
