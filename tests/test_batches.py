@@ -25,7 +25,7 @@ from voxstrata.batches.batch import Batch
 from voxstrata.batches.plan import plan_epoch
 from voxstrata.batches.prefetch import prefetched
 from voxstrata.batches.source import BatchOptions, BatchSource
-from voxstrata.batches.waveforms import crop
+from voxstrata.batches.waveforms import crop_start
 from voxstrata.errors import AudioError, CorpusError, LabelError, RecipeError, VoxstrataError
 from voxstrata.labels import LabelSet
 from voxstrata.vocabulary import Vocabulary
@@ -191,6 +191,12 @@ def test_buckets_spare_padding() -> None:
         return sum(length.values()) / sum(len(b) * max(length[name] for name in b) for b in plan)
 
     assert efficiency(10) > 0.85 > efficiency(1)
+
+
+def crop(wave, samples, **drawn):
+    start = crop_start(len(wave), samples, **drawn)
+    return wave[start : start + samples]
+
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 2**40), st.booleans())

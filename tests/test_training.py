@@ -382,14 +382,6 @@ def test_training_works_outside_the_main_thread(run: RunFolder) -> None:
     assert len(run.journal_rows("step")) == 2
 
 
-def test_several_processes_are_refused_until_they_are_supported(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
-    with pytest.raises(TrainingError, match="started with 2 processes"):
-        fit(Regression(), TRAIN, None, run, FitOptions(steps=1))
-
-
 def test_checkpoints_hold_no_pickled_objects(run: RunFolder) -> None:
     fit(Regression(), TRAIN, DEV, run, FitOptions(epochs=1))
     (folder,) = run.checkpoints.iterdir()

@@ -46,15 +46,16 @@ def plan_epoch(
     Returns:
         Lists of clip ids; every clip occurs exactly once.
     """
-    cuts = [
-        MonoCut(id=clip, start=0.0, duration=duration_s, channel=0)
-        for clip, duration_s in sorted(lengths, key=lambda pair: (pair[1], pair[0]))
-    ]
-    bounds = _bucket_bounds(len(cuts), batch_size, buckets) if shuffle else [0, len(cuts)]
+    ordered = sorted(lengths, key=lambda pair: (pair[1], pair[0]))
+    bounds = _bucket_bounds(len(ordered), batch_size, buckets) if shuffle else [0, len(ordered)]
     plan = []
     for number, (start, end) in enumerate(pairwise(bounds)):
+        cuts = [
+            MonoCut(id=clip, start=0.0, duration=duration_s, channel=0)
+            for clip, duration_s in ordered[start:end]
+        ]
         sampler = SimpleCutSampler(
-            CutSet(cuts[start:end]),
+            CutSet(cuts),
             max_cuts=batch_size,
             shuffle=shuffle,
             seed=derived_seed(seed, epoch, number),

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import copy
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from lhotse import CutSet
+from lhotse.cut import Cut
 from numpy.typing import NDArray
 
-from voxstrata.audio import SAMPLE_RATE
+from voxstrata.audio import SAMPLE_RATE, audio_file
+from voxstrata.batches.augment import Augmentation, augment
 from voxstrata.batches.batch import Batch
-from voxstrata.batches.clips import select_clips
-from voxstrata.batches.collate import collate
-from voxstrata.batches.plan import plan_epoch
+from voxstrata.batches.clips import EMOTION, BatchClip, TextEncoder, select_clips
+from voxstrata.batches.collate import collate, collate_without_audio, no_clips, padded
+from voxstrata.batches.phonemes import span_tensors
+from voxstrata.batches.plan import derived_seed, plan_epoch
 from voxstrata.batches.prefetch import prefetched
-from voxstrata.batches.waveforms import WaveformCache, crop
-from voxstrata.errors import RecipeError
+from voxstrata.batches.processes import Share
+from voxstrata.batches.waveforms import WaveformCache, crop_start
+from voxstrata.errors import AudioError, RecipeError
 from voxstrata.labels import LabelSet
-from voxstrata.vocabulary import Vocabulary
 
-TARGETS = ("consensus", "votes")
+TARGETS = ("consensus", "votes", "dimensions")
+REQUIRED = ("all", "any")
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,17 @@ class BatchOptions:
         crop_s: longest part of a clip that is used: a random one with `shuffle`, else the middle; None: all.
         shuffle: a new order (and new crops) in every epoch; otherwise from short to long.
         seed: of order and crops.
-        labels: label set of the emotion task; None: no emotion targets.
+        labels: label set of the class task; None: no class targets.
+        field: what of a clip holds its class: "emotion", or one of its corpus's extras, e.g. "gender".
         targets: "consensus" (one class a clip) or "votes" (shares of the annotators' votes over the label
-            set; votes for other classes do not count).
-        vocabulary: characters of the transcript task; None: no tokens.
+            set; votes for other classes do not count), or "dimensions" (ratings of arousal, valence and
+            dominance in the place of classes).
+        smoothing: share of a class target that is spread evenly over the other classes.
+        vocabulary: writes the transcripts of that task as tokens; None: no tokens.
+        require: "all": clips that have what every task needs; "any": also those with a class or words only.
+        phonemes: classes of the column `phonemes`; None: no phoneme targets.
+        augment: changes of the waveforms, drawn anew in every epoch; None: none.
+        task: of a model with several tasks, the one that the batches are for.
         buckets: duration buckets, at most.
         cache_bytes: room for decoded audio in memory.
 
@@ -48,17 +60,27 @@ class BatchOptions:
     shuffle: bool = True
     seed: int = 0
     labels: LabelSet | None = None
+    field: str = EMOTION
     targets: str = "consensus"
-    vocabulary: Vocabulary | None = None
+    smoothing: float = 0.0
+    vocabulary: TextEncoder | None = None
+    require: str = "all"
+    phonemes: tuple[str, ...] | None = None
+    augment: Augmentation | None = None
+    task: str | None = None
     buckets: int = 10
     cache_bytes: int = 2**30
 
     def __post_init__(self) -> None:
         if self.targets not in TARGETS:
             raise RecipeError(f"targets is {self.targets!r}; allowed: {', '.join(TARGETS)}")
+        if self.require not in REQUIRED:
+            raise RecipeError(f"require is {self.require!r}; allowed: {', '.join(REQUIRED)}")
         for name in ("batch_size", "buckets"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        if not 0 <= self.smoothing < 1:
+            raise RecipeError(f"smoothing is {self.smoothing}; give a share from 0 to below 1")
         if self.crop_s is not None and self.crop_s <= 0:
             raise RecipeError(f"crop_s is {self.crop_s}; give a positive number of seconds, or none")
 
@@ -77,14 +99,20 @@ class BatchSource:
         CorpusError: if no clip has what the tasks need.
     """
 
-    def __init__(self, cuts: CutSet, options: BatchOptions) -> None:
+    def __init__(self, cuts: Iterable[Cut], options: BatchOptions) -> None:
         self.options = options
-        clips, self.left_out = select_clips(
-            cuts, labels=options.labels, targets=options.targets, vocabulary=options.vocabulary
+        self._clips, self.left_out = select_clips(
+            cuts,
+            labels=options.labels,
+            targets=options.targets,
+            vocabulary=options.vocabulary,
+            smoothing=options.smoothing,
+            require=options.require,
+            field=options.field,
         )
-        self._clips = {clip.reference.id: clip for clip in clips}
         self._cache = WaveformCache(options.cache_bytes)
-        self._batches_per_epoch = len(self._plan(0))
+        self._share = Share()
+        self._batches_per_epoch = len(self.plan(0))
 
     def __len__(self) -> int:
         """Clips in the source."""
@@ -94,15 +122,33 @@ class BatchSource:
         """Batches in an epoch; the same in every epoch."""
         return self._batches_per_epoch
 
+    def mean_batch_s(self) -> float:
+        """Seconds of audio in a batch, without padding; mean over an epoch."""
+        longest_s = self.options.crop_s or float("inf")
+        seconds = sum(min(duration_s, longest_s) for _, duration_s in self._clips.durations_s())
+        return seconds / self._batches_per_epoch
+
     def emotion_target_matrix(self) -> NDArray[np.float32]:
-        """Emotion targets of all clips, [N, C], rows sum to 1; its column sums are the class counts.
+        """Class targets of all clips that have one, [N, C], rows sum to 1; column sums are class counts.
 
         Raises:
             RecipeError: if the source was made without a label set.
         """
         if self.options.labels is None:
             raise RecipeError("this source has no emotion targets; give it a label set")
-        return np.array([clip.emotion_target for clip in self._clips.values()], dtype=np.float32)
+        targets = (clip.emotion_target or clip.class_target or () for clip in self._clips.values())
+        rows = [target for target in targets if any(target)]
+        return np.array(rows, dtype=np.float32).reshape(-1, len(self.options.labels))
+
+    def rating_matrix(self) -> NDArray[np.float32]:
+        """Arousal, valence and dominance of all clips, [N, 3].
+
+        Raises:
+            RecipeError: if these are not the source's targets.
+        """
+        if self.options.targets != "dimensions":
+            raise RecipeError("this source has no ratings; give it the targets dimensions")
+        return np.array([clip.ratings for clip in self._clips.values()], dtype=np.float32)
 
     def epoch(self, index: int, *, skip: int = 0) -> Iterator[Batch]:
         """The batches of an epoch; the next one is decoded while the current one is used.
@@ -114,12 +160,19 @@ class BatchSource:
         Raises:
             AudioError: if a file cannot be decoded.
         """
-        return prefetched(self._batch(ids, index) for ids in self._plan(index)[skip:])
+        return prefetched(self._batch(self._share.of(ids), index) for ids in self.plan(index)[skip:])
 
-    def _plan(self, epoch: int) -> list[list[str]]:
+    def shared(self, share: Share) -> BatchSource:
+        """The same batches, of each the clips that fall to one process: none of the last ones, perhaps."""
+        source = copy.copy(self)
+        source._share = share
+        return source
+
+    def plan(self, epoch: int) -> list[list[str]]:
+        """The clips' ids of each batch of an epoch; every clip occurs exactly once."""
         longest_s = self.options.crop_s or float("inf")
         return plan_epoch(
-            [(name, min(clip.duration_s, longest_s)) for name, clip in self._clips.items()],
+            [(name, min(duration_s, longest_s)) for name, duration_s in self._clips.durations_s()],
             batch_size=self.options.batch_size,
             buckets=self.options.buckets,
             shuffle=self.options.shuffle,
@@ -127,13 +180,94 @@ class BatchSource:
             epoch=epoch,
         )
 
+    def without_audio(self, ids: Sequence[str]) -> Batch:
+        """The batch of these clips with waveforms [B, 0]; nothing is decoded."""
+        batch = collate_without_audio([self._clips[name] for name in ids], self.sample_counts(ids))
+        return replace(batch, task=self.options.task)
+
+    def sample_counts(self, ids: Sequence[str]) -> list[int]:
+        """Samples that a batch has of each clip at 16 kHz, as the manifest tells them."""
+        longest = self._crop_samples()
+        whole = [_samples(self._clips[name]) for name in ids]
+        return whole if longest is None else [min(count, longest) for count in whole]
+
+    @property
+    def variation(self) -> str | None:
+        """What makes a clip give other samples in another epoch, in words; None where they are the same."""
+        if self.options.augment is not None:
+            return "augmentation"
+        longest = self._crop_samples()
+        if longest is None or not self.options.shuffle:
+            return None
+        # Of a part of a file a decoder may give one sample more.
+        if all(_samples(clip) + (not clip.whole) <= longest for clip in self._clips.values()):
+            return None
+        return f"random crops of {self.options.crop_s:g} s"
+
+    def fingerprint(self) -> str:
+        """Identity of the samples that the clips give in epoch 0, in hexadecimal.
+
+        It knows the audio files by path, size and time of change, so none is decoded.
+        """
+        digest = hashlib.sha256(f"{self._crop_samples()} {self.variation}\n".encode())
+        for name in (name for ids in self.plan(0) for name in ids):
+            clip = self._clips[name]
+            digest.update(f"{name} {clip.path} {clip.offset_s} {clip.duration_s} {clip.whole}".encode())
+            try:
+                about = audio_file(clip.path).stat()
+            except OSError as fault:
+                raise AudioError(f"cannot read {clip.path}: {fault.strerror}; put the file there") from None
+            digest.update(f" {about.st_size} {about.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+    def drop_audio(self) -> None:
+        """Gives back the memory of decoded audio."""
+        self._cache = WaveformCache(self.options.cache_bytes)
+
+    def _crop_samples(self) -> int | None:
+        return None if self.options.crop_s is None else round(self.options.crop_s * SAMPLE_RATE)
+
     def _batch(self, ids: list[str], epoch: int) -> Batch:
+        if not ids:
+            return replace(no_clips(), task=self.options.task)
         clips = [self._clips[name] for name in ids]
-        waveforms = [self._cache.waveform(clip) for clip in clips]
-        if self.options.crop_s is not None:
-            samples = round(self.options.crop_s * SAMPLE_RATE)
-            waveforms = [
-                crop(w, samples, seed=self.options.seed, epoch=epoch, clip=name, random=self.options.shuffle)
-                for name, w in zip(ids, waveforms, strict=True)
-            ]
-        return collate(clips, waveforms)
+        parts = [self._part(clip, epoch) for clip in clips]
+        batch = replace(collate(clips, [part.samples for part in parts]), task=self.options.task)
+        if self.options.augment is not None:
+            batch = replace(batch, clean=padded([part.clean for part in parts]))
+        if self.options.phonemes is not None:
+            starts, phonemes = span_tensors(
+                [clip.phonemes for clip in clips],
+                self.options.phonemes,
+                [part.start_s for part in parts],
+                [part.tempo for part in parts],
+            )
+            batch = replace(batch, phoneme_starts=starts, phonemes=phonemes)
+        return batch
+
+    def _part(self, clip: BatchClip, epoch: int) -> _Part:
+        """The samples that are used of a clip, cropped and augmented."""
+        options, name = self.options, clip.reference.id
+        samples, start = self._cache.waveform(clip), 0
+        if (longest := self._crop_samples()) is not None:
+            start = crop_start(
+                len(samples), longest, seed=options.seed, epoch=epoch, clip=name, random=options.shuffle
+            )
+            samples = samples[start : start + longest]
+        if options.augment is None:
+            return _Part(samples, samples, start / SAMPLE_RATE)
+        rng = np.random.default_rng(derived_seed(options.seed, epoch, name, "augment"))
+        changed = augment(samples, options.augment, rng)
+        return _Part(changed.samples, changed.clean, start / SAMPLE_RATE, changed.tempo)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    samples: NDArray[np.float32]
+    clean: NDArray[np.float32]
+    start_s: float
+    tempo: float = 1.0
+
+
+def _samples(clip: BatchClip) -> int:
+    return round(clip.duration_s * SAMPLE_RATE)

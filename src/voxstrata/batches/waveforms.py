@@ -50,21 +50,18 @@ def _decode(clip: BatchClip) -> NDArray[np.int16]:
     return np.clip(np.round(audio * _FULL_SCALE), -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
 
 
-def crop(
-    waveform: NDArray[np.float32], samples: int, *, seed: int, epoch: int, clip: str, random: bool
-) -> NDArray[np.float32]:
-    """A part of a waveform, [min(N, samples)]; shorter waveforms come back whole.
+def crop_start(length: int, samples: int, *, seed: int, epoch: int, clip: str, random: bool) -> int:
+    """Where the used part of a clip begins, in samples; 0 where it is used whole.
 
     Args:
-        waveform: [N].
-        samples: length of the part.
+        length: samples of the clip.
+        samples: of the part, at most.
         seed: stream of random numbers.
         epoch: epoch index.
         clip: the clip's id; with seed and epoch it decides where the part starts.
         random: a random part; otherwise the one in the middle.
     """
-    spare = len(waveform) - samples
+    spare = length - samples
     if spare <= 0:
-        return waveform
-    start = derived_seed(seed, epoch, clip) % (spare + 1) if random else spare // 2
-    return waveform[start : start + samples]
+        return 0
+    return derived_seed(seed, epoch, clip) % (spare + 1) if random else spare // 2

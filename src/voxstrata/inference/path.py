@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 from voxstrata.batches.batch import Batch
+from voxstrata.batches.processes import Processes, interleaved
+from voxstrata.errors import TrainingError
 from voxstrata.predictions import Prediction
+from voxstrata.training.shares import Batches, divided
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -34,3 +37,25 @@ def predict(model: nn.Module, batches: Iterable[Batch]) -> Iterator[Prediction]:
             yield from model.predict(batch.to(device))  # type: ignore[operator]
     finally:
         model.train(training)
+
+
+def predict_together(model: nn.Module, batches: Batches, processes: Processes) -> list[Prediction]:
+    """Predictions for the first epoch, of which each process makes its share; in all of them, in one's order.
+
+    Args:
+        model: the same in all processes.
+        batches: the same in all processes.
+        processes: that make them together.
+
+    Raises:
+        TrainingError: if a clip is answered for twice.
+    """
+    own = [
+        list(predict(model, [batch])) if len(batch) else []
+        for batch in divided(batches, processes.share).epoch(0)
+    ]
+    shares = processes.gathered(own)
+    rows = [row for parts in zip(*shares, strict=True) for row in interleaved(parts)]
+    if len({row.id for row in rows}) < len(rows):
+        raise TrainingError("a clip is answered for by two processes; all need the same corpora and recipe")
+    return rows

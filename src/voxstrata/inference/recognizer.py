@@ -13,10 +13,12 @@ from voxstrata.audio import SAMPLE_RATE, load_audio
 from voxstrata.batches.batch import Batch, Reference
 from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.inference.path import predict
+from voxstrata.labels import DIMENSIONS
 from voxstrata.predictions import Prediction
 from voxstrata.runs import RunFolder
-from voxstrata.systems.model_folder import find_model, load_model, model_kind
-from voxstrata.systems.recognition import EmotionModel, TranscriptionModel
+from voxstrata.systems.model_folder import Model, find_model, load_model, model_kind
+from voxstrata.systems.multitask import MultitaskModel
+from voxstrata.systems.recognition import ClipModel
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Recognition:
         emotion: the most probable class.
         probabilities: class name -> probability.
         transcript: recognised words.
+        ratings: arousal, valence, dominance on the scale of the training corpus.
+        classes: of further tasks, field -> class name -> probability.
         segments: (start, end) in seconds of what was heard, in order.
     """
 
@@ -34,9 +38,11 @@ class Recognition:
     probabilities: Mapping[str, float] | None
     transcript: str | None
     segments: tuple[tuple[float, float], ...]
+    ratings: Mapping[str, float] | None = None
+    classes: Mapping[str, Mapping[str, float]] | None = None
 
 
-def _models(source: str | Path) -> tuple[list[EmotionModel | TranscriptionModel], list[str]]:
+def _models(source: str | Path) -> tuple[list[Model], list[str]]:
     """A run's model, and of its parents the one that hears words; with what is missing, in words."""
     found = find_model(source)
     if found is None:
@@ -46,7 +52,8 @@ def _models(source: str | Path) -> tuple[list[EmotionModel | TranscriptionModel]
         )
     models = [load_model(found)]
     run = RunFolder(found.parent)
-    if not isinstance(models[0], EmotionModel) or not run.provenance.is_file():
+    needs_words = isinstance(models[0], ClipModel) and not isinstance(models[0], MultitaskModel)
+    if not needs_words or not run.provenance.is_file():
         return models, []
     parents = json.loads(run.provenance.read_text(encoding="utf-8")).get("parents", {})
     notes = []
@@ -63,13 +70,12 @@ class Recognizer:
     """Emotion and words of recordings.
 
     Args:
-        models: an emotion model, a transcription model, or one of each.
+        models: an emotion model (or one of ratings), a transcription model, one of each, or one with several
+            tasks.
         notes: what it cannot answer and why, for the user.
     """
 
-    def __init__(
-        self, models: Iterable[EmotionModel | TranscriptionModel], notes: Iterable[str] = ()
-    ) -> None:
+    def __init__(self, models: Iterable[Model], notes: Iterable[str] = ()) -> None:
         self.models = tuple(models)
         self.notes = tuple(notes)
 
@@ -89,13 +95,17 @@ class Recognizer:
             AudioError: if it cannot be read, or is too short for the encoder.
         """
         row, duration_s = self._recognize(Path(path))
-        return Recognition(row.emotion, row.probabilities, row.transcript, ((0.0, duration_s),))
+        ratings = {name: value for name in DIMENSIONS if (value := getattr(row, name)) is not None}
+        heard = ((0.0, duration_s),)
+        return Recognition(
+            row.emotion, row.probabilities, row.transcript, heard, ratings or None, row.classes
+        )
 
-    def predictions(self, paths: Iterable[Path]) -> Iterator[Prediction]:
+    def predictions(self, paths: Iterable[str | Path]) -> Iterator[Prediction]:
         """One row a recording; one that fails has `error`, and the rest goes on."""
         for path in paths:
             try:
-                yield self._recognize(path)[0]
+                yield self._recognize(Path(path))[0]
             except VoxstrataError as fault:
                 yield Prediction(id=str(path), path=str(path), error=str(fault))
 

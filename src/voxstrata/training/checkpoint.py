@@ -7,7 +7,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class Checkpoint:
         best: the same at the lowest validation loss; empty before the first validation.
         optimizer: state of AdamW.
         randomness: states of all generators.
+        others: the same of the second and each further process.
     """
 
     state: TrainingState
@@ -73,6 +74,7 @@ class Checkpoint:
     best: Tensors
     optimizer: dict[str, Any]
     randomness: dict[str, Any]
+    others: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Checkpoints:
@@ -129,6 +131,7 @@ class Checkpoints:
                 best=load_file(newest / "best.safetensors"),
                 optimizer=rest["optimizer"],
                 randomness=rest["randomness"],
+                others=rest.get("others", []),
             )
         except _UNREADABLE as fault:
             # Not the fault's own words: torch advises there to unpickle the file.
@@ -158,9 +161,8 @@ def _write(folder: Path, checkpoint: Checkpoint, fingerprint: Mapping[str, Any])
     folder.mkdir(parents=True)
     save_file(checkpoint.weights, folder / "weights.safetensors")
     save_file(checkpoint.best, folder / "best.safetensors")
-    torch.save(
-        {"optimizer": checkpoint.optimizer, "randomness": checkpoint.randomness}, folder / "training.pt"
-    )
+    rest = {name: getattr(checkpoint, name) for name in ("optimizer", "randomness", "others")}
+    torch.save(rest, folder / "training.pt")
     counters = {"state": asdict(checkpoint.state), "fingerprint": dict(fingerprint)}
     (folder / "state.json").write_text(json.dumps(counters, indent=2), encoding="utf-8")
     for path in sorted(folder.iterdir()):

@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from itertools import chain
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from voxstrata.batches.batch import Batch
+from voxstrata.batches.processes import Processes
 from voxstrata.errors import TrainingError
+from voxstrata.heads.whole_batch import WholeBatch, sharing
 from voxstrata.systems.system import ParameterGroup, System
 
 
-class LossModule(nn.Module):
-    """A system's loss as a forward pass, which is what Accelerate wraps.
-
-    Args:
-        system: whose loss.
-        bf16: compute in bfloat16 where autocast deems it safe.
-    """
-
-    def __init__(self, system: System, *, bf16: bool) -> None:
-        super().__init__()
-        self.system = system
-        self.bf16 = bf16
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Mean loss over the batch's clips, []."""
-        # Not Accelerator(mixed_precision=...): that is fixed for a process at its first use.
-        with torch.autocast(batch.waveforms.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.system.loss(batch).float()
-
-
 class Learner:
-    """A system with its optimizer, AdamW, on the device that Accelerate chooses.
+    """A system with its optimizer, AdamW, on this process's device.
 
     A batch weighs as many clips as it holds, in steps and in validation, so neither depends on how clips are
-    divided into batches.
+    divided into batches, or batches among processes. Gradients are added up explicitly, once a step: unlike
+    torch's DistributedDataParallel that asks nothing of a process without clips, or of a part of the system
+    that a step does not use.
 
     Args:
         system: its loss is minimised.
@@ -47,9 +32,10 @@ class Learner:
         bf16: autocast to bfloat16; weights and optimizer stay in float32.
         betas: decay rates of AdamW's two moments.
         clip_norm: largest norm of the gradient of all parameters together; None: no limit.
+        processes: that share the batches.
 
     Raises:
-        TrainingError: if started with several processes.
+        TrainingError: if the system has torch's own batch norm and the batches are shared.
     """
 
     def __init__(
@@ -60,26 +46,25 @@ class Learner:
         bf16: bool,
         betas: tuple[float, float],
         clip_norm: float | None,
+        processes: Processes,
     ) -> None:
-        self.accelerator = Accelerator(mixed_precision="no")
-        if self.accelerator.num_processes > 1:
-            raise TrainingError(
-                f"started with {self.accelerator.num_processes} processes; training uses one, "
-                "start it without a launcher"
-            )
-        self.system, self.clip_norm = system, clip_norm
+        self.system, self.bf16, self.clip_norm, self.processes = system, bf16, clip_norm, processes
+        self.whole = [module for module in system.modules() if isinstance(module, WholeBatch)]
+        if processes.count > 1:
+            _refuse_batch_norm(system)
+        system.to(processes.device)
+        self.validated = 0
         self.parameters = [parameter for group in groups for parameter in group.parameters]
-        optimizer = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             [{"params": g.parameters, "lr": g.lr, "weight_decay": g.weight_decay} for g in groups],
             betas=betas,
         )
-        self.model, self.optimizer = self.accelerator.prepare(LossModule(system, bf16=bf16), optimizer)
 
     def step(self, batches: Sequence[Batch], rates: Iterable[float], *, number: int) -> float:
         """One update from the batches together; the mean loss over their clips.
 
         Args:
-            batches: at least one.
+            batches: at least one; of each this process's clips, perhaps none.
             rates: learning rate of each group.
             number: of the step, for messages.
 
@@ -87,27 +72,33 @@ class Learner:
             TrainingError: if loss or gradient are not finite; nothing has been updated then.
         """
         self.system.train()
-        clips = self._over_processes(sum(len(batch) for batch in batches))
+        sizes = self.processes.rows([len(batch) for batch in batches])
+        clips = sum(map(sum, sizes))
         summed = 0.0
-        for batch in batches:
-            loss = self.model(batch.to(self.accelerator.device))
-            summed += _finite(loss, "loss", number, [batch]) * len(batch)
-            # Accelerate averages gradients over processes; the loss is a mean over the clips of all.
-            self.accelerator.backward(loss * (len(batch) * self.accelerator.num_processes / clips))
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.clip_norm or math.inf)
-        _finite(norm, "gradient norm", number, batches)
+        for batch, held in zip(batches, zip(*sizes, strict=True), strict=True):
+            with self._sharing(held):
+                if not len(batch):
+                    continue
+                loss = self._computed(self.system.loss, batch)
+                summed += _finite(loss, "loss", number, batch.ids) * len(batch)
+                (loss * (len(batch) / clips)).backward()
+        self.processes.add_gradients(self.parameters)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm or math.inf)
+        if not math.isfinite(norm):
+            own = [clip for batch in batches for clip in batch.ids]
+            _finite(norm, "gradient norm", number, chain.from_iterable(self.processes.gathered(own)))
         for slot, rate in zip(self.optimizer.param_groups, rates, strict=True):
             slot["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return self._over_processes(summed) / clips
+        return self._added(summed) / clips
 
     @torch.no_grad()
     def mean_loss(self, batches: Iterable[Batch], *, number: int) -> float:
-        """Mean loss over all clips of the batches, in eval mode.
+        """Mean validation loss over all clips of the batches, in eval mode.
 
         Args:
-            batches: at least one.
+            batches: at least one; of each this process's clips.
             number: of the step, for messages.
 
         Raises:
@@ -116,12 +107,30 @@ class Learner:
         self.system.eval()
         summed, clips = 0.0, 0
         for batch in batches:
-            loss = self.model(batch.to(self.accelerator.device))
-            summed += _finite(loss, "validation loss", number, [batch]) * len(batch)
-            clips += len(batch)
-        if not clips:
+            held = [row[0] for row in self.processes.rows([len(batch)])] if self.whole else ()
+            with self._sharing(held):
+                if len(batch):
+                    loss = self._computed(self.system.validation_loss, batch)
+                    summed += _finite(loss, "validation loss", number, batch.ids) * len(batch)
+                    clips += len(batch)
+        self.validated = clips
+        clips_in_all = self._added(clips)
+        if not clips_in_all:
             raise TrainingError("the validation source gave no batch; leave validation out, or give it clips")
-        return self._over_processes(summed) / self._over_processes(clips)
+        return self._added(summed) / clips_in_all
+
+    def summary(self) -> dict[str, float]:
+        """The system's numbers; what hangs on validation clips is the mean over those of all processes."""
+        told = self.processes.gathered((self.validated, self.system.summary()))
+        if len(told) == 1:
+            return told[0][1]
+        clips = sum(count for count, _ in told)
+        return {
+            name: value
+            if all(count == 0 or numbers[name] == value for count, numbers in told)
+            else sum(count * numbers[name] for count, numbers in told if count) / clips
+            for name, value in told[0][1].items()
+        }
 
     def optimizer_state(self) -> dict[str, Any]:
         """The state of AdamW."""
@@ -131,20 +140,34 @@ class Learner:
         """Sets the state of AdamW."""
         self.optimizer.load_state_dict(state)
 
-    def _over_processes(self, value: float) -> float:
-        """The sum of a number over all processes: the one place where they meet, beside the gradients."""
-        if self.accelerator.num_processes == 1:
-            return value
-        total = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
-        return float(self.accelerator.reduce(total, reduction="sum"))
+    def _computed(self, loss: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+        device = self.processes.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            return loss(batch.to(device)).float()
+
+    def _sharing(self, held: Sequence[float]) -> AbstractContextManager[None]:
+        """Tells the modules that need the whole batch which processes have clips of it: the first ones."""
+        members = sum(count > 0 for count in held)
+        return sharing(self.whole, self.processes.group(members) if self.whole else None)
+
+    def _added(self, value: float) -> float:
+        return sum(row[0] for row in self.processes.rows([value]))
 
 
-def _finite(value: Tensor, name: str, number: int, batches: Sequence[Batch]) -> float:
+def _refuse_batch_norm(system: System) -> None:
+    for name, module in system.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, WholeBatch):
+            raise TrainingError(
+                f"{name} is a batch norm of torch, which knows one process's clips only; use "
+                "heads.whole_batch.WholeBatchNorm there, or train in one process"
+            )
+
+
+def _finite(value: Tensor, name: str, number: int, clips: Iterable[str]) -> float:
     number_found = float(value.detach())
     if not math.isfinite(number_found):
-        ids = ", ".join(clip for batch in batches for clip in batch.ids)
         raise TrainingError(
-            f"{name} is {number_found} at step {number}, with the clips {ids}; look at these recordings, "
-            "or lower the learning rate; the last checkpoint is kept"
+            f"{name} is {number_found} at step {number}, with the clips {', '.join(clips)}; look at these "
+            "recordings, or lower the learning rate; the last checkpoint is kept"
         )
     return number_found

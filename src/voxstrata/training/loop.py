@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from voxstrata.batches.batch import Batch
+from voxstrata.batches.plan import derived_seed
+from voxstrata.batches.processes import Processes
 from voxstrata.errors import Interrupted, TrainingError
 from voxstrata.runs import RunFolder
 from voxstrata.systems.system import System
@@ -21,19 +23,8 @@ from voxstrata.training.options import FitOptions, FitResult, Progress
 from voxstrata.training.parameters import Tensors, open_for_training, restore_tensors, trained_tensors
 from voxstrata.training.schedule import lr_factor
 from voxstrata.training.seeding import random_states, restore_random_states, seed_everything
+from voxstrata.training.shares import Batches, divided
 from voxstrata.training.stopping import stop_requests
-
-
-class Batches(Protocol):
-    """What is trained on: batches as a function of the epoch, e.g. a `BatchSource`."""
-
-    def batches_per_epoch(self) -> int:
-        """Batches in an epoch; the same in every epoch."""
-        ...
-
-    def epoch(self, index: int, *, skip: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, without the first `skip`."""
-        ...
 
 
 def fit(
@@ -43,11 +34,15 @@ def fit(
     run: RunFolder,
     options: FitOptions,
     progress: Callable[[Progress], None] | None = None,
+    processes: Processes | None = None,
 ) -> FitResult:
     """Trains a system; where the run folder holds a checkpoint of this training, goes on from it.
 
     On the CPU, at the same number of threads, a training that was stopped at any moment ends with the same
     weights, bit for bit, as one that was not. The system ends in eval mode, on the device that was used.
+
+    Processes that a launcher started share each batch; but for rounding, and for dropout and other random
+    numbers, which each draws for itself, they do what one does. The first one writes the run folder.
 
     Args:
         system: what is trained: the parameters of its groups; all others are frozen.
@@ -56,13 +51,16 @@ def fit(
         run: where checkpoints and journal go. The caller holds its lock.
         options: how long and how.
         progress: called after each step.
+        processes: that train together; None: those that a launcher started, if there was one.
 
     Raises:
         TrainingError: if the disk is full or not writable, or loss or gradient are not finite.
         CheckpointError: if the run folder holds a training with other options.
-        Interrupted: after Ctrl-C or SIGTERM, with a checkpoint written.
+        Interrupted: after Ctrl-C or SIGTERM (to any of the processes), with a checkpoint written.
+        ProcessLost: if another process ended.
     """
-    fitting = _Fitting(system, train, dev, run, options)
+    processes = processes or Processes.join()
+    fitting = _Fitting(system, train, dev, run, options, processes)
     with stop_requests() as stop:
         fitting.start_or_resume()
         for batches in fitting.steps():
@@ -71,9 +69,10 @@ def fit(
                 fitting.validate()
             if progress is not None:
                 progress(fitting.progress(loss))
-            if stop.requested or fitting.checkpoint_due():
+            stopping = processes.any(stop.requested)
+            if stopping or fitting.checkpoint_due():
                 fitting.save()
-            if stop.requested:
+            if stopping:
                 done = f"step {fitting.state.step} of {fitting.total}"
                 raise Interrupted(f"stopped after {done}; the same command goes on from there")
     return fitting.result()
@@ -83,12 +82,23 @@ class _Fitting:
     """One training: its parts, where it stands, and the moves that `fit` is made of."""
 
     def __init__(
-        self, system: System, train: Batches, dev: Batches | None, run: RunFolder, options: FitOptions
+        self,
+        system: System,
+        train: Batches,
+        dev: Batches | None,
+        run: RunFolder,
+        options: FitOptions,
+        processes: Processes,
     ) -> None:
-        self.system, self.train, self.dev, self.options = system, train, dev, options
+        self.system, self.options, self.processes = system, options, processes
+        self.train = divided(train, processes.share)
+        self.dev = None if dev is None else divided(dev, processes.share)
         self.groups = open_for_training(system)
-        check_disk(run, system)
-        seed_everything(options.seed)
+        if processes.leads:
+            check_disk(run, system)
+        # Not the same in all processes: their clips would be dropped out alike.
+        index = processes.share.index
+        seed_everything(derived_seed(options.seed, "process", index) if index else options.seed)
         self.total = options.total_steps(train.batches_per_epoch())
         self.state = TrainingState()
         self.best: Tensors = {}
@@ -100,20 +110,42 @@ class _Fitting:
             bf16=options.precision == "bf16",
             betas=options.betas,
             clip_norm=options.clip_norm,
+            processes=processes,
         )
         self.clock = time.monotonic()
 
     def start_or_resume(self) -> None:
         """Takes up the newest checkpoint; the first start writes one, so that there always is one."""
-        checkpoint = self.checkpoints.load()
-        if checkpoint is None:
-            self.save()
+        self.processes.require_equal(self.checkpoints.fingerprint, "options and batches of the training")
+        checkpoint = self._loaded()
+        if checkpoint is not None:
+            self.state, self.best = checkpoint.state, checkpoint.best
+            restore_tensors(self.system, checkpoint.weights)
+            self.learner.restore_optimizer(checkpoint.optimizer)
+            randomness = [checkpoint.randomness, *checkpoint.others]
+            # Of a process that there was not before, the seed holds.
+            if self.processes.share.index < len(randomness):
+                restore_random_states(randomness[self.processes.share.index])
+            if self.processes.leads:
+                self.journal.truncate(self.state.journal_bytes)
             return
-        self.state, self.best = checkpoint.state, checkpoint.best
-        restore_tensors(self.system, checkpoint.weights)
-        self.learner.restore_optimizer(checkpoint.optimizer)
-        restore_random_states(checkpoint.randomness)
-        self.journal.truncate(self.state.journal_bytes)
+        if self.processes.count > 1:
+            # Computed from the same seed; on processors of two kinds they might differ all the same.
+            own = trained_tensors(self.system) if self.processes.leads else {}
+            restore_tensors(self.system, self.processes.from_leader(own))
+        self.save()
+
+    def _loaded(self) -> Checkpoint | None:
+        """The newest checkpoint, if the process that leads sees one."""
+        checkpoint = self.checkpoints.load() if self.processes.leads else None
+        if self.processes.from_leader(checkpoint is not None) and checkpoint is None:
+            checkpoint = self.checkpoints.load()
+            if checkpoint is None:
+                raise TrainingError(
+                    f"process {self.processes.share.index} sees no checkpoint in {self.checkpoints.folder}, "
+                    "the first process does; put the run folder on a disk that all of them share"
+                )
+        return checkpoint
 
     def steps(self) -> Iterator[list[Batch]]:
         """The batches of each step, until the planned end or the end of patience."""
@@ -136,13 +168,13 @@ class _Fitting:
         factor = lr_factor(
             state.step, total=self.total, warmup=options.warmup_steps, schedule=options.schedule
         )
-        rates = {group.name: group.lr * factor for group in self.groups}
+        rates = {group.name: group.lr * factor * (state.step >= group.start_step) for group in self.groups}
         loss = self.learner.step(batches, rates.values(), number=state.step + 1)
         state.step += 1
         now = time.monotonic()
         state.elapsed_s, self.clock = state.elapsed_s + now - self.clock, now
         row = {"kind": "step", "step": state.step, "epoch": state.epoch, "loss": loss, "lr": rates}
-        self.journal.append({**row, "time_s": round(state.elapsed_s, 3)})
+        self._tell({**row, "time_s": round(state.elapsed_s, 3)})
         state.batches += len(batches)
         if state.batches >= self.train.batches_per_epoch():
             state.epoch, state.batches = state.epoch + 1, 0
@@ -162,20 +194,24 @@ class _Fitting:
         else:
             state.stale += 1
         row = {"kind": "validation", "step": state.step, "epoch": self._epoch(), "loss": loss, "best": best}
-        self.journal.append({**row, **self.system.summary()})
+        self._tell({**row, **self.learner.summary()})
 
     def save(self) -> None:
-        """Writes a checkpoint of this moment."""
-        self.state.journal_bytes = self.journal.flushed_bytes()
-        self.checkpoints.save(
-            Checkpoint(
-                state=self.state,
-                weights=trained_tensors(self.system),
-                best=self.best,
-                optimizer=self.learner.optimizer_state(),
-                randomness=random_states(),
+        """Writes a checkpoint of this moment, for all processes."""
+        randomness, *others = self.processes.gathered(random_states())
+        if self.processes.leads:
+            self.state.journal_bytes = self.journal.flushed_bytes()
+            self.checkpoints.save(
+                Checkpoint(
+                    state=self.state,
+                    weights=trained_tensors(self.system),
+                    best=self.best,
+                    optimizer=self.learner.optimizer_state(),
+                    randomness=randomness,
+                    others=others,
+                )
             )
-        )
+        self.processes.wait()
 
     def finished(self) -> bool:
         """Whether the planned steps are done or patience has run out."""
@@ -211,6 +247,10 @@ class _Fitting:
             stopped_early=self.state.step < self.total,
         )
 
+    def _tell(self, row: Mapping[str, Any]) -> None:
+        if self.processes.leads:
+            self.journal.append(row)
+
     def _epoch(self) -> int:
         """The epoch of the latest step, whose end may already have been counted."""
         return self.state.epoch - (self.state.batches == 0)
@@ -223,6 +263,7 @@ class _Fitting:
             f"group {group.name}": {
                 "lr": group.lr,
                 "weight_decay": group.weight_decay,
+                "start_step": group.start_step,
                 "values": sum(parameter.numel() for parameter in group.parameters),
             }
             for group in self.groups

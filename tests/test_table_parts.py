@@ -1,0 +1,165 @@
+"""A table divided into jobs: parts over one folder, and the SLURM array that starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from voxstrata.cli.main import app
+from voxstrata.errors import RecipeError, VoxstrataError
+from voxstrata.experiments.table import narrowed, points, read_table
+from voxstrata.reporting import page
+from voxstrata.runs import RunFolder, folder_lock
+
+ARRAY = Path(__file__).parents[1] / "examples" / "slurm" / "array.sh"
+
+
+@pytest.fixture
+def table(encoder_folder: Path, corpus_folder: Path, tmp_path: Path) -> Path:
+    """Two rows that share an expert, two seeds."""
+    data = {"corpora": [{"path": "$corpus.speech"}]}
+    everywhere = {"base": str(encoder_folder), "data": data, "training": {"epochs": 1}}
+    values = {
+        "title": "two rows",
+        "columns": ["uar"],
+        "runs": {
+            "ser": {"recipe": "finetune-ser"},
+            "single": {"recipe": "adaltm", "set": {"vectors": {"ser": "$run.ser"}}},
+        },
+        "rows": [{"run": "ser", "title": "expert"}, {"run": "single", "title": "one vector"}],
+        "scales": {
+            "toy": {
+                "corpora": {"speech": {"reader": "table", "folder": corpus_folder.parent.name}},
+                "axes": {"seed": [0, 1]},
+                "set": {"all": everywhere},
+            }
+        },
+    }
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path / "toy.yaml"
+
+
+def reproduce(table: Path, corpus_folder: Path, *choice: str):
+    options = ["--scale", "toy", "--data", str(corpus_folder.parents[1]), "--out", str(table.parent / "runs")]
+    return CliRunner().invoke(app, ["reproduce", str(table), *options, "--json", *choice])
+
+
+def test_parts_are_trained_once_and_the_table_is_written_from_them(
+    table: Path, corpus_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "write_report", lambda run: None)
+    monkeypatch.setattr(page, "write_table_report", lambda folder: None)
+    folders = []
+    for row, seed in (("single", 1), ("ser", 0), ("single", 0)):
+        done = reproduce(table, corpus_folder, "--only", row, "--seed", str(seed))
+        (folder,) = json.loads(done.stdout)
+        assert RunFolder(Path(folder)).is_complete and Path(folder).name.startswith(f"{row}-")
+        folders.append(folder)
+    runs = table.parent / "runs"
+    assert not (runs / "tables").exists()
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("*/COMPLETE")}
+    assert len(before) == 4
+    rows = json.loads(reproduce(table, corpus_folder).stdout)["rows"]
+    assert {path: path.stat().st_mtime_ns for path in runs.glob("*/COMPLETE")} == before
+    assert [row["name"] for row in rows] == ["ser", "single"]
+
+
+def test_a_part_that_is_not_there_is_refused(table: Path, corpus_folder: Path) -> None:
+    whole = read_table(table)
+    toy = whole.scale("toy")
+    for choice, message in (
+        ({"row": "triple"}, "no row triple; this scale has ser, single"),
+        ({"fold": 1}, "no fold 1; this scale has no folds"),
+        ({"seed": 2}, "no seed 2; this scale has 0, 1"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            narrowed(whole, toy, **({"row": None, "fold": None, "seed": None} | choice))
+    assert list(points(narrowed(whole, toy, row="ser", fold=None, seed=1).axes)) == [
+        {"$seed": 1, "$fold": None}
+    ]
+    refused = reproduce(table, corpus_folder, "--seed", "1", "--results", "results.md")
+    assert "--results is for a whole table" in str(refused.exception)
+
+
+def test_a_launcher_of_several_processes_is_refused(
+    table: Path, corpus_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "started 2 times" in str(reproduce(table, corpus_folder).exception)
+
+
+def test_a_folder_in_use_is_waited_for_or_refused(tmp_path: Path) -> None:
+    said: list[str] = []
+    order: list[str] = []
+
+    def second() -> None:
+        with folder_lock(tmp_path / "run", waiting=lambda line: (said.append(line), asked.set())):
+            order.append("second")
+
+    asked = threading.Event()
+    with folder_lock(tmp_path / "run"):
+        with (
+            pytest.raises(VoxstrataError, match="in use by another process"),
+            RunFolder(tmp_path / "run").lock(),
+        ):
+            pass
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert asked.wait(10)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"] and "which is waited for" in said[0]
+
+
+@pytest.fixture
+def slurm(tmp_path: Path):
+    """A function that runs one task of the array, with programs that only say what they were asked."""
+    for name, exit_code in (("srun", "${SRUN_EXIT:-0}"), ("scontrol", "0")):
+        (tmp_path / name).write_text(f'#!/bin/bash\necho {name} "$@"\nexit {exit_code}\n')
+        (tmp_path / name).chmod(0o755)
+
+    def task(number: int, **environment: str) -> subprocess.CompletedProcess[str]:
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        known = {"PATH": path, "SLURM_ARRAY_TASK_ID": str(number), "SLURM_JOB_ID": "7"}
+        return subprocess.run(["bash", ARRAY], env=known | environment, capture_output=True, text=True)
+
+    return task
+
+
+def test_the_slurm_array_covers_rows_folds_and_seeds(slurm) -> None:
+    axes = {"ROWS": "ser dual", "FOLDS": "1 2 3", "SEEDS": "0 7", "TABLE": "t.yaml", "SCALE": "toy"}
+    asked = {slurm(number, **axes).stdout.strip() for number in range(12)}
+    assert asked == {
+        f"srun voxstrata reproduce t.yaml --scale toy --out runs --only {row} --seed {seed} --fold {fold}"
+        for row in ("ser", "dual")
+        for fold in (1, 2, 3)
+        for seed in (0, 7)
+    }
+    assert slurm(12, **axes).returncode == 2
+    assert "--fold" not in slurm(0, FOLDS="none").stdout
+
+
+def test_the_slurm_array_begins_a_stopped_job_anew(slurm) -> None:
+    stopped = slurm(0, SRUN_EXIT="130")
+    assert stopped.returncode == 130 and stopped.stdout.splitlines()[1] == "scontrol requeue 7"
+    failed = slurm(0, SRUN_EXIT="2")
+    assert failed.returncode == 2 and "requeue" not in failed.stdout
+
+
+def test_the_slurm_array_asks_for_rows_of_the_table(slurm) -> None:
+    table = read_table("adaltm")
+    real = table.scale("real")
+    rows = {row.run for row in table.shown(real)}
+    for number in range(8):
+        words = slurm(number).stdout.split()
+        chosen = {name: words[words.index(name) + 1] for name in ("--only", "--fold", "--seed")}
+        assert chosen["--only"] in rows
+        assert int(chosen["--fold"]) in real.axes.fold and int(chosen["--seed"]) in real.axes.seed
+    assert slurm(8).returncode == 2
