@@ -56,9 +56,6 @@ def static(encoder_folder, expert_folders):
         torch.manual_seed(0)
         merged = MergedBackbone(base, vectors, granularity="static")
         model = EmotionModel(merged, LABELS, EmotionHeadOptions(width=16, **options))
-        if options.get("batch_norm"):
-            # Batch normalisation takes it away: its gradient is rounding, which AdamW makes whole steps of.
-            model.head.projector.bias = None
         weights = class_balanced_weights(torch.eye(3)[[0, 0, 1, 1, 2]])
         return AdaLTM(model, weights, AdaLTMRates(layer_weights=1e-2, head=1e-2))
 

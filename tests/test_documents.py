@@ -23,7 +23,17 @@ from voxstrata.cli.main import app
 from voxstrata.corpora.synthetic.plan import SynthesisOptions
 from voxstrata.experiments.table import Table, read_table
 from voxstrata.recipes.reading import packaged, read_recipe
-from voxstrata.recipes.schema import AdaLTMRecipe, FinetuneRecipe, PretrainRecipe
+from voxstrata.recipes.schema import (
+    AdaLTMRecipe,
+    FinetuneRecipe,
+    HarmoniFuseRecipe,
+    LateFusionRecipe,
+    MultitaskRecipe,
+    PretrainRecipe,
+    Recipe,
+    StatisticsRecipe,
+    TextRecipe,
+)
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "voxstrata"
@@ -168,8 +178,8 @@ def _keys(path: str, kind: Any, default: Any) -> Iterator[tuple[str, Any]]:
         yield from recipe_keys(inner[0], f"{path}.NAME.")
     elif inner:
         if default is not PydanticUndefined:
-            yield path, list(default)
-        yield from recipe_keys(inner[0], f"{path}[].")
+            yield path, list(default) if isinstance(default, tuple) else default
+        yield from recipe_keys(inner[0], f"{path}[]." if get_origin(kind) is tuple else f"{path}.")
     else:
         plain = list(default) if isinstance(default, tuple) else default
         yield path, "required" if default is PydanticUndefined else plain
@@ -191,6 +201,7 @@ BASED = ("Every recipe", "Recipes with a base encoder")
     [
         (FinetuneRecipe, (*BASED, "finetune")),
         (AdaLTMRecipe, (*BASED, "adaltm")),
+        (MultitaskRecipe, (*BASED, "multitask")),
         (PretrainRecipe, ("Every recipe", "pretraining")),
     ],
 )
@@ -199,6 +210,24 @@ def test_the_recipes_page_has_every_key_and_default(
 ) -> None:
     # The system decides which schema is read, so that it must be given although each has its own name.
     assert documented(*headings) == dict(recipe_keys(model)) | {"system": "required"}
+
+
+def test_the_recipes_page_has_every_key_of_late_fusion() -> None:
+    told = documented(*BASED, "late-fusion")
+    del told["base"]
+    assert told == dict(recipe_keys(LateFusionRecipe)) | {"system": "required"}
+
+
+def test_the_recipes_page_has_every_key_of_harmonifuse() -> None:
+    told = {k: v for k, v in documented(*BASED, "harmonifuse").items() if not k.startswith("head.")}
+    assert told == dict(recipe_keys(HarmoniFuseRecipe)) | {"system": "required"}
+
+
+@pytest.mark.parametrize(("model", "heading"), [(StatisticsRecipe, "statistics"), (TextRecipe, "text")])
+def test_the_recipes_page_has_every_key_of_a_yardstick(model: type[BaseModel], heading: str) -> None:
+    shared = dict(recipe_keys(Recipe))
+    own = {k: v for k, v in recipe_keys(model) if k not in shared and k != "system"}
+    assert documented(heading) == own
 
 
 def test_the_recipes_page_has_every_key_of_a_table() -> None:

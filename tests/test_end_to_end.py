@@ -12,10 +12,83 @@ import pytest
 import yaml
 
 from voxstrata.backbone.encoder import build_backbone
+from voxstrata.experiments.table import read_table
+from voxstrata.labels import EMOTIONS
 from voxstrata.systems.tiny_encoder import tiny_wavlm
 
 SYNTH = {"clips": [48, 8, 16], "voices": [4, 2, 2], "labelled": 0.5, "seed": 3}
 LENGTH = {"epochs": 1, "warmup_steps": 0}
+
+
+#: Rows beside the first ones, and whether they answer in words.
+OTHER_ROWS = {
+    "mtl": True,
+    "mtl-merged": True,
+    "ser-full": False,
+    "ser-head": False,
+    "asr-only": False,
+    "ser-only": False,
+    "global": False,
+    "static": False,
+    "dual-out": False,
+    "dual-heard": False,
+    "dual-unheard": False,
+    "late-fusion": False,
+    "text-reference": False,
+    "text-recognized": True,
+    "statistics": False,
+    "asr": True,
+}
+
+
+def other_runs(vectors: dict) -> dict:
+    """The other rows of the packaged table, small."""
+    rest = {"vectors": {"asr": "$run.asr", "ser": "$run.ser-rest"}}
+    return {
+        "asr-out": {"recipe": "finetune-asr", "set": {"rates": {"head": 2.0e-3}}},
+        "mtl": {"recipe": "multitask", "grid": {"asr_weight": [0.1, 1.0]}},
+        "mtl-merged": {"recipe": "multitask", "set": {"vectors": vectors, "selected_by": "emotion"}},
+        "ser-full": {"recipe": "multitask", "set": {"asr_weight": 0}},
+        "ser-head": {"recipe": "adaltm", "set": {"base": "$run.ser"}},
+        "asr-only": {"recipe": "adaltm", "set": {"vectors": {"asr": "$run.asr"}}},
+        "ser-only": {"recipe": "adaltm", "set": {"vectors": {"ser": "$run.ser"}}},
+        "global": {"recipe": "adaltm", "set": {"vectors": vectors, "granularity": "global"}},
+        "dual-out": {"recipe": "adaltm", "set": {"vectors": vectors | {"asr": "$run.asr-out"}}},
+        "ser-rest": {"recipe": "finetune-ser", "set": {"data": {"crop_s": 2}}},
+        "dual-heard": {"recipe": "adaltm", "set": rest},
+        "dual-unheard": {"recipe": "adaltm", "set": rest},
+        "late-fusion": {"recipe": "late-fusion", "set": {"experts": vectors}},
+        "text-reference": {"recipe": "text"},
+        "text-recognized": {"recipe": "text", "set": {"transcripts": "$run.asr"}},
+        "statistics": {"recipe": "statistics"},
+    }
+
+
+def toy_settings(base: Path) -> dict:
+    """What is laid over each recipe: a yardstick has no base and no training, late fusion no base."""
+    trained = {"training": LENGTH}
+    return {
+        # Named, since half of the speakers need not have every class.
+        "all": {"data": {"corpora": [{"path": "$corpus.speech"}], "batch_size": 8, "labels": list(EMOTIONS)}},
+        "late-fusion": trained,
+        **{
+            name: {"base": str(base), **trained}
+            for name in ("finetune-asr", "finetune-ser", "adaltm", "multitask")
+        },
+    }
+
+
+def toy_parts() -> dict:
+    """One SER expert on half of the speakers; coefficients on that half, or on the other one."""
+
+    def speech(part: int, take: str) -> dict:
+        return {
+            "data": {
+                "corpora": [{"path": "$corpus.speech", "speakers": {"part": part, "of": 2, "take": take}}]
+            }
+        }
+
+    return {"ser-rest": speech(1, "rest"), "dual-heard": speech(2, "part"), "dual-unheard": speech(1, "part")}
 
 
 @pytest.fixture(scope="module")
@@ -35,26 +108,26 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "frozen": {"recipe": "adaltm"},
             "static": {"recipe": "adaltm", "set": {"vectors": vectors, "granularity": "static"}},
             "dual": {"recipe": "adaltm", "set": {"vectors": vectors}},
+            **other_runs(vectors),
         },
         "rows": [
             {"run": "frozen", "title": "frozen"},
             {"run": "ser", "title": "SER expert", "paper": {"macro_f1": 36}},
             {"run": "dual", "title": "dual"},
+            *({"run": name, "title": name} for name in OTHER_ROWS),
         ],
         "scales": {
             "toy": {
                 "note": "toy",
                 "corpora": {"speech": {"synth": SYNTH}},
-                "set": {
-                    "all": {
-                        "base": str(folder / "base"),
-                        "data": {"corpora": [{"path": "$corpus.speech"}], "batch_size": 8},
-                        "training": LENGTH,
-                    }
-                },
+                "set": toy_settings(folder / "base"),
+                "rows": ["frozen", "ser", "dual"],
             }
         },
     }
+    every = dict(table["scales"]["toy"], rows=None, runs=toy_parts())
+    table["scales"]["every-row"] = every
+    table["columns"] = ["uar", "precision", "macro_f1", "wer"]
     (folder / "toy.yaml").write_text(yaml.safe_dump(table))
     return folder
 
@@ -63,9 +136,9 @@ def command(place: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "voxstrata.cli.main", *arguments]
 
 
-def reproduce(place: Path, out: str = "runs") -> subprocess.CompletedProcess[str]:
+def reproduce(place: Path, out: str = "runs", scale: str = "toy") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(place, "reproduce", "toy.yaml", "--scale", "toy", "--out", out, "--json"),
+        command(place, "reproduce", "toy.yaml", "--scale", scale, "--out", out, "--json"),
         cwd=place,
         capture_output=True,
         text=True,
@@ -89,7 +162,7 @@ def test_the_table_has_every_row_with_intervals(table: dict) -> None:
 
 def test_runs_that_no_row_needs_are_not_run(place: Path, table: dict) -> None:
     names = {path.name.rsplit("-", 1)[0] for path in (place / "runs").iterdir()}
-    assert {"asr", "ser", "frozen", "dual"} <= names and "static" not in names
+    assert {"asr", "ser", "frozen", "dual"} <= names and not {"static", "mtl.1"} & names
 
 
 def test_a_run_folder_holds_what_it_promises(place: Path, table: dict) -> None:
@@ -104,6 +177,38 @@ def test_a_run_folder_holds_what_it_promises(place: Path, table: dict) -> None:
     assert told["coefficients"] != [[0.5, 0.5]] * 3
     parents = json.loads((run / "provenance.json").read_text())["parents"]
     assert set(parents) == {"asr", "ser"}
+
+
+@pytest.mark.slow
+def test_every_row_of_the_adaltm_table_runs(place: Path, table: dict) -> None:
+    done = reproduce(place, scale="every-row")
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
+    assert list(rows) == ["frozen", "ser", "dual", *OTHER_ROWS]
+    packaged = {row.run for row in read_table("adaltm").rows}
+    assert {name.removesuffix("-by-emotion") for name in packaged} == {*rows, "asr-out"}
+    for name, row in rows.items():
+        assert ("uar" in row["metrics"]) == (name != "asr"), name
+        assert ("wer" in row["metrics"]) == OTHER_ROWS.get(name, False), name
+    for first in table["rows"]:
+        assert rows[first["name"]]["metrics"]["uar"] == first["metrics"]["uar"]
+    assert [tried["asr_weight"] for tried in rows["mtl"]["tried_on_dev"]] == [0.1, 1.0]
+    assert rows["mtl"]["title"].startswith("mtl (asr_weight ")
+    # Reference and recognised words are asked of one classifier; only what it reads differs.
+    assert rows["text-recognized"]["metrics"]["wer"] == rows["asr"]["metrics"]["wer"]
+
+
+@pytest.mark.slow
+def test_what_a_run_was_fitted_on_is_told(place: Path, table: dict) -> None:
+    assert reproduce(place, scale="every-row").returncode == 0
+    runs = place / "runs"
+    parents = {
+        path.parent.name.rsplit("-", 1)[0]: set(json.loads(path.read_text())["parents"])
+        for path in runs.glob("*/provenance.json")
+    }
+    assert parents["mtl-merged"] == parents["late-fusion"] == {"asr", "ser"}
+    assert (parents["ser-head"], parents["text-recognized"]) == ({"base"}, {"transcripts"})
+    assert not parents["mtl.1"] and not parents["text-reference"]
 
 
 def test_what_is_done_is_not_done_again(place: Path, table: dict) -> None:

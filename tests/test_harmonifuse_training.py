@@ -16,6 +16,7 @@ from voxstrata.inference.path import predict
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.merging.task_vector import TaskVector
 from voxstrata.runs import RunFolder
+from voxstrata.systems.harmonifuse_notes import ValidationNotes
 from voxstrata.systems.harmonifuse_options import (
     ConnectorOptions,
     EncoderFusionOptions,
@@ -178,3 +179,30 @@ def test_names_that_cannot_name_a_task_are_refused(name):
 def test_labels_that_cannot_be_written_are_refused_as_words(encoder):
     with pytest.raises(LabelError, match="outside the vocabulary"):
         build(encoder, options=replace(SMALL, class_answers="words"))
+
+
+def test_losses_and_alpha_of_two_processes_add_up():
+    clips = {"asr": 5, "ser": 3, "gender": 2}
+    generator = torch.Generator().manual_seed(0)
+    losses = {task: torch.rand(count, generator=generator) for task, count in clips.items()}
+    alphas = {task: torch.rand(count, 4, generator=generator).softmax(-1) for task, count in clips.items()}
+    # The second process has no clip of the last task.
+    parts = [
+        {"asr": slice(0, 3), "ser": slice(0, 2), "gender": slice(0, 2)},
+        {"asr": slice(3, 5), "ser": slice(2, 3)},
+    ]
+    mean, told = 0.0, {}
+    for part in parts:
+        notes = ValidationNotes(clips)
+        own = sum(len(losses[task][rows]) for task, rows in part.items())
+        for task, rows in part.items():
+            size = len(losses[task][rows])
+            mean += float(notes.loss(task, losses[task][rows].mean(), size)) * size / 10
+            notes.alpha(task, alphas[task][rows])
+        for name, value in notes.summary().items():
+            told[name] = told.get(name, 0.0) + value * own / 10
+    assert mean == pytest.approx(float(sum(values.mean() for values in losses.values())) / 3)
+    for task in clips:
+        assert told[f"loss/{task}"] == pytest.approx(float(losses[task].mean()))
+        found = [told[f"alpha/{task}/{layer}"] for layer in range(1, 5)]
+        assert found == pytest.approx(alphas[task].mean(0).tolist())

@@ -17,7 +17,7 @@ from voxstrata.labels import LabelSet
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.merging.task_vector import TaskVector
 from voxstrata.systems.model_folder import find_model, load_model, save_model
-from voxstrata.systems.recognition import EmotionModel, TranscriptionModel
+from voxstrata.systems.recognition import DimensionModel, EmotionModel, TranscriptionModel
 from voxstrata.vocabulary import Vocabulary
 
 LABELS = LabelSet(("neutral", "anger", "fear"))  # not in alphabetical order
@@ -30,7 +30,9 @@ def emotion(encoder, **options) -> EmotionModel:
     return model.requires_grad_(False).eval()
 
 
-@pytest.fixture(params=["plain", "final norm", "batch norm", "merged", "transcription"])
+@pytest.fixture(
+    params=["plain", "final norm", "batch norm", "form b", "form c", "dimensions", "merged", "transcription"]
+)
 def model(request, encoder_folder, expert_folders):
     base = load_backbone(encoder_folder, final_norm=request.param == "final norm", normalize=False)
     if request.param == "transcription":
@@ -42,6 +44,12 @@ def model(request, encoder_folder, expert_folders):
         with torch.no_grad():
             merged.coefficients.copy_(torch.tensor([[0.1, 0.9], [0.4, 0.2], [0.7, -0.3]]))
         return emotion(merged)
+    if request.param == "dimensions":
+        torch.manual_seed(0)
+        scale = {"centre": torch.tensor([4.1, 3.9, 4.5]), "spread": torch.tensor([0.9, 1.1, 0.8])}
+        return DimensionModel(base, EmotionHeadOptions(form="c", width=16), **scale).eval()
+    if request.param.startswith("form"):
+        return emotion(base, form=request.param[-1], dropout=0.2)
     made = emotion(base, batch_norm=request.param == "batch norm", normalize_layers=True)
     if request.param == "batch norm":
         made.head.normalizer.running_mean.normal_()
@@ -143,6 +151,9 @@ def test_a_model_is_found_in_a_run_and_in_itself(saved):
         ({"kind": "translation"}, "kind 'translation'"),
         ({"labels": ["a", "b"]}, "does not fit model.json beside it"),
         ({"head": {"width": 17}}, "does not fit model.json beside it"),
+        ({"head": {"width": 16, "form": "b"}}, "does not fit model.json beside it"),
+        ({"kind": "dimensions"}, "does not fit model.json beside it"),
+        ({"head": {"form": "c", "batch_norm": True}}, "does not describe a model"),
         ({"head": {"size": 17}}, "does not describe a model"),
         ({"labels": None}, "does not describe a model"),
     ],

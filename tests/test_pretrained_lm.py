@@ -116,3 +116,41 @@ def test_what_is_no_language_model_is_refused_in_one_line(tmp_path, encoder_fold
         assert "\n" not in str(told.value)
     with pytest.raises(RecipeError, match="rank is -1"):
         PretrainedLM("x", rank=-1)
+
+
+def test_of_a_pretrained_model_a_model_folder_holds_the_adapters_alone(
+    llama_folder, encoder_folder, emotion_batch, tmp_path
+):
+    pytest.importorskip("peft")
+    from safetensors.torch import load_file
+
+    from tiny_harmonifuse import ASR, SER, SMALL, build
+    from voxstrata.systems.model_folder import load_model, save_model
+
+    system = build(
+        load_backbone(encoder_folder), (ASR, SER), replace(SMALL, lm=PretrainedLM(str(llama_folder), rank=2))
+    )
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for group in system.parameter_groups():
+            for parameter in group.parameters:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    save_model(system, tmp_path / "model")
+    names = [name for name in load_file(tmp_path / "model" / "head.safetensors") if name.startswith("lm.")]
+    assert names and all("lora_" in name for name in names)
+    loaded = load_model(tmp_path / "model")
+    assert list(predict(loaded, [emotion_batch])) == list(predict(system, [emotion_batch]))
+
+
+def test_a_recipe_names_a_pretrained_model(llama_folder, encoder_folder, tmp_path):
+    pytest.importorskip("peft")
+    from toy_tasks import recipe, two_corpora
+    from voxstrata.experiments.run import execute
+    from voxstrata.inference.recognizer import Recognizer
+    from voxstrata.runs import RunFolder
+
+    corpora = two_corpora(tmp_path)
+    lm = {"pretrained": str(llama_folder), "rank": 2}
+    run = execute(recipe(encoder_folder, corpora, lm=lm, training={"steps": 3}), RunFolder(tmp_path / "run"))
+    heard = Recognizer.load(run.path)(tmp_path / "words" / "00.wav")
+    assert heard.emotion is not None and heard.transcript is not None

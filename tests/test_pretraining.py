@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,9 +14,18 @@ from transformers import WavLMConfig
 
 from voxstrata.backbone.encoder import build_backbone
 from voxstrata.backbone.front_end import PHASES, mel_frequencies, quadrature_filters, start_from_mel
+from voxstrata.heads.layer_sum import LayerSum
 from voxstrata.runs import RunFolder
 from voxstrata.systems.acoustic_targets import WINDOW, AcousticTargets, frames_of
-from voxstrata.systems.pretraining import SPAN, MaskedPrediction, frame_offset, masked_frames, span_mask
+from voxstrata.systems.pretraining import (
+    SPAN,
+    MaskedPrediction,
+    PretrainingOptions,
+    Readouts,
+    frame_offset,
+    masked_frames,
+    span_mask,
+)
 from voxstrata.systems.tiny_encoder import tiny_wavlm
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
@@ -136,14 +146,14 @@ def test_targets_are_deterministic_ids_below_the_clusters(fitting):
     twice = [AcousticTargets(12, 7), AcousticTargets(12, 7)]
     for targets in twice:
         targets.fit(fitting, 360, seed=3)
-    first, second = (targets(fitting[0][0], 49, 360) for targets in twice)
+    first, second = (targets(fitting[0][0], 360, *fitting[0][1:]).ids for targets in twice)
     for stream, clusters in (("cepstral", 12), ("prosodic", 7)):
         assert torch.equal(first[stream], second[stream])
         assert first[stream].shape == (2, 49) and first[stream].dtype == torch.int64
         assert set(first[stream].unique().tolist()) <= set(range(clusters))
         assert first[stream][0].tolist() != first[stream][1].tolist()
     with torch.autocast("cpu", torch.bfloat16):
-        again = twice[0](fitting[0][0], 49, 360)
+        again = twice[0](fitting[0][0], 360, *fitting[0][1:]).ids
     assert all(torch.equal(again[stream], first[stream]) for stream in first)
 
 
@@ -154,7 +164,9 @@ def test_clusters_are_the_nearest_centroids(fitting):
     values = targets.features(waveforms, 49, 360)["cepstral"][0, 20]
     scaled = (values - targets.cepstral_mean) / targets.cepstral_scale
     distances = [float((scaled - centroid).norm()) for centroid in targets.cepstral_centroids]
-    assert distances.index(min(distances)) == int(targets(waveforms, 49, 360)["cepstral"][0, 20])
+    assert distances.index(min(distances)) == int(
+        targets(waveforms, 360, *fitting[2][1:]).ids["cepstral"][0, 20]
+    )
 
 
 @pytest.mark.parametrize("pitch_hz", [90, 120, 180, 240, 330])
@@ -218,11 +230,25 @@ def test_channels_that_hold_no_whole_bands_are_refused(channels, level, bias):
         start_from_mel(torch.nn.Conv1d(1, channels, 40, bias=bias), level_channels=level)
 
 
-def system(encoder, fitting) -> MaskedPrediction:
+def test_statistics_are_those_of_the_valid_frames(fitting):
+    targets = AcousticTargets(12, 7)
+    targets.fit(fitting, 360, seed=0)
+    waveforms, lengths, _ = fitting[1]
+    found = targets(waveforms, 360, lengths, torch.tensor([49, 30])).statistics
+    features = targets.features(waveforms, 49, 360, lengths)
+    values = torch.cat([features["cepstral"], features["prosodic"][..., :5]], dim=-1)
+    for row, frames in enumerate((49, 30)):
+        valid = values[row, :frames]
+        expected = torch.cat([valid.mean(0), valid.std(0, correction=0)])
+        expected = (expected - targets.statistics_mean) / targets.statistics_scale
+        torch.testing.assert_close(found[row], expected, rtol=1e-3, atol=1e-3)
+
+
+def system(encoder, fitting, phonemes: int = 0) -> MaskedPrediction:
     targets = AcousticTargets(12, 7)
     targets.fit(fitting, 360, seed=0)
     torch.manual_seed(0)
-    return MaskedPrediction(encoder, targets, lr=3e-3)
+    return MaskedPrediction(encoder, targets, phonemes=phonemes, options=PretrainingOptions(lr=3e-3))
 
 
 def test_pretraining_learns_in_a_few_steps(tiny_encoder, fitting, emotion_batch, in_memory, tmp_path):
@@ -230,9 +256,44 @@ def test_pretraining_learns_in_a_few_steps(tiny_encoder, fitting, emotion_batch,
     groups = made.parameter_groups()
     assert {id(p) for group in groups for p in group.parameters} == {id(p) for p in made.parameters()}
     before = made.eval().loss(emotion_batch).item()
-    assert before == pytest.approx((math.log(12) + math.log(7)) / 2 * 1.0, rel=0.6)
     fit(made, in_memory([emotion_batch]), None, RunFolder(tmp_path), FitOptions(steps=20))
-    assert made.eval().loss(emotion_batch).item() < 0.75 * before
+    assert made.eval().loss(emotion_batch).item() < 0.8 * before
+    assert sum(made.summary().values()) == pytest.approx(3)
+
+
+def test_readouts_are_layer_sums_norms_and_maps(tiny_encoder):
+    readouts = Readouts(tiny_encoder(), {"a": 3, "b": 5})
+    torch.nn.init.normal_(readouts.layer_weights)
+    layers = [noise(2, 7, 32, seed=seed) for seed in range(2)]
+    for stream, size, row in (("a", 3, 0), ("b", 5, 1)):
+        layer_sum = LayerSum(2, normalize=True)
+        layer_sum.logits.data.copy_(readouts.layer_weights[row])
+        expected = readouts.maps[stream](readouts.norms[stream](layer_sum(layers)))
+        found = readouts(layers)[stream]
+        assert found.shape == (2, 7, size)
+        torch.testing.assert_close(found, expected)
+
+
+def test_phonemes_are_learned_where_they_are_known(tiny_encoder, fitting, emotion_batch):
+    made = system(tiny_encoder(), fitting, phonemes=4).eval()
+    clips = len(emotion_batch)
+    starts = torch.tensor([[0.0, 0.2]]).repeat(clips, 1)
+    told = replace(emotion_batch, phoneme_starts=starts, phonemes=torch.tensor([[1, 2]]).repeat(clips, 1))
+    made.loss(told).backward()
+    gradient = made.readouts.maps["phoneme"].bias.grad
+    assert (gradient[[1, 2]] < 0).all() and (gradient[[0, 3]] > 0).all()
+    made.zero_grad()
+    unknown = replace(told, phonemes=torch.full((clips, 2), -100))
+    made.loss(unknown).backward()
+    assert not made.readouts.maps["phoneme"].bias.grad.any()
+
+
+def test_targets_come_from_the_clean_waveforms(tiny_encoder, fitting, emotion_batch):
+    made = system(tiny_encoder(), fitting).eval()
+    noisy = replace(emotion_batch, waveforms=emotion_batch.waveforms + noise(*emotion_batch.waveforms.shape))
+    same = replace(noisy, clean=noisy.waveforms)
+    assert torch.equal(made.loss(noisy), made.loss(same))
+    assert not torch.equal(made.loss(noisy), made.loss(replace(noisy, clean=emotion_batch.waveforms)))
 
 
 def test_the_validation_loss_masks_the_same_frames_each_time(tiny_encoder, fitting, emotion_batch):

@@ -21,6 +21,7 @@ from voxstrata.recipes.reading import (
     read_yaml,
     validate,
 )
+from voxstrata.recipes.schema import TrainedRecipe
 
 TABLE_SCALES = [(table, scale) for table in packaged("tables") for scale in read_table(table).scales]
 
@@ -32,14 +33,15 @@ def test_packaged_recipes_hold_and_read_back(name, tmp_path):
     written.write_text(dump(recipe), encoding="utf-8")
     assert read_recipe(written) == recipe
     assert dump(read_recipe(written)) == dump(recipe)
-    assert fit_options(recipe).total_steps(batches_per_epoch=3) > 0
+    if isinstance(recipe, TrainedRecipe):
+        assert fit_options(recipe).total_steps(batches_per_epoch=3) > 0
 
 
 @pytest.mark.parametrize("name", packaged())
 def test_a_key_that_no_recipe_has_is_refused_at_every_depth(name):
     values = read_yaml(name)
     places = [()] + [(key,) for key, value in values.items() if isinstance(value, dict) and value]
-    assert len(places) > 2
+    assert len(places) > 2 or not isinstance(read_recipe(name), TrainedRecipe)
     for place in places:
         stray: Any = {"nonsense": 1}
         for key in reversed(place):
@@ -53,7 +55,8 @@ def test_every_run_of_a_packaged_table_is_a_recipe(table, scale):
     content = read_table(table)
     at = content.scale(scale)
     names = order(content, at)
-    assert {row.run for row in content.rows} <= set(names)
+    shown = {row.run for row in content.shown(at)}
+    assert {member for run in shown for member in content.members(at, run)} <= set(names)
     for point in points(at.axes):
         known = {f"$corpus.{name}": f"corpora/{name}" for name in at.corpora}
         known |= {f"$run.{name}": f"runs/{name}" for name in names} | point
@@ -68,8 +71,9 @@ def test_every_setting_of_a_packaged_scale_is_used(table, scale):
     content = read_table(table)
     at = content.scale(scale)
     assert set(at.set) <= {"all", *(spec.recipe for spec in content.runs.values())}
-    assert set(at.runs) <= set(content.runs)
-    used = set().union(*(references(run_values(content, at, run), "corpus") for run in content.runs))
+    assert set(at.runs) | set(at.grids) <= set(content.runs)
+    members = [member for run in content.runs for member in content.members(at, run)]
+    used = set().union(*(references(run_values(content, at, run), "corpus") for run in members))
     assert used == set(at.corpora)
 
 
@@ -95,7 +99,7 @@ def test_all_faults_stand_in_one_message():
     [
         (["training.steps=5"], "exactly one of epochs and steps"),
         (["task=asr"], "crop_s cuts words off"),
-        (["system=magic"], "'finetune', 'adaltm', 'pretraining'"),
+        (["system=magic"], "'finetune', 'adaltm'"),
         (["rates.encoder=-1"], "rates.encoder"),
         (["training"], "not of the form key=value"),
         (["=3"], "not of the form key=value"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from voxstrata.backbone.encoder import load_backbone
-from voxstrata.experiments.build import build_sources, build_system
+from voxstrata.experiments.build import build_system
+from voxstrata.experiments.sources import build_sources
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.labels import LabelSet
 from voxstrata.losses import class_balanced_weights
@@ -229,6 +232,8 @@ def test_all_rows_of_a_seed_start_with_the_same_head(encoder_folder, expert_fold
         "static": {"system": "adaltm", "vectors": vectors, "granularity": "static"},
         "dual": {"system": "adaltm", "vectors": vectors},
         "ser": {"system": "finetune", "task": "ser"},
+        "ser head": {"system": "adaltm", "base": vectors["ser"]},
+        "multitask": {"system": "multitask", "vectors": vectors},
         "other seed": {"system": "adaltm", "vectors": vectors, "seed": 1},
     }
     heads = {}
@@ -238,6 +243,31 @@ def test_all_rows_of_a_seed_start_with_the_same_head(encoder_folder, expert_fold
         system = build_system(recipe, build_sources(recipe), lambda line: None)
         heads[name] = copied(system.model.head.named_parameters())
         assert (system.model.layer_sum.logits == 0).all()
-    for name in ("static", "dual", "ser"):
+    for name in ("static", "dual", "ser", "ser head", "multitask"):
         assert not moved(heads["frozen"], heads[name]), name
     assert moved(heads["frozen"], heads["other seed"])
+
+
+@pytest.mark.parametrize("make", [ser, asr])
+def test_layers_further_down_learn_more_slowly(make, base):
+    rates = FinetuneRates(encoder=1e-3, head=1e-2, layer_decay=0.5)
+    plain = {g.name: g for g in make(base, rates=replace(rates, layer_decay=1.0)).parameter_groups()}
+    decayed = {g.name: g for g in make(base, rates=rates).parameter_groups()}
+    assert {name: decayed[name].lr for name in decayed if name.startswith("encoder")} == {
+        "encoder/0": 0.25e-3,
+        "encoder/1": 0.5e-3,
+        "encoder/2": 1e-3,
+    }
+    inside = [p for name, group in decayed.items() if name.startswith("encoder") for p in group.parameters]
+    assert {id(p) for p in inside} == {id(p) for p in plain["encoder"].parameters}
+    assert decayed["head"].lr == plain["head"].lr
+
+
+def test_a_warm_head_learns_before_the_encoder(base, emotion_batch, in_memory, tmp_path):
+    for steps, expected in ((3, False), (4, True)):
+        system = ser(copy.deepcopy(base), rates=replace(FAST, warm_head_steps=3))
+        before = copied(system.named_parameters())
+        train(system, emotion_batch, in_memory, tmp_path / str(steps), steps=steps)
+        changed = moved(before, system.named_parameters())
+        assert any(".encoder.model." in name for name in changed) is expected
+        assert any(name.startswith("model.head.") for name in changed)

@@ -12,9 +12,19 @@ from hypothesis import strategies as st
 
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import RecipeError
-from voxstrata.experiments.reproduce import plan
+from voxstrata.experiments.reproduce import PlannedRun, _collect, plan
 from voxstrata.experiments.run import execute
-from voxstrata.experiments.table import Table, content_key, order, points, read_table, references, substitute
+from voxstrata.experiments.table import (
+    Table,
+    content_key,
+    order,
+    points,
+    read_table,
+    references,
+    run_values,
+    substitute,
+)
+from voxstrata.predictions import Prediction, write_predictions
 from voxstrata.recipes.reading import merged_values, validate
 from voxstrata.runs import RunFolder
 
@@ -78,6 +88,80 @@ def test_circles_and_missing_runs_are_named():
         order(missing, missing.scale("small"))
 
 
+SWEEP = {
+    "runs": {
+        "joint": {"recipe": "multitask", "grid": {"asr_weight": [0.1, 1.0], "rates.encoder": [1e-4, 1e-3]}}
+    },
+    "rows": [{"run": "single", "title": "Single"}, {"run": "joint", "title": "Joint", "choose": "wer"}],
+}
+
+
+def test_a_grid_stands_for_a_run_of_each_combination():
+    content = table(SWEEP)
+    at = content.scale("small")
+    members = content.members(at, "joint")
+    assert members == {
+        "joint.1": {"asr_weight": 0.1, "rates.encoder": 1e-4},
+        "joint.2": {"asr_weight": 0.1, "rates.encoder": 1e-3},
+        "joint.3": {"asr_weight": 1.0, "rates.encoder": 1e-4},
+        "joint.4": {"asr_weight": 1.0, "rates.encoder": 1e-3},
+    }
+    assert order(content, at) == ["ser", "single", *members]
+    values = run_values(content, at, "joint.3")
+    assert (values["asr_weight"], values["rates"]["encoder"]) == (1.0, 1e-4)
+    assert values["rates"]["head"] == run_values(content, at, "joint.1")["rates"]["head"]
+    other = table(merged_values(SWEEP, {"scales": {"small": {"grids": {"joint": {"asr_weight": [2.0]}}}}}))
+    assert order(other, other.scale("small"))[-1] == "joint.1"
+    none = table(merged_values(SWEEP, {"scales": {"small": {"grids": {"joint": {}}}}}))
+    assert order(none, none.scale("small"))[-1] == "joint"
+
+
+def test_a_run_cannot_build_on_a_grid():
+    content = table(merged_values(SWEEP, {"runs": {"single": {"set": {"vectors": {"ser": "$run.joint"}}}}}))
+    with pytest.raises(RecipeError, match="'single' needs 'joint', which stands for several runs"):
+        order(content, content.scale("small"))
+
+
+def test_a_scale_names_the_rows_that_it_has():
+    content = table({"scales": {"small": {"rows": ["single"]}}})
+    at = content.scale("small")
+    assert [row.run for row in content.shown(at)] == ["single"]
+    assert order(content, at) == ["ser", "single"]
+
+
+@pytest.mark.parametrize(("choose", "chosen"), [("uar", "joint.2"), ("wer", "joint.3")])
+def test_a_row_shows_the_setting_that_is_best_on_dev(choose, chosen, tmp_path):
+    content = table(merged_values(SWEEP, {"rows": [{"run": "joint", "title": "Joint", "choose": choose}]}))
+    at = content.scale("small")
+    # What each setting answers to four clips of either split: emotions, and one transcript for all.
+    dev = {
+        "joint.1": ("aabb", "x"),
+        "joint.2": ("abab", "x"),
+        "joint.3": ("bbbb", "go"),
+        "joint.4": ("bbbb", "x"),
+    }
+    planned = []
+    for name, (emotions, words) in dev.items():
+        run = RunFolder(tmp_path / name)
+        for split, answers in (("dev", emotions), ("test", "aaaa")):
+            rows = [
+                Prediction(f"{n}", speaker=f"s{n}", emotion=answer, reference_emotion="abab"[n],
+                           transcript=words, reference_transcript="go")
+                for n, answer in enumerate(answers)
+            ]  # fmt: skip
+            write_predictions(run.predictions(split), rows)
+        recipe = validate({"system": "statistics"}, name)
+        planned.append(PlannedRun(name, recipe, run, (("$seed", 0), ("$fold", None))))
+    (row,) = _collect(content, at, "t", "small", planned, tmp_path)["rows"]
+    assert row["runs"] == [f"../../{chosen}"]
+    point = content.members(at, "joint")[chosen]
+    assert row["title"] == f"Joint (asr_weight {point['asr_weight']}, rates.encoder {point['rates.encoder']})"
+    assert row["metrics"]["uar"]["value"] == 0.5
+    assert [tried["asr_weight"] for tried in row["tried_on_dev"]] == [0.1, 0.1, 1.0, 1.0]
+    scores = [tried[choose] for tried in row["tried_on_dev"]]
+    assert scores == ([0.5, 1.0, 0.5, 0.5] if choose == "uar" else [1.0, 1.0, 0.0, 1.0])
+
+
 def test_references_are_found_and_replaced_at_any_depth():
     value = {"a": ["$run.x", {"b": ("$corpus.y-1", "$fold")}], "c": "no $run.z", "d": 3}
     assert (references(value, "run"), references(value, "corpus")) == ({"x"}, {"y-1"})
@@ -104,6 +188,11 @@ def test_tables_that_do_not_hold_are_refused_with_every_fault(tmp_path):
 
     refused({"colour": 1, "scales": {"small": {"axis": {}}}}, r"(?s)axis.*colour|colour.*axis")
     refused({"rows": [{"run": "nobody", "title": "x"}]}, "names run 'nobody'")
+    refused({"rows": [{"run": "dual", "title": "x", "choose": "luck"}]}, "chosen by 'luck'")
+    refused({"scales": {"small": {"rows": ["asr"]}}}, "'asr', which no row shows")
+    refused({"scales": {"small": {"grids": {"daul": {"seed": [1]}}}}}, "grids.daul is no run")
+    refused({"runs": {"asr": {"grid": {"seed": []}}}}, "runs.asr.grid.seed")
+    refused({"runs": {"a.b": {"recipe": "adaltm"}}}, "'a.b' is no word")
     with pytest.raises(RecipeError, match="no scale 'huge'; this table has small"):
         table().scale("huge")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,9 @@ AUDIO_SUFFIXES = AV_SUFFIXES | {
 # What libsndfile gives as the number of frames of a FLAC stream that was written into a pipe.
 _LENGTH_UNKNOWN = 2**62
 
+#: A FLAC stream in a tar: FILE.tar#OFFSET:BYTES.flac.
+_IN_TAR = re.compile(r"(.+\.tar)#(\d+):(\d+)\.flac")
+
 
 @dataclass(frozen=True)
 class AudioInfo:
@@ -54,7 +59,7 @@ def load_audio(path: Path, *, offset_s: float = 0.0, duration_s: float | None = 
     """Reads a recording, or a stretch of it, as mono at 16 kHz.
 
     Args:
-        path: an audio file; channels are averaged.
+        path: an audio file, or a place in a tar (see `corpora.shar`); channels are averaged.
         offset_s: where to start, in seconds.
         duration_s: how much to read at most, in seconds; None reads to the end.
 
@@ -127,6 +132,16 @@ def decode(
     return samples, sample_rate
 
 
+def audio_file(path: Path) -> Path:
+    """The file that a recording lies in: itself, or the tar that it is a part of.
+
+    >>> audio_file(Path("a/recording.000000.tar#1536:2048.flac")).name
+    'recording.000000.tar'
+    """
+    place = _IN_TAR.fullmatch(str(path))
+    return path if place is None else Path(place[1])
+
+
 def downmix(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """Mean over channels: [N, channels] to [N]."""
     return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
@@ -151,6 +166,7 @@ def resampled_length(samples: int, sample_rate: int) -> int:
 
 
 def _check_file(path: Path) -> None:
+    path = audio_file(path)
     if not path.exists():
         raise AudioError(f"no file at {path}")
     if not path.is_file():
@@ -172,12 +188,22 @@ def _undecodable(path: Path, fault: Exception) -> AudioError:
 @contextmanager
 def _soundfile(path: Path) -> Iterator[soundfile.SoundFile]:
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(_opened(path)) as file:
             if file.frames >= _LENGTH_UNKNOWN:
                 raise AudioError(f"{path} does not say how long it is; write it anew, e.g. with `ffmpeg -i`")
             yield file
     except soundfile.SoundFileError as fault:
         raise _undecodable(path, fault) from None
+
+
+def _opened(path: Path) -> Path | BytesIO:
+    """The path, or of a place in a tar its bytes."""
+    place = _IN_TAR.fullmatch(str(path))
+    if place is None:
+        return path
+    with Path(place[1]).open("rb") as tar:
+        tar.seek(int(place[2]))
+        return BytesIO(tar.read(int(place[3])))
 
 
 def _decode_soundfile(

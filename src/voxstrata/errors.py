@@ -35,6 +35,10 @@ class TrainingError(VoxstrataError):
     """Training that cannot start or go on: a full disk, a loss that is not finite."""
 
 
+class ProcessLost(TrainingError):
+    """Another process of the same training is no longer there."""
+
+
 class Interrupted(VoxstrataError):
     """Stopped by Ctrl-C after a clean checkpoint; the same command goes on from there."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from voxstrata.errors import PredictionsError
+from voxstrata.labels import DIMENSIONS
 from voxstrata.runs import atomic_write
 
 
@@ -25,6 +27,11 @@ class Prediction:
         reference_emotion: true class name.
         transcript: recognised words.
         reference_transcript: true words.
+        arousal, valence, dominance: predicted ratings, on the scale of the references.
+        reference_arousal, reference_valence, reference_dominance: annotators' mean ratings.
+        classes: answers of further class tasks: field -> class name -> probability, e.g.
+            {"gender": {"female": 0.9, "male": 0.1}}.
+        reference_classes: field -> true class name.
         error: why there is no answer; what was known before (path, speaker, references) stays.
     """
 
@@ -36,6 +43,14 @@ class Prediction:
     reference_emotion: str | None = None
     transcript: str | None = None
     reference_transcript: str | None = None
+    arousal: float | None = None
+    valence: float | None = None
+    dominance: float | None = None
+    reference_arousal: float | None = None
+    reference_valence: float | None = None
+    reference_dominance: float | None = None
+    classes: Mapping[str, Mapping[str, float]] | None = None
+    reference_classes: Mapping[str, str] | None = None
     error: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -46,6 +61,29 @@ class Prediction:
             for name, value in row.items()
             if value is not None
         }
+
+
+def one_row_each(rows: Iterable[Prediction]) -> list[Prediction]:
+    """Rows of several tasks as one row a clip, in the order in which the clips come first.
+
+    Raises:
+        PredictionsError: if rows of one id tell different things, so that they are not of one clip.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        new = row.as_dict()
+        known = found.setdefault(row.id, {})
+        for name in ("classes", "reference_classes"):
+            if name in known and name in new:
+                new[name] = {**known[name], **new[name]}
+                known.pop(name)
+        if odd := sorted(name for name in known.keys() & new.keys() if known[name] != new[name]):
+            raise PredictionsError(
+                f"two tasks have a clip {row.id!r}, with another {odd[0]} each ({known[odd[0]]!r}, "
+                f"{new[odd[0]]!r}); ids must be unique over the corpora of all tasks"
+            )
+        known |= new
+    return [Prediction(**fields) for fields in found.values()]
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
@@ -102,11 +140,23 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _are_probabilities(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(map(_is_number, value.values()))
+
+
 def _check_kinds(row: dict[str, Any], where: str) -> None:
     for name, value in row.items():
         if name == "probabilities":
             good = isinstance(value, dict) and all(map(_is_number, value.values()))
             wanted = "an object of numbers"
+        elif name == "classes":
+            good = isinstance(value, dict) and all(map(_are_probabilities, value.values()))
+            wanted = "an object of objects of numbers"
+        elif name == "reference_classes":
+            good = isinstance(value, dict) and all(isinstance(label, str) for label in value.values())
+            wanted = "an object of strings"
+        elif name.removeprefix("reference_") in DIMENSIONS:
+            good, wanted = _is_number(value) and math.isfinite(value), "a finite number"
         else:
             good, wanted = isinstance(value, str), "a string"
         if not good:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any
 from voxstrata.errors import VoxstrataError
 
 FORMAT_VERSION = 1
+#: A run's list of the clips that it and its parents were trained on.
+TRAINING_CLIPS = "training_clips.jsonl.gz"
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
@@ -94,6 +96,16 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def training_clips(self) -> Path:
+        """What it and its parents were trained on: ids, speakers, hashes of audio and sentences."""
+        return self.path / TRAINING_CLIPS
+
+    @property
+    def leaks(self) -> Path:
+        """What of its training meets its dev and test clips (JSON)."""
+        return self.path / "leaks.json"
+
+    @property
     def complete(self) -> Path:
         """The marker that says the run is done."""
         return self.path / "COMPLETE"
@@ -124,27 +136,39 @@ class RunFolder:
             file.write(json.dumps(dict(row)) + "\n")
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Holds the folder, so that two processes never train into the same one.
-
-        Raises:
-            VoxstrataError: if another process holds it, or it cannot be written.
-        """
-        from filelock import FileLock, Timeout
-
-        held = FileLock(self.path / ".lock")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            held.acquire(timeout=0)
-        except Timeout:
-            raise VoxstrataError(
-                f"{self.path} is in use by another process; wait for it, or choose another folder"
-            ) from None
-        except OSError as fault:
-            raise VoxstrataError(
-                f"cannot write in {self.path}: {fault.strerror}; choose another folder"
-            ) from None
-        try:
+    def lock(self, *, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Holds the folder, so that two processes never train into the same one; see `folder_lock`."""
+        with folder_lock(self.path, waiting=waiting):
             yield
-        finally:
-            held.release()
+
+
+@contextmanager
+def folder_lock(folder: Path, *, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Holds a folder against other processes.
+
+    Args:
+        folder: made if need be.
+        waiting: where another process holds it, called with a line, and then waited; None: an error.
+
+    Raises:
+        VoxstrataError: if another process holds it, or it cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    held = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held.acquire(timeout=0)
+    except Timeout:
+        if waiting is None:
+            raise VoxstrataError(
+                f"{folder} is in use by another process; wait for it, or choose another folder"
+            ) from None
+        waiting(f"{folder} is in use by another process, which is waited for")
+        held.acquire()
+    except OSError as fault:
+        raise VoxstrataError(f"cannot write in {folder}: {fault.strerror}; choose another folder") from None
+    try:
+        yield
+    finally:
+        held.release()

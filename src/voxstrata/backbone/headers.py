@@ -1,4 +1,4 @@
-"""What headers alone tell of an encoder: its architecture, the shapes of its tensors, and where it comes from.
+"""What headers alone tell of an encoder: its architecture, the shapes of its tensors, what it was made from.
 
 No weight is read: safetensors tells shapes in its first bytes, a torch file is memory-mapped.
 """

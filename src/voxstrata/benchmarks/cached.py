@@ -32,8 +32,8 @@ from voxstrata.systems.cached_states import cached_states
 from voxstrata.systems.recognition import EmotionModel
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
-from voxstrata.training.shares import Batches
 from voxstrata.training.seeding import seed_everything
+from voxstrata.training.shares import Batches
 
 COMPARES = {
     "uncached": "the encoder runs over every clip in every epoch",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -47,6 +47,7 @@ class BenchmarkResult:
         machine: what the figures depend on.
         rows: one a case.
         also_over: further ways that ratios are given over, in the JSON.
+        figures: what is counted, not timed, name -> number.
     """
 
     name: str
@@ -56,6 +57,7 @@ class BenchmarkResult:
     machine: Mapping[str, Any]
     rows: tuple[Row, ...]
     also_over: tuple[str, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON: per case and way the median, every run, the peak and the ratios, or its fault."""
@@ -66,6 +68,7 @@ class BenchmarkResult:
             "settings": dict(self.settings),
             "machine": dict(self.machine),
             "rows": [{**row.case, "modes": self._modes(row)} for row in self.rows],
+            **({"figures": dict(self.figures)} if self.figures else {}),
         }
 
     def table(self) -> tuple[list[str], list[list[str]]]:
@@ -120,4 +123,4 @@ def _ratios(row: Row, mode: str, reference: str) -> dict[str, float | None]:
 
 
 def _ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return "-" if value is None else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"

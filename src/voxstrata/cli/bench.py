@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     group.command("attention")(attention)
     group.command("lambda-step")(lambda_step)
     group.command("cached")(cached)
+    group.command("harmonifuse")(harmonifuse)
     app.add_typer(group, name="bench")
 
 
@@ -125,6 +126,38 @@ def cached(
     answer(lambda progress: run(options.quick() if quick else options, progress), json_file)
 
 
+def harmonifuse(
+    shape: str = typer.Option("base", "--shape", help="Encoder, a WavLM of this shape: base or large."),
+    lm_layers: int = typer.Option(12, "--lm-layers", min=1, help="Layers of the language model."),
+    lm_size: int = typer.Option(768, "--lm-size", min=64, help="Its features; heads of 64."),
+    batch_size: int = typer.Option(4, "--batch-size", min=1, help="Clips in a batch."),
+    clip_s: float = typer.Option(5.0, "--clip-s", min=0.1, help="Length of each clip in seconds."),
+    tokens: int = typer.Option(100, "--tokens", min=2, help="Tokens to decode, and of each transcript."),
+    corpora: list[Path] | None = typer.Option(
+        None, "--corpus", help="Prepared corpus whose padding is counted; may be given again."
+    ),
+    repeats: int = REPEATS,
+    threads: int | None = THREADS,
+    quick: bool = QUICK,
+    json_file: Path | None = JSON_FILE,
+) -> None:
+    """Compare parts of HarmoniFuse with plain ways: decoding, a training step, the sum of encoder states."""
+    from voxstrata.benchmarks.harmonifuse import HarmoniFuseBenchOptions, run
+    from voxstrata.speech_lm.language_model import SmallLM
+
+    options = HarmoniFuseBenchOptions(
+        shape=shape,  # type: ignore[arg-type]  # checked by run, which names what is allowed
+        lm=SmallLM(lm_layers, lm_size, max(1, lm_size // 64), 4 * lm_size),
+        batch_size=batch_size,
+        clip_s=clip_s,
+        tokens=tokens,
+        corpora=tuple(map(str, corpora or ())),
+        repeats=repeats,
+        threads=threads,
+    )
+    answer(lambda progress: run(options.quick() if quick else options, progress), json_file)
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
 
@@ -173,7 +206,9 @@ def _notes(result: BenchmarkResult) -> tuple[str, ...]:
     settings = ", ".join(f"{name} {_plain(value)}" for name, value in result.settings.items())
     told = result.machine
     versions = [f"{name} {told[name]}" for name in ("torch", "transformers", "fusion_bench") if name in told]
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in result.figures.items())
     return (
+        *([figures] if figures else []),
         f"ratios: to {result.reference}, medians over the turns; MB: peak beyond what is resident",
         f"settings: {settings}",
         ", ".join([told["processor"], f"{told['cores']} cores", *versions]),

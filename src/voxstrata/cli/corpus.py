@@ -1,4 +1,4 @@
-"""`voxstrata corpus list|prepare|synth`."""
+"""`voxstrata corpus list|prepare|synth|shar`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from voxstrata.cli import corpus_synth
+from voxstrata.cli import corpus_shar, corpus_synth
 
 if TYPE_CHECKING:
     from voxstrata.corpora.faults import Fault
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_corpora)
     group.command("prepare")(prepare_corpus)
     corpus_synth.register(group)
+    corpus_shar.register(group)
     app.add_typer(group, name="corpus")
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from voxstrata.evaluation.score import EmotionScores, Metric, Scores
+    from voxstrata.predictions import Prediction
 
 #: Metric in `metrics.json` -> name in print.
 TITLES = {
@@ -21,6 +22,10 @@ TITLES = {
     "accuracy": "accuracy",
     "wer": "WER",
     "cer": "CER",
+    "ccc": "CCC, mean",
+    "ccc_arousal": "CCC of arousal",
+    "ccc_valence": "CCC of valence",
+    "ccc_dominance": "CCC of dominance",
 }
 
 #: A terminal has no room for the confusion of more classes.
@@ -44,24 +49,27 @@ def evaluate(
     labels: str | None = typer.Option(
         None, help="Emotions allowed, comma-separated. Default: all that occur."
     ),
+    prior: str | None = typer.Option(
+        None, help="Answer for this class prior: uniform, name=share,... or a JSON file; see --train-prior."
+    ),
+    train_prior: str | None = typer.Option(
+        None, help="Class prior the model was trained under: as --prior, or corpus.json of a prepared corpus."
+    ),
     resamples: int = typer.Option(1000, min=2, help="Bootstrap samples of either kind."),
     seed: int = typer.Option(0, min=0, help="Of the resampling by speaker."),
     as_json: bool = typer.Option(
         False, "--json", help="Print JSON: the scores, or {file: scores} for several."
     ),
 ) -> None:
-    """Score predictions files: UAR, precision, macro F1, accuracy, WER, CER, with 95 % intervals.
+    """Score predictions files: UAR, precision, macro F1, accuracy, WER, CER, CCC, with 95 % intervals.
 
-    A row needs id and, for what is to be scored, emotion with reference_emotion or transcript with
-    reference_transcript; speaker where it is known; error where the system failed. Other fields are ignored.
+    A row needs id and, for what is to be scored, emotion with reference_emotion, transcript with
+    reference_transcript, or arousal, valence, dominance with reference_arousal and so on; speaker where it is
+    known; error where the system failed. Other fields are ignored.
     """
-    from voxstrata.evaluation.answers import pooled
     from voxstrata.evaluation.score import score
-    from voxstrata.predictions import read_predictions
 
-    files = {str(path): read_predictions(path) for path in predictions}
-    if pool:
-        files = {f"{len(files)} files pooled": pooled(files)}
+    files = _read_files(predictions, prior, train_prior, pool)
     scores = {
         name: score(
             rows,
@@ -87,6 +95,36 @@ def evaluate(
     console = Console(highlight=False, markup=False)
     for name, found in scores.items():
         _print_scores(console, name, found)
+
+
+def _read_files(
+    paths: list[Path], prior: str | None, train_prior: str | None, pool: bool
+) -> dict[str, list[Prediction]]:
+    from voxstrata.evaluation.answers import pooled
+    from voxstrata.predictions import read_predictions
+
+    files = {str(path): read_predictions(path) for path in paths}
+    if prior is not None or train_prior is not None:
+        files = {name: _for_prior(name, rows, prior, train_prior) for name, rows in files.items()}
+    return {f"{len(files)} files pooled": pooled(files)} if pool else files
+
+
+def _for_prior(
+    name: str, rows: list[Prediction], prior: str | None, train_prior: str | None
+) -> list[Prediction]:
+    from voxstrata.errors import PredictionsError
+    from voxstrata.evaluation.priors import adjust, read_prior
+
+    if prior is None or train_prior is None:
+        given, lacking = ("--prior", "--train-prior") if train_prior is None else ("--train-prior", "--prior")
+        raise PredictionsError(f"{given} needs {lacking}: both priors enter the adjustment")
+    found = adjust(rows, read_prior(train_prior), read_prior(prior))
+    typer.echo(
+        f"{name}: probabilities of {found.adjusted} rows adjusted from the prior {train_prior} to {prior}; "
+        f"{found.changed} answers changed",
+        err=True,
+    )
+    return found.predictions
 
 
 def listed(names: str | None) -> list[str] | None:
@@ -121,16 +159,20 @@ def _print_scores(console: Console, name: str, scores: Scores) -> None:
     for heading in ("value", "95 % by clip", "95 % by speaker"):
         table.add_column(heading, justify="right", no_wrap=True)
     metrics: dict[str, Metric] = {}
-    metrics |= scores.emotion.metrics if scores.emotion else {}
-    metrics |= scores.transcript.metrics if scores.transcript else {}
-    for metric, found in metrics.items():
-        table.add_row(TITLES[metric], percent(found.value), bounds(found.iid), bounds(found.speaker))
+    for task in (scores.emotion, scores.transcript, scores.dimensions):
+        metrics |= {TITLES[metric]: found for metric, found in (task.metrics if task else {}).items()}
+    for field, classes in scores.classes.items():
+        metrics |= {f"{TITLES[metric]} {field}": found for metric, found in classes.metrics.items()}
+    for title, found in metrics.items():
+        table.add_row(title, percent(found.value), bounds(found.iid), bounds(found.speaker))
     console.print(table)
     if scores.transcript:
         words, normalizer = scores.transcript.words, scores.transcript.normalizer
         console.print(f"WER over {words} reference words, normaliser: {normalizer}\n", soft_wrap=True)
     if scores.emotion:
         _print_classes(console, scores.emotion)
+    for classes in scores.classes.values():
+        _print_classes(console, classes)
 
 
 def _print_classes(console: Console, scores: EmotionScores) -> None:

@@ -25,10 +25,14 @@ def export(
 
     The encoder is a plain transformers folder; with a head it lies in OUT/encoder.
     """
+    import shutil
+
     import torch
 
     from voxstrata.backbone.encoder import load_backbone
     from voxstrata.errors import VoxstrataError
+    from voxstrata.experiments.training_clips import list_of
+    from voxstrata.runs import TRAINING_CLIPS
     from voxstrata.systems.model_folder import find_model, load_model, save_model
 
     if dtype not in DTYPES:
@@ -41,4 +45,6 @@ def export(
         save_model(load_model(found), out, dtype=precision)
     else:
         load_backbone(run).save(out, dtype=precision)
+    if (listed := list_of(run)) is not None:
+        shutil.copy(listed, out / TRAINING_CLIPS)
     typer.echo(out)

@@ -90,11 +90,19 @@ def demo_model(runs: Path) -> Path:
 
 
 def readable(row: Prediction) -> str:
-    """A row for people: path, emotion, probabilities from high to low, words."""
+    """A row for people: path, emotion, probabilities from high to low, ratings, further classes, words."""
+    from voxstrata.labels import DIMENSIONS
+
     parts = [str(row.path)]
     if row.probabilities is not None:
         ranked = sorted(row.probabilities.items(), key=lambda item: -item[1])
         parts.append(f"  {row.emotion}  (" + ", ".join(f"{name} {p:.2f}" for name, p in ranked) + ")")
+    ratings = {name: value for name in DIMENSIONS if (value := getattr(row, name)) is not None}
+    if ratings:
+        parts.append("  " + ", ".join(f"{name} {value:.2f}" for name, value in ratings.items()))
+    for field, shares in (row.classes or {}).items():
+        ranked = sorted(shares.items(), key=lambda item: -item[1])
+        parts.append(f"  {field}: " + ", ".join(f"{name} {p:.2f}" for name, p in ranked))
     if row.transcript is not None:
         parts.append(f'  "{row.transcript}"')
     return "\n".join(parts)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
+
+from voxstrata.cli.dry_run import DRY_RUN, TFLOPS, assumptions, refuse_without_dry_run
 
 
 def register(app: typer.Typer) -> None:
@@ -18,12 +22,29 @@ def reproduce(
     scale: str = typer.Option(..., "--scale", help="One of the table's scales: demo, real, ..."),
     data: Path | None = typer.Option(None, "--data", help="Folder of the corpora; default $VOXSTRATA_DATA."),
     out: Path = typer.Option(Path("runs"), "--out", help="Folder for runs, corpora and tables."),
+    only: str | None = typer.Option(
+        None, "--only", help="Train this row and what it needs, print its runs, write no table."
+    ),
+    fold: int | None = typer.Option(None, "--fold", help="Train this fold only, write no table."),
+    seed: int | None = typer.Option(None, "--seed", help="Train this seed only, write no table."),
     results: Path | None = typer.Option(
         None, "--results", help="Markdown file whose section for this table and scale is written anew."
     ),
-    as_json: bool = typer.Option(False, "--json", help="Print the table as JSON."),
+    dry_run: bool = DRY_RUN,
+    tflops: float | None = TFLOPS,
+    as_json: bool = typer.Option(False, "--json", help="Print the table, or what was found, as JSON."),
 ) -> None:
     """Run a table's experiments (what is done is not done again) and print its rows."""
+    part = _Part(only, fold, seed)
+    _refuse(part, {"--dry-run": dry_run, "--results": results is not None})
+    if dry_run:
+        _check(table, scale, data, out, tflops, as_json)
+        return
+    refuse_without_dry_run({"--tflops": tflops is not None})
+    if part != _Part():
+        runs = [str(run) for run in _train_part(table, scale, data, out, part)]
+        typer.echo(json.dumps(runs, indent=2) if as_json else "\n".join(runs))
+        return
     folder = run_table(table, scale, data, out)
     show(folder, as_json)
     if results is not None:
@@ -32,30 +53,81 @@ def reproduce(
         write_section(results, folder)
 
 
+@dataclass(frozen=True)
+class _Part:
+    row: str | None = None
+    fold: int | None = None
+    seed: int | None = None
+
+
+def _refuse(part: _Part, others: dict[str, bool]) -> None:
+    """Refuses what a part of a table cannot have, and a launcher."""
+    from voxstrata.errors import RecipeError
+
+    if part != _Part() and (given := [name for name, there in others.items() if there]):
+        raise RecipeError(f"{given[0]} is for a whole table; leave it or --only, --fold and --seed out")
+    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise RecipeError(
+            f"started {count} times by a launcher; start `train` so, and divide a table with --only, --fold "
+            "and --seed into jobs of one process"
+        )
+
+
+def _train_part(table: str, scale: str, data: Path | None, out: Path, part: _Part) -> list[Path]:
+    from voxstrata.cli.progress import bar
+    from voxstrata.experiments.reproduce import train_part
+    from voxstrata.experiments.table import narrowed, read_table
+
+    given = read_table(table)
+    chosen = narrowed(given, given.scale(scale), row=part.row, fold=part.fold, seed=part.seed)
+    with bar() as (say, advance):
+        return train_part(
+            given,
+            chosen,
+            out=out,
+            data=data_root(data),
+            say=say,
+            tick=lambda now: advance(now.done, now.total, f"{now.run} {now.detail}"),
+        )
+
+
 def run_table(table: str, scale: str, data: Path | None, out: Path) -> Path:
     """Runs a table under a progress bar; returns its folder."""
     from voxstrata.cli.progress import bar
     from voxstrata.experiments.reproduce import reproduce as run
     from voxstrata.experiments.table import read_table
 
-    if data is None and os.environ.get("VOXSTRATA_DATA"):
-        data = Path(os.environ["VOXSTRATA_DATA"])
     with bar() as (say, advance):
         return run(
             read_table(table),
             Path(table).stem,
             scale,
             out=out,
-            data=data,
+            data=data_root(data),
             say=say,
             tick=lambda now: advance(now.done, now.total, f"{now.run} {now.detail}"),
         )
 
 
+def data_root(given: Path | None) -> Path | None:
+    """The folder of the corpora: as given, else $VOXSTRATA_DATA."""
+    if given is None and os.environ.get("VOXSTRATA_DATA"):
+        return Path(os.environ["VOXSTRATA_DATA"])
+    return given
+
+
+def _check(table: str, scale: str, data: Path | None, out: Path, tflops: float | None, as_json: bool) -> None:
+    from voxstrata.cli.dry_run import show as show_found
+    from voxstrata.experiments.table import read_table
+    from voxstrata.experiments.table_dry_run import dry_run_table
+
+    assumed = assumptions(tflops)
+    found = dry_run_table(read_table(table), scale, out=out, data=data_root(data), assumed=assumed)
+    show_found(found, as_json)
+
+
 def show(folder: Path, as_json: bool) -> None:
     """Prints a table's rows and where it lies."""
-    import json
-
     from voxstrata.experiments.results import rich_table
 
     table = json.loads((folder / "table.json").read_text(encoding="utf-8"))

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+from voxstrata.cli.dry_run import DRY_RUN, TFLOPS, assumptions, refuse_without_dry_run, show
+
+if TYPE_CHECKING:
+    from voxstrata.recipes.schema import AnyRecipe
+    from voxstrata.runs import RunFolder
 
 RECIPE = typer.Argument(..., help="A recipe file, or the name of a packaged recipe.")
 OVERRIDES = typer.Argument(None, metavar="[KEY=VALUE]...", help="Laid over the recipe: training.epochs=3")
@@ -17,8 +24,19 @@ def register(app: typer.Typer) -> None:
     app.command("pretrain")(pretrain)
 
 
-def train(recipe: str = RECIPE, overrides: list[str] | None = OVERRIDES, out: Path | None = OUT) -> None:
-    """Fine-tune an expert, or merge experts with learned coefficients (AdaLTM)."""
+def train(
+    recipe: str = RECIPE,
+    overrides: list[str] | None = OVERRIDES,
+    out: Path | None = OUT,
+    dry_run: bool = DRY_RUN,
+    tflops: float | None = TFLOPS,
+    as_json: bool = typer.Option(False, "--json", help="With --dry-run: print what was found as JSON."),
+) -> None:
+    """Fine-tune an expert, merge experts (AdaLTM), or train a model for several tasks (HarmoniFuse)."""
+    if dry_run:
+        _check(recipe, overrides or [], out, tflops, as_json)
+        return
+    refuse_without_dry_run({"--tflops": tflops is not None, "--json": as_json})
     _run(recipe, overrides or [], out)
 
 
@@ -27,17 +45,43 @@ def pretrain(recipe: str = RECIPE, overrides: list[str] | None = OVERRIDES, out:
     _run(recipe, overrides or [], out, system="pretraining")
 
 
+def _check(source: str, overrides: list[str], out: Path | None, tflops: float | None, as_json: bool) -> None:
+    from voxstrata.experiments.dry_run import dry_run
+    from voxstrata.recipes.reading import read_recipe
+
+    name = Path(source).stem
+    found = dry_run(
+        {name: read_recipe(source, overrides)}, out or Path("runs") / name, assumed=assumptions(tflops)
+    )
+    show(found, as_json)
+
+
 def _run(source: str, overrides: list[str], out: Path | None, system: str | None = None) -> None:
-    from voxstrata.cli.progress import bar
+    from voxstrata.cli.processes import joined
     from voxstrata.errors import RecipeError
     from voxstrata.experiments.run import execute
     from voxstrata.recipes.reading import read_recipe
     from voxstrata.runs import RunFolder
 
-    recipe = read_recipe(source, overrides)
-    if system is not None and recipe.system != system:
-        raise RecipeError(f"{source} is a recipe for {recipe.system}; run it with: voxstrata train {source}")
-    run = RunFolder(out or Path("runs") / Path(source).stem)
+    with joined() as processes:
+        recipe = read_recipe(source, overrides)
+        if system is not None and recipe.system != system:
+            raise RecipeError(
+                f"{source} is a recipe for {recipe.system}; run it with: voxstrata train {source}"
+            )
+        run = RunFolder(out or Path("runs") / Path(source).stem)
+        if processes.leads:
+            _shown(recipe, run)
+        else:
+            execute(recipe, run)
+    if processes.leads:
+        typer.echo(run.path)
+
+
+def _shown(recipe: AnyRecipe, run: RunFolder) -> None:
+    from voxstrata.cli.progress import bar
+    from voxstrata.experiments.run import execute
+
     with bar() as (say, advance):
         execute(
             recipe,
@@ -45,4 +89,3 @@ def _run(source: str, overrides: list[str], out: Path | None, system: str | None
             say=say,
             progress=lambda now: advance(now.step, now.steps_total, f"epoch {now.epoch} loss {now.loss:.3f}"),
         )
-    typer.echo(run.path)

@@ -29,6 +29,8 @@ NO_TEXT = "no transcript"
 PARTS = {
     "train": "train", "development": "dev", "validation": "dev", "test1": "test", "test2": "test",
 }  # fmt: skip
+#: Clips of release 1.12 that the paper's filter leaves (AdaLTM, section 3.1).
+PAPER_CLIPS = {"train": 89_752, "dev": 25_232, "test": 46_366}
 #: The challenge's test set: its labels are not public.
 HIDDEN = "test3"
 

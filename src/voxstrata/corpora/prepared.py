@@ -13,7 +13,7 @@ from typing import Any
 
 from lhotse import AudioSource, CutSet, MonoCut, Recording, SupervisionSegment
 
-from voxstrata.audio import SAMPLE_RATE
+from voxstrata.audio import SAMPLE_RATE, audio_file
 from voxstrata.corpora.clip import SPLITS, Clip
 from voxstrata.corpora.summary import CorpusSummary
 from voxstrata.errors import CorpusError
@@ -67,7 +67,7 @@ class PreparedCorpus:
             version = content["format_version"]
             if version != FORMAT_VERSION:
                 raise CorpusError(f"{folder} has format {version}, this is format {FORMAT_VERSION}; {advice}")
-            if _sha256((folder / CUTS_FILE).read_bytes()) != content["cuts_sha256"]:
+            if sha256_of(folder / CUTS_FILE) != content["cuts_sha256"]:
                 raise CorpusError(
                     f"{folder / CUTS_FILE} is not the file that {CORPUS_FILE} describes; {advice} again"
                 )
@@ -114,12 +114,18 @@ class PreparedCorpus:
         Raises:
             CorpusError: if split or fold does not exist, or has no clips.
         """
+        return CutSet.from_cuts(self.stream(split, fold, without_folds))
+
+    def stream(
+        self, split: str | None = None, fold: int | None = None, without_folds: Sequence[int] = ()
+    ) -> Iterator[MonoCut]:
+        """As `cuts`, one at a time from the file, so that the memory needed does not grow with the corpus."""
         if split is not None and split not in SPLITS:
             raise CorpusError(f"no split {split!r}; there are {', '.join(SPLITS)}")
         self._check_folds(fold, without_folds)
         left_out = {speaker for k in without_folds for speaker in self.folds[k - 1]}
         counts: Counter[str] = Counter()
-        rows = []
+        given = 0
         for row in self._rows():
             speaker = row["supervisions"][0].get("speaker")
             if speaker in left_out:
@@ -128,16 +134,25 @@ class PreparedCorpus:
                 row["custom"]["split"] = self._fold_split(speaker, fold, without_folds)
             counts[row["custom"]["split"]] += 1
             if split in (None, row["custom"]["split"]):
-                rows.append(row)
-        if not rows:
+                given += 1
+                yield MonoCut.from_dict(row)
+        if not given:
             held = ", ".join(f"{name} {counts[name]}" for name in SPLITS if counts[name])
             raise CorpusError(f"{self.name} in {self.folder} has no clips in {split}; it has {held}")
-        return CutSet.from_dicts(rows)
+
+    def audio_files(self) -> Iterator[Path]:
+        """The file of every clip, in the corpus's order."""
+        for row in self._rows():
+            yield audio_file(Path(row["recording"]["sources"][0]["source"]))
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         with gzip.open(self.folder / CUTS_FILE, "rt", encoding="utf-8") as file:
             for line in file:
-                yield json.loads(line)
+                row = json.loads(line)
+                for source in row["recording"]["sources"]:
+                    # Relative where the audio lies in the folder, so that it can be moved.
+                    source["source"] = str(self.folder.absolute() / source["source"])
+                yield row
 
     def _check_folds(self, fold: int | None, without_folds: Sequence[int]) -> None:
         allowed = f"1 to {len(self.folds)}" if self.folds else "none"
@@ -153,6 +168,12 @@ class PreparedCorpus:
         if speaker in self.folds[fold - 1]:
             return "test"
         return "dev" if speaker in self.folds[following - 1] else "train"
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file, in hexadecimal, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_prepared(

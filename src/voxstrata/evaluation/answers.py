@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from voxstrata.errors import PredictionsError
+from voxstrata.labels import DIMENSIONS
 from voxstrata.predictions import Prediction
 
 Task = Literal["emotion", "transcript"]
@@ -77,6 +78,24 @@ def answers_to(task: Task, predictions: Sequence[Prediction]) -> Answers | None:
     return None if len(found.unanswered) == len(found) else found
 
 
+def class_answers(predictions: Sequence[Prediction]) -> dict[str, Answers]:
+    """The clips of each further class task, by its field; fields without an answer are left out."""
+    fields = sorted({field for p in predictions for field in (p.reference_classes or {})})
+    found = {field: _of_field(field, predictions) for field in fields}
+    return {field: task for field, task in found.items() if len(task.unanswered) < len(task)}
+
+
+def _of_field(field: str, predictions: Sequence[Prediction]) -> Answers:
+    rows = [p for p in predictions if field in (p.reference_classes or {})]
+    told = [{} if p.error is not None else (p.classes or {}).get(field, {}) for p in rows]
+    return Answers(
+        ids=tuple(p.id for p in rows),
+        speakers=tuple(p.speaker for p in rows),
+        references=tuple((p.reference_classes or {})[field] for p in rows),
+        answers=tuple(max(shares, key=shares.__getitem__) if shares else None for shares in told),
+    )
+
+
 def check_errors(errors: str, predictions: Sequence[Prediction], name: str = "the predictions") -> None:
     """Checks that clips without an answer can be counted in the way asked for.
 
@@ -90,7 +109,11 @@ def check_errors(errors: str, predictions: Sequence[Prediction], name: str = "th
     lost = [
         p.id
         for p in predictions
-        if p.error is not None and p.reference_emotion is None and p.reference_transcript is None
+        if p.error is not None
+        and p.reference_emotion is None
+        and p.reference_transcript is None
+        and not p.reference_classes
+        and all(getattr(p, f"reference_{name}") is None for name in DIMENSIONS)
     ]
     if lost:
         raise PredictionsError(

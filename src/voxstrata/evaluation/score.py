@@ -11,11 +11,13 @@ from voxstrata.evaluation.answers import (
     Answers,
     answers_to,
     check_errors,
+    class_answers,
     first_few,
     notes_on,
     notes_on_speakers,
 )
 from voxstrata.evaluation.classification import confusion_matrix
+from voxstrata.evaluation.concordance import Ratings, rating_tally, ratings_in
 from voxstrata.evaluation.intervals import by_unit, cluster_weights, interval, resampled_sums, toolkit_weights
 from voxstrata.evaluation.tally import Tally, emotion_tally, label_set, transcript_tally
 from voxstrata.predictions import Prediction
@@ -100,6 +102,24 @@ class TranscriptScores:
 
 
 @dataclass(frozen=True)
+class DimensionScores:
+    """How well arousal, valence and dominance were rated.
+
+    Args:
+        clips: scored.
+        metrics: `ccc_arousal`, `ccc_valence`, `ccc_dominance` as far as they were answered, and `ccc`, their
+            mean; each in [-1, 1].
+    """
+
+    clips: int
+    metrics: Mapping[str, Metric]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"clips": self.clips, **{name: metric.as_dict() for name, metric in self.metrics.items()}}
+
+
+@dataclass(frozen=True)
 class Scores:
     """Scores of one predictions file.
 
@@ -108,6 +128,8 @@ class Scores:
         speakers: distinct names among the scored clips.
         emotion: None where the file answers no emotions.
         transcript: None where the file answers no words.
+        dimensions: None where the file answers no ratings.
+        classes: of further class tasks, by their fields.
         unanswered: clips with a reference but no answer, a row with `error` among them.
         errors: how those count: `wrong` or `leave-out`.
         warnings: plain sentences for whoever reads the numbers.
@@ -117,17 +139,21 @@ class Scores:
     speakers: int
     emotion: EmotionScores | None
     transcript: TranscriptScores | None
+    dimensions: DimensionScores | None
+    classes: Mapping[str, EmotionScores]
     unanswered: int
     errors: str
     warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; an absent task is absent."""
-        tasks = {"emotion": self.emotion, "transcript": self.transcript}
+        classes = {field: scores.as_dict() for field, scores in self.classes.items()}
+        tasks = {"emotion": self.emotion, "transcript": self.transcript, "dimensions": self.dimensions}
         return {
             "clips": self.clips,
             "speakers": self.speakers,
             **{name: scores.as_dict() for name, scores in tasks.items() if scores is not None},
+            **({"classes": classes} if classes else {}),
             "unanswered": self.unanswered,
             "errors": self.errors,
             "warnings": list(self.warnings),
@@ -146,7 +172,7 @@ def score(
     """Scores predictions of any system.
 
     Args:
-        predictions: rows; emotions, transcripts or both.
+        predictions: rows; emotions, transcripts, ratings or several of these.
         normalizer: of transcripts: `none`, `basic`, `no-apostrophe`.
         resamples: bootstrap samples of either kind.
         seed: of the resampling by speaker (the toolkit's own seeds are fixed).
@@ -154,43 +180,44 @@ def score(
         errors: clips without an answer count as `wrong`, or are left out (`leave-out`).
 
     Raises:
-        PredictionsError: if nothing can be scored, a label is outside `labels`, or a failed row cannot count.
+        PredictionsError: if nothing can be scored, a label is outside `labels`, or a row without an answer
+            cannot count as wrong (one without references, or one to be rated).
         VoxstrataError: if the normaliser is unknown.
     """
     if resamples < 2:
         raise PredictionsError(f"an interval needs at least 2 resamples; found {resamples}")
     check_errors(errors, predictions)
     emotion, transcript = answers_to("emotion", predictions), answers_to("transcript", predictions)
-    found = [task for task in (emotion, transcript) if task is not None]
+    rated, classes = ratings_in(predictions), class_answers(predictions)
+    found = [task for task in (emotion, transcript, rated, *classes.values()) if task is not None]
     if not found:
         raise PredictionsError(
             "nothing to score: no row holds both an answer and its reference "
-            "(emotion with reference_emotion, or transcript with reference_transcript)"
+            "(emotion with reference_emotion, transcript with reference_transcript, arousal, valence and "
+            "dominance with theirs, or classes with reference_classes)"
         )
     unanswered = {clip for task in found for clip in task.unanswered}
     if errors == "leave-out":
         emotion = emotion and emotion.without(emotion.unanswered)
         transcript = transcript and transcript.without(transcript.unanswered)
+        rated = rated and rated.without(rated.unanswered)
+        classes = {field: task.without(task.unanswered) for field, task in classes.items()}
     scored = {
         clip: speaker
-        for task in (emotion, transcript)
+        for task in (emotion, transcript, rated, *classes.values())
         if task is not None
         for clip, speaker in zip(task.ids, task.speakers, strict=True)
     }
-    warnings = [
-        *notes_on("emotion", predictions),
-        *notes_on("transcript", predictions),
-        *(_notes_on_names(emotion) if emotion else []),
-        *notes_on_speakers(list(scored.values())),
-    ]
     return Scores(
         clips=len(scored),
         speakers=len(set(scored.values()) - {None}),
         emotion=_emotion_scores(emotion, labels, resamples, seed) if emotion else None,
         transcript=_transcript_scores(transcript, normalizer, resamples, seed) if transcript else None,
+        dimensions=_dimension_scores(rated, resamples, seed) if rated else None,
+        classes={f: _emotion_scores(task, None, resamples, seed) for f, task in classes.items()},
         unanswered=len(unanswered),
         errors=errors,
-        warnings=tuple(warnings),
+        warnings=_warnings(predictions, emotion, list(scored.values())),
     )
 
 
@@ -220,7 +247,22 @@ def _transcript_scores(found: Answers, normalizer: str, resamples: int, seed: in
     )
 
 
-def _metrics(tally: Tally, found: Answers, resamples: int, seed: int) -> dict[str, Metric]:
+def _warnings(
+    predictions: Sequence[Prediction], emotion: Answers | None, speakers: Sequence[str | None]
+) -> tuple[str, ...]:
+    return (
+        *notes_on("emotion", predictions),
+        *notes_on("transcript", predictions),
+        *(_notes_on_names(emotion) if emotion else []),
+        *notes_on_speakers(speakers),
+    )
+
+
+def _dimension_scores(found: Ratings, resamples: int, seed: int) -> DimensionScores:
+    return DimensionScores(len(found), _metrics(rating_tally(found), found, resamples, seed))
+
+
+def _metrics(tally: Tally, found: Answers | Ratings, resamples: int, seed: int) -> dict[str, Metric]:
     clips = resampled_sums(tally.table, toolkit_weights(len(found), resamples))
     speakers = None
     if found.known_speakers is not None and len(set(found.known_speakers)) > 1:

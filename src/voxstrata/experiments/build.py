@@ -3,145 +3,119 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 import torch
-from lhotse import CutSet
-from lhotse.cut import Cut
 
 from voxstrata.backbone.encoder import SpeechEncoder, build_backbone, load_backbone
-from voxstrata.batches.source import BatchOptions, BatchSource
-from voxstrata.corpora.prepared import PreparedCorpus
-from voxstrata.errors import RecipeError
+from voxstrata.experiments.build_harmonifuse import build_harmonifuse
+from voxstrata.experiments.sources import AnySources, Sources
+from voxstrata.experiments.task_sources import TaskSources
+from voxstrata.fusion.parallel_encoders import ParallelEncoders
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.heads.emotion import EmotionHeadOptions
-from voxstrata.labels import LabelSet
+from voxstrata.labels import DIMENSIONS
 from voxstrata.losses import class_balanced_weights
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.merging.task_vector import TaskVector
-from voxstrata.recipes.schema import AdaLTMRecipe, AnyRecipe, Data, FinetuneRecipe, PretrainRecipe
+from voxstrata.recipes.schema import (
+    AdaLTMRecipe,
+    AnyRecipe,
+    FinetuneRecipe,
+    HarmoniFuseRecipe,
+    LateFusionRecipe,
+    MultitaskRecipe,
+    PretrainRecipe,
+    TrainedRecipe,
+    YardstickRecipe,
+)
 from voxstrata.systems.acoustic_targets import AcousticTargets
 from voxstrata.systems.adaltm import AdaLTM, AdaLTMRates, coefficient_reach
 from voxstrata.systems.finetune import ASRFinetune, FinetuneRates, SERFinetune
-from voxstrata.systems.pretraining import MaskedPrediction, frame_offset
-from voxstrata.systems.recognition import EmotionModel, TranscriptionModel
+from voxstrata.systems.late_fusion import LateFusion, LateFusionRates
+from voxstrata.systems.multitask import Multitask, MultitaskModel
+from voxstrata.systems.pretraining import MaskedPrediction, PretrainingOptions, frame_offset
+from voxstrata.systems.recognition import (
+    ClipBackbone,
+    ClipModel,
+    DimensionModel,
+    EmotionModel,
+    TranscriptionModel,
+)
 from voxstrata.systems.system import System
 from voxstrata.systems.tiny_encoder import start_front_end, tiny_wavlm
 from voxstrata.training.options import FitOptions
 from voxstrata.training.seeding import seed_everything
-from voxstrata.vocabulary import Vocabulary
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Batches of a recipe.
-
-    Args:
-        train: shuffled, cropped.
-        dev: whole clips, for the validation loss; None where no corpus has a dev split.
-        evaluated: split -> whole clips that predictions are written for.
-        labels: classes; None for tasks without.
-        vocabulary: characters; None for tasks without.
-    """
-
-    train: BatchSource
-    dev: BatchSource | None
-    evaluated: dict[str, BatchSource]
-    labels: LabelSet | None = None
-    vocabulary: Vocabulary | None = None
-
-
-def split_cuts(data: Data, split: str) -> CutSet:
-    """The clips of one split over all corpora of a recipe, sorted by id.
-
-    Raises:
-        RecipeError: if the recipe names no corpus.
-    """
-    if not data.corpora:
-        raise RecipeError(
-            "the recipe names no corpus: add data.corpora, e.g. 'data.corpora=[{path: my/prepared}]'"
-        )
-    cuts: list[Cut] = []
-    for use in data.corpora:
-        corpus = PreparedCorpus.load(Path(use.path))
-        if split in use.splits and (use.fold is not None or split in corpus.splits):
-            cuts.extend(corpus.cuts(split, fold=use.fold))
-    return CutSet.from_cuts(sorted(cuts, key=lambda cut: cut.id))
-
-
-def _emotions(cuts: CutSet) -> list[str]:
-    found = (cut.supervisions[0].custom.get("emotion") for cut in cuts)
-    return [emotion for emotion in found if emotion is not None]
-
-
-def build_sources(recipe: AnyRecipe) -> Sources:
-    """The batches of a recipe; labels and vocabulary come from its training clips where it names none.
-
-    Raises:
-        RecipeError: if there is nothing to train on.
-    """
-    data = recipe.data
-    cuts = {split: split_cuts(data, split) for split in ("train", "dev", "test")}
-    labels = vocabulary = None
-    if isinstance(recipe, FinetuneRecipe) and recipe.task == "asr":
-        texts = [cut.supervisions[0].text for cut in cuts["train"] if cut.supervisions[0].text]
-        vocabulary = Vocabulary.of([data.alphabet, *texts])
-    elif not isinstance(recipe, PretrainRecipe):
-        labels = LabelSet(data.labels) if data.labels else LabelSet.of(_emotions(cuts["train"]))
-    options = BatchOptions(
-        batch_size=data.batch_size,
-        crop_s=data.crop_s,
-        seed=recipe.seed,
-        labels=labels,
-        targets=data.targets,
-        vocabulary=vocabulary,
-    )
-    if isinstance(recipe, PretrainRecipe):
-        dev = BatchSource(cuts["dev"], replace(options, shuffle=False)) if len(cuts["dev"]) else None
-        return Sources(BatchSource(cuts["train"], options), dev, {})
-    whole = replace(options, shuffle=False, crop_s=None)
-    dev = BatchSource(cuts["dev"], whole) if len(cuts["dev"]) else None
-    # Transcripts are scored as text, so a character outside the vocabulary is no fault there.
-    scored = replace(whole, vocabulary=None)
-    evaluated = {split: BatchSource(cuts[split], scored) for split in ("dev", "test") if len(cuts[split])}
-    return Sources(BatchSource(cuts["train"], options), dev, evaluated, labels, vocabulary)
-
-
-def build_system(recipe: AnyRecipe, sources: Sources, say: Say) -> System:
+def build_system(recipe: TrainedRecipe, sources: AnySources, say: Say) -> System:
     """The modules of a recipe; the head's start depends on the recipe's seed only."""
+    if isinstance(recipe, HarmoniFuseRecipe) or isinstance(sources, TaskSources):
+        assert isinstance(recipe, HarmoniFuseRecipe) and isinstance(sources, TaskSources)
+        return build_harmonifuse(recipe, sources, say)
     if isinstance(recipe, PretrainRecipe):
         return _pretraining(recipe, sources)
-    base = load_backbone(recipe.base, normalize=recipe.normalize, final_norm=recipe.final_norm)
+    if isinstance(recipe, LateFusionRecipe):
+        return _late_fusion(recipe, sources, say)
+    base = load_backbone(
+        recipe.base,
+        architecture=recipe.architecture,
+        normalize=recipe.normalize,
+        final_norm=recipe.final_norm,
+    )
     say(f"base {recipe.base}: waveforms are {'' if base.normalize else 'not '}normalised")
     if isinstance(recipe, AdaLTMRecipe):
         return _adaltm(recipe, base, sources, say)
+    if isinstance(recipe, MultitaskRecipe):
+        return _multitask(recipe, base, sources, say)
     return _finetune(recipe, base, sources, say)
 
 
 def _emotion_model(
-    recipe: AdaLTMRecipe | FinetuneRecipe,
-    encoder: SpeechEncoder | MergedBackbone,
+    recipe: AdaLTMRecipe | FinetuneRecipe | LateFusionRecipe,
+    encoder: ClipBackbone,
     sources: Sources,
     say: Say,
 ) -> tuple[EmotionModel, torch.Tensor]:
     assert sources.labels is not None
     seed_everything(recipe.seed)
     model = EmotionModel(encoder, sources.labels, EmotionHeadOptions(**recipe.head.model_dump()))
+    return model, _class_weights(sources, say)
+
+
+def _class_weights(sources: Sources, say: Say) -> torch.Tensor:
+    assert sources.labels is not None
     weights = class_balanced_weights(torch.from_numpy(sources.train.emotion_target_matrix()))
     if missing := [name for name, weight in zip(sources.labels, weights.tolist(), strict=True) if not weight]:
         say(f"warning: no training clip is {' or '.join(missing)}; such a class is never learned")
-    return model, weights
+    return weights
+
+
+def _clip_model(
+    recipe: AdaLTMRecipe | FinetuneRecipe | LateFusionRecipe,
+    encoder: ClipBackbone,
+    sources: Sources,
+    say: Say,
+) -> tuple[ClipModel, torch.Tensor | None]:
+    """The model of a recipe's targets, and the weights of its classes."""
+    if recipe.data.targets != "dimensions":
+        return _emotion_model(recipe, encoder, sources, say)
+    ratings = torch.from_numpy(sources.train.rating_matrix())
+    seed_everything(recipe.seed)
+    options = EmotionHeadOptions(**recipe.head.model_dump())
+    centre, spread = ratings.mean(0), ratings.std(0, correction=0).clamp_min(1e-3)
+    shown = [f"{name} {c:.2f} ± {s:.2f}" for name, c, s in zip(DIMENSIONS, centre, spread, strict=True)]
+    say(f"training ratings: {', '.join(shown)}")
+    return DimensionModel(encoder, options, centre=centre, spread=spread), None
 
 
 def _finetune(recipe: FinetuneRecipe, encoder: SpeechEncoder, sources: Sources, say: Say) -> System:
     rates = FinetuneRates(**recipe.rates.model_dump())
     encoder.requires_grad_(True)
     if recipe.task == "ser":
-        model, class_weights = _emotion_model(recipe, encoder, sources, say)
+        model, class_weights = _clip_model(recipe, encoder, sources, say)
         return SERFinetune(model, class_weights, rates, freeze_front_end=recipe.freeze_front_end)
     assert sources.vocabulary is not None
     seed_everything(recipe.seed)
@@ -149,13 +123,56 @@ def _finetune(recipe: FinetuneRecipe, encoder: SpeechEncoder, sources: Sources, 
     return ASRFinetune(TranscriptionModel(encoder, head), rates, freeze_front_end=recipe.freeze_front_end)
 
 
-def _adaltm(recipe: AdaLTMRecipe, base: SpeechEncoder, sources: Sources, say: Say) -> System:
+def _vectors(recipe: AdaLTMRecipe | MultitaskRecipe, base: SpeechEncoder, say: Say) -> dict[str, TaskVector]:
     vectors = {}
     for name, source in recipe.vectors.items():
         vectors[name] = TaskVector.between(base, source)
         say(f"vector {name}: {vectors[name].coverage()}")
+    return vectors
+
+
+def _multitask(recipe: MultitaskRecipe, encoder: SpeechEncoder, sources: Sources, say: Say) -> System:
+    assert sources.labels is not None and sources.vocabulary is not None
+    if vectors := _vectors(recipe, encoder, say):
+        merged = MergedBackbone(encoder, vectors, granularity="static", init=recipe.init)
+        encoder.model.load_state_dict(merged.merged_state())
+        say(f"start: the base merged with {', '.join(vectors)}")
+    encoder.requires_grad_(True)
+    seed_everything(recipe.seed)
+    transcriber = CTCHead(encoder.hidden_size, sources.vocabulary)
+    # Again, so that either head starts as the same head of other rows does.
+    seed_everything(recipe.seed)
+    options = EmotionHeadOptions(**recipe.head.model_dump())
+    return Multitask(
+        MultitaskModel(encoder, sources.labels, transcriber, options),
+        _class_weights(sources, say),
+        FinetuneRates(**recipe.rates.model_dump()),
+        asr_weight=recipe.asr_weight,
+        selected_by=recipe.selected_by,
+        freeze_front_end=recipe.freeze_front_end,
+    )
+
+
+def _late_fusion(recipe: LateFusionRecipe, sources: Sources, say: Say) -> System:
+    experts = ParallelEncoders(
+        {
+            name: load_backbone(
+                source,
+                architecture=recipe.architecture,
+                normalize=recipe.normalize,
+                final_norm=recipe.final_norm,
+            )
+            for name, source in recipe.experts.items()
+        }
+    )
+    model, class_weights = _clip_model(recipe, experts, sources, say)
+    return LateFusion(model, class_weights, LateFusionRates(**recipe.rates.model_dump()))
+
+
+def _adaltm(recipe: AdaLTMRecipe, base: SpeechEncoder, sources: Sources, say: Say) -> System:
+    vectors = _vectors(recipe, base, say)
     merged = MergedBackbone(base, vectors, granularity=recipe.granularity, init=recipe.init)
-    model, class_weights = _emotion_model(recipe, merged, sources, say)
+    model, class_weights = _clip_model(recipe, merged, sources, say)
     system = AdaLTM(model, class_weights, AdaLTMRates(**recipe.rates.model_dump()))
     trained, total = system.trainable_share()
     say(f"trained: {trained:,} of {total:,} parameters ({trained / total:.2%})")
@@ -167,12 +184,19 @@ def _adaltm(recipe: AdaLTMRecipe, base: SpeechEncoder, sources: Sources, say: Sa
 
 
 def _pretraining(recipe: PretrainRecipe, sources: Sources) -> System:
-    encoder = build_backbone(tiny_wavlm(**recipe.encoder.model_dump()), seed=recipe.seed)
+    # Crops of a few seconds and narrow heads: there the plain attention is the faster one.
+    config = tiny_wavlm(**recipe.encoder.model_dump())
+    encoder = build_backbone(config, seed=recipe.seed, attention="reference")
     clusters = recipe.clusters
     targets = AcousticTargets(clusters.cepstral, clusters.prosodic)
     start_front_end(encoder, level_channels=recipe.encoder.level_channels)
+    phonemes = sources.train.options.phonemes or ()
     fitting = [
-        (batch.waveforms, batch.lengths, encoder.frame_lengths(batch.lengths))
+        (
+            batch.waveforms if batch.clean is None else batch.clean,
+            batch.lengths,
+            encoder.frame_lengths(batch.lengths),
+        )
         for batch in islice(sources.train.epoch(0), clusters.fit_batches)
     ]
     targets.fit(fitting, frame_offset(encoder), seed=recipe.seed)
@@ -180,18 +204,24 @@ def _pretraining(recipe: PretrainRecipe, sources: Sources) -> System:
     return MaskedPrediction(
         encoder,
         targets,
-        lr=recipe.lr,
-        weight_decay=recipe.weight_decay,
-        mask_share=recipe.mask_share,
-        visible_weight=recipe.visible_weight,
+        phonemes=len(phonemes),
+        options=PretrainingOptions(
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            mask_share=recipe.mask_share,
+            visible_weight=recipe.visible_weight,
+            phoneme_weight=recipe.phoneme_weight,
+        ),
     )
 
 
-def fit_options(recipe: AnyRecipe) -> FitOptions:
+def fit_options(recipe: TrainedRecipe) -> FitOptions:
     """The loop's options of a recipe."""
     return FitOptions(**recipe.training.model_dump(), seed=recipe.seed)
 
 
-def planned_steps(recipe: AnyRecipe, sources: Sources) -> int:
-    """Optimiser steps if nothing stops the run early."""
+def planned_steps(recipe: AnyRecipe, sources: AnySources) -> int:
+    """Optimiser steps if nothing stops the run early; 0 for what has none."""
+    if isinstance(recipe, YardstickRecipe):
+        return 0
     return fit_options(recipe).total_steps(sources.train.batches_per_epoch())

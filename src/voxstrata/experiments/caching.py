@@ -13,7 +13,8 @@ from voxstrata.batches.processes import Processes
 from voxstrata.batches.source import BatchSource
 from voxstrata.errors import CheckpointError
 from voxstrata.experiments.build import Say, planned_steps
-from voxstrata.experiments.sources import Sources
+from voxstrata.experiments.sources import AnySources, Sources
+from voxstrata.experiments.task_sources import TaskSources
 from voxstrata.merging.front_cache import FrontCache, front_bytes
 from voxstrata.recipes.schema import AdaLTMRecipe, AnyRecipe, LateFusionRecipe
 from voxstrata.runs import RunFolder
@@ -47,7 +48,7 @@ def cache_folder(run: RunFolder) -> Path:
 
 
 def keep(
-    recipe: AnyRecipe, system: System, sources: Sources, run: RunFolder, say: Say, processes: Processes
+    recipe: AnyRecipe, system: System, sources: AnySources, run: RunFolder, say: Say, processes: Processes
 ) -> RunBatches:
     """Keeps what the recipe allows of what is the same in every epoch, and says what that is, or why not.
 
@@ -63,7 +64,7 @@ def keep(
     batches = RunBatches(sources.train, sources.dev, sources.evaluated)
     if not isinstance(system, AdaLTM | LateFusion) or not isinstance(recipe, CachedRecipe):
         return batches
-    if not recipe.cache_gb:
+    if not recipe.cache_gb or isinstance(sources, TaskSources):
         return batches
     system.to(processes.device)
     repeated = planned_steps(recipe, sources) * recipe.training.accumulate > batches.train.batches_per_epoch()

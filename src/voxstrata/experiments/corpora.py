@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,7 @@ def prepare_corpus(
         CorpusError: if it needs a data root and none was given, or its folder is missing or faulty.
         RecipeError: if the specification does not hold.
     """
-    place = str(data.resolve()) if data is not None and spec.folder is not None else None
-    folder = out / f"{name}-{content_key([spec.model_dump(), place])}"
+    folder = corpus_folder(name, spec, out, data)
     if (folder / "corpus.json").is_file():
         return PreparedCorpus.load(folder)
     if spec.synth is not None:
@@ -48,8 +48,40 @@ def prepare_corpus(
         _source(name, spec, data),
         folder,
         skip_bad=spec.skip_bad,
+        options=spec.options,
+        maps=spec.maps,
         progress=lambda done, total: counted(f"preparing {name}", done, total),
     )
+
+
+def corpus_folder(name: str, spec: CorpusSpec, out: Path, data: Path | None) -> Path:
+    """Where a prepared corpus lies; its name follows from the specification and the data root."""
+    place = str(data.resolve()) if data is not None and spec.folder is not None else None
+    return out / f"{name}-{content_key([spec.model_dump(), place])}"
+
+
+def how_to_prepare(name: str, spec: CorpusSpec, out: Path, data: Path | None) -> str:
+    """What makes a corpus that is not there yet, in words.
+
+    Raises:
+        CorpusError: if it needs a data root and none was given, or its folder is missing.
+        RecipeError: if the specification does not hold.
+    """
+    if spec.synth is not None:
+        synthesis_options(name, spec.synth)
+        return "`reproduce` without --dry-run speaks it"
+    options = [f"--option {key}={value}" for key, value in spec.options.items()]
+    maps = [f"--map {label_map}" for label_map in spec.maps]
+    words = [
+        *(
+            "voxstrata corpus prepare",
+            _required(name, spec.reader),
+            shlex.quote(str(_source(name, spec, data))),
+        ),
+        *(shlex.quote(str(corpus_folder(name, spec, out, data))), *options, *maps),
+        *(["--skip-bad"] if spec.skip_bad else []),
+    ]
+    return " ".join(words)
 
 
 def synthesis_options(name: str, values: dict[str, Any]) -> SynthesisOptions:

@@ -66,6 +66,7 @@ def provenance(*, seed: int, fingerprints: dict[str, str], parents: dict[str, st
         "machine": machine(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "seed": seed,
         "data": fingerprints,
         "parents": parents,

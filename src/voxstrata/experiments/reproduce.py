@@ -7,7 +7,7 @@ what hangs on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -17,16 +17,29 @@ from typing import Any
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.corpora.prepared import PreparedCorpus
+from voxstrata.errors import RecipeError
 from voxstrata.evaluation.score import score
-from voxstrata.experiments.build import Say, build_sources, planned_steps
+from voxstrata.experiments.build import Say, planned_steps
 from voxstrata.experiments.corpora import prepare_corpus
+from voxstrata.experiments.parents import experts_of
 from voxstrata.experiments.provenance import commit, machine, now
 from voxstrata.experiments.run import execute
-from voxstrata.experiments.table import Scale, Table, content_key, order, points, run_values, substitute
+from voxstrata.experiments.sources import build_sources
+from voxstrata.experiments.sweeps import best, told
+from voxstrata.experiments.table import (
+    RowSpec,
+    Scale,
+    Table,
+    content_key,
+    order,
+    points,
+    run_values,
+    substitute,
+)
 from voxstrata.predictions import Prediction, read_predictions
 from voxstrata.recipes.reading import validate
-from voxstrata.recipes.schema import AdaLTMRecipe, AnyRecipe, BaseRecipe
-from voxstrata.runs import RunFolder, write_json
+from voxstrata.recipes.schema import AnyRecipe, BaseRecipe
+from voxstrata.runs import RunFolder, folder_lock, write_json
 from voxstrata.training.options import Progress
 
 
@@ -81,19 +94,25 @@ def plan(table: Table, scale: Scale, corpora: dict[str, PreparedCorpus], out: Pa
 
 def _identity(keyed: AnyRecipe, recipe: AnyRecipe) -> dict[str, Any]:
     """A recipe whose encoders are named by the hash of their weights (references are hashes already)."""
-    values = keyed.model_dump(mode="json")
+    # What is allowed changes no result.
+    values = keyed.model_dump(mode="json", exclude={"allow_leaks"})
     if isinstance(keyed, BaseRecipe) and isinstance(recipe, BaseRecipe) and keyed.base == recipe.base:
-        values["base"] = _weights_hash(recipe.base)
-    if isinstance(keyed, AdaLTMRecipe) and isinstance(recipe, AdaLTMRecipe):
-        for name, source in keyed.vectors.items():
-            if source == recipe.vectors[name]:
-                values["vectors"][name] = _weights_hash(source)
+        values["base"] = _weights_hash(recipe.base, recipe.architecture)
+    values.pop("cache_gb", None)  # decides what is computed twice, not what comes out
+    for name, source in experts_of(keyed).items():
+        kind = next((kind for kind in ("vectors", "experts") if kind in values), None)
+        if kind is not None and source == experts_of(recipe)[name]:
+            values[kind][name] = _weights_hash(source)
     return values
 
 
+#: Parts of a score that a column may come from.
+TASKS = ("emotion", "transcript", "dimensions")
+
+
 @cache
-def _weights_hash(source: str) -> str:
-    return fingerprint(load_backbone(source).weights())
+def _weights_hash(source: str, architecture: str | None = None) -> str:
+    return fingerprint(load_backbone(source, architecture=architecture).weights())
 
 
 def reproduce(
@@ -123,13 +142,7 @@ def reproduce(
     from voxstrata.reporting.page import write_table_report
 
     scale = table.scale(scale_name)
-    corpora = {
-        corpus: prepare_corpus(
-            corpus, spec, out / "corpora", data, lambda what, done, total: tick(Tick(done, total, what))
-        )
-        for corpus, spec in scale.corpora.items()
-    }
-    planned = plan(table, scale, corpora, out)
+    planned = plan(table, scale, _corpora(scale, out, data, say, tick), out)
     _execute_all(planned, say, tick)
     folder = out / "tables" / f"{name}-{scale_name}"
     write_json(folder / "table.json", _collect(table, scale, name, scale_name, planned, folder))
@@ -137,7 +150,52 @@ def reproduce(
     return folder
 
 
-def _execute_all(planned: list[PlannedRun], say: Say, tick: Callable[[Tick], None]) -> None:
+def train_part(
+    table: Table,
+    scale: Scale,
+    *,
+    out: Path,
+    data: Path | None,
+    say: Say,
+    tick: Callable[[Tick], None],
+) -> list[Path]:
+    """Trains the rows of a `narrowed` scale and what they need; other processes may do other parts.
+
+    What another process is just doing is waited for. No table is written: `reproduce` does that in the end.
+
+    Args:
+        table: what to run.
+        scale: a part of one of its scales.
+        out: folder for runs and corpora, the same for all parts.
+        data: root of the corpora's folders, for scales on real recordings.
+        say: receives lines for the user.
+        tick: receives progress over the part.
+
+    Returns:
+        The run folders of the rows.
+    """
+    planned = plan(table, scale, _corpora(scale, out, data, say, tick), out)
+    _execute_all(planned, say, tick, patient=True)
+    shown = {member for row in table.shown(scale) for member in table.members(scale, row.run)}
+    return list(dict.fromkeys(run.folder.path for run in planned if run.name in shown))
+
+
+def _corpora(
+    scale: Scale, out: Path, data: Path | None, say: Say, tick: Callable[[Tick], None]
+) -> dict[str, PreparedCorpus]:
+    """The prepared corpora of a scale; several processes that need them prepare them once."""
+    with folder_lock(out / "corpora", waiting=say):
+        return {
+            corpus: prepare_corpus(
+                corpus, spec, out / "corpora", data, lambda what, done, total: tick(Tick(done, total, what))
+            )
+            for corpus, spec in scale.corpora.items()
+        }
+
+
+def _execute_all(
+    planned: list[PlannedRun], say: Say, tick: Callable[[Tick], None], *, patient: bool = False
+) -> None:
     distinct = {run.folder.path: run for run in planned}
     open_runs = [run for run in distinct.values() if not run.folder.is_complete]
     steps = {run.folder.path: planned_steps(run.recipe, build_sources(run.recipe)) for run in open_runs}
@@ -149,7 +207,14 @@ def _execute_all(planned: list[PlannedRun], say: Say, tick: Callable[[Tick], Non
             tick(Tick(start + now.step, total, run.folder.path.name, f"loss {now.loss:.3f}"))
 
         tick(Tick(done, total, run.folder.path.name))
-        execute(run.recipe, run.folder, keyed=True, say=partial(_prefixed, say, run.name), progress=progress)
+        execute(
+            run.recipe,
+            run.folder,
+            keyed=True,
+            patient=patient,
+            say=partial(_prefixed, say, run.name),
+            progress=progress,
+        )
         done = start + steps[run.folder.path]
         tick(Tick(done, total, run.folder.path.name))
 
@@ -161,13 +226,18 @@ def _prefixed(say: Say, name: str, line: str) -> None:
 def _collect(
     table: Table, scale: Scale, name: str, scale_name: str, planned: list[PlannedRun], folder: Path
 ) -> dict[str, Any]:
-    rows = []
-    for row in table.rows:
-        runs = [run for run in planned if run.name == row.run]
+    rows: list[dict[str, Any]] = []
+    for row in table.shown(scale):
+        members = table.members(scale, row.run)
+        dev = _dev_scores(row, members, planned) if len(members) > 1 else [0.0]
+        chosen, point = list(members.items())[best(dev, row.choose)]
+        runs = [run for run in planned if run.name == chosen]
+        tried = [{**other, row.choose: value} for other, value in zip(members.values(), dev, strict=True)]
         rows.append(
             {
                 "name": row.run,
-                "title": row.title,
+                "title": f"{row.title} ({told(point)})" if point else row.title,
+                "tried_on_dev": tried if len(members) > 1 else None,
                 "runs": [str(Path("../..") / run.folder.path.name) for run in runs],
                 "seeds": len(scale.axes.seed),
                 "metrics": _pooled_metrics(runs, table.columns),
@@ -182,12 +252,27 @@ def _collect(
         "commit": commit(),
         "machine": machine(),
         "note": scale.note,
-        "columns": list(table.columns),
+        "columns": [name for name in table.columns if any(name in row["metrics"] for row in rows)],
         "rows": rows,
     }
 
 
-def _pooled_metrics(runs: list[PlannedRun], columns: tuple[str, ...]) -> dict[str, Any]:
+def _dev_scores(row: RowSpec, members: Iterable[str], planned: list[PlannedRun]) -> list[float]:
+    """What each setting of a row's grid reaches on dev."""
+    scores = []
+    for name in members:
+        runs = [run for run in planned if run.name == name]
+        metrics = _pooled_metrics(runs, (row.choose,), "dev")
+        if row.choose not in metrics:
+            raise RecipeError(
+                f"row {row.title!r} is chosen by {row.choose} on dev, which its runs do not have; "
+                "choose by what they answer"
+            )
+        scores.append(float(metrics[row.choose]["value"]))
+    return scores
+
+
+def _pooled_metrics(runs: list[PlannedRun], columns: tuple[str, ...], split: str = "test") -> dict[str, Any]:
     """Scores over all points: folds are pooled, the value is the mean over seeds.
 
     The interval by speaker resamples speakers with all their clips under all seeds; the i.i.d. one is the
@@ -196,7 +281,7 @@ def _pooled_metrics(runs: list[PlannedRun], columns: tuple[str, ...]) -> dict[st
     by_seed: dict[Any, list[Prediction]] = {}
     for run in {run.folder.path: run for run in runs}.values():
         point = dict(run.point)
-        rows = read_predictions(run.folder.predictions("test"))
+        rows = read_predictions(run.folder.predictions(split))
         renamed = (replace(row, id=f"{row.id}@{point['$fold']}") for row in rows)
         by_seed.setdefault(point["$seed"], []).extend(renamed)
     single = [_scores(rows) for rows in by_seed.values()]
@@ -214,4 +299,7 @@ def _pooled_metrics(runs: list[PlannedRun], columns: tuple[str, ...]) -> dict[st
 
 def _scores(rows: list[Prediction]) -> dict[str, Any]:
     scores = score(rows).as_dict()
-    return {**scores.get("emotion", {}), **scores.get("transcript", {})}
+    found = {name: score for task in TASKS for name, score in scores.get(task, {}).items()}
+    for field, task in scores.get("classes", {}).items():
+        found |= {f"{name}_{field}": score for name, score in task.items()}
+    return found

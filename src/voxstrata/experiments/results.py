@@ -9,15 +9,8 @@ from typing import Any
 from rich import box
 from rich.table import Table as RichTable
 
+from voxstrata.reporting.wording import metric_title
 from voxstrata.runs import atomic_write
-
-TITLES = {
-    "uar": "UAR",
-    "precision": "Precision",
-    "macro_f1": "Macro-F1",
-    "accuracy": "Accuracy",
-    "wer": "WER",
-}
 
 
 def percent(cell: dict[str, Any] | None) -> str:
@@ -45,7 +38,7 @@ def rich_table(table: dict[str, Any]) -> RichTable:
     shown = RichTable(title=title, box=box.SIMPLE, padding=(0, 1))
     shown.add_column("row")
     for column in table["columns"]:
-        shown.add_column(TITLES.get(column, column), justify="right", no_wrap=True)
+        shown.add_column(metric_title(column), justify="right", no_wrap=True)
     for cells in _cells(table):
         shown.add_row(*cells)
     return shown
@@ -53,7 +46,7 @@ def rich_table(table: dict[str, Any]) -> RichTable:
 
 def markdown(table: dict[str, Any]) -> str:
     """The rows as a Markdown section: date, commit, machine, command, numbers."""
-    header = ["row", *(TITLES.get(column, column) for column in table["columns"])]
+    header = ["row", *(metric_title(column) for column in table["columns"])]
     lines = [
         f"## {table['title']}: {table['scale']}",
         "",

@@ -5,24 +5,35 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from voxstrata.batches.processes import Processes
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import RecipeError
 from voxstrata.evaluation.score import score
-from voxstrata.experiments.build import Say, Sources, build_sources, build_system, fit_options
+from voxstrata.experiments.build import Say, build_system, fit_options
+from voxstrata.experiments.caching import cache_folder, keep, release
+from voxstrata.experiments.cuts import corpora_of
+from voxstrata.experiments.leak_guard import Guarded, guard
+from voxstrata.experiments.parents import base_of, experts_of
 from voxstrata.experiments.provenance import now, provenance
-from voxstrata.inference.path import predict
+from voxstrata.experiments.sources import AnySources, Sources, build_sources
+from voxstrata.experiments.yardsticks import yardstick_answers
+from voxstrata.inference.tasks import answers as answers_of
 from voxstrata.merging.merged import MergedBackbone
-from voxstrata.predictions import read_predictions, write_predictions
+from voxstrata.predictions import Prediction, read_predictions, write_predictions
 from voxstrata.recipes.reading import dump
-from voxstrata.recipes.schema import AdaLTMRecipe, AnyRecipe
+from voxstrata.recipes.schema import AnyRecipe, YardstickRecipe
 from voxstrata.runs import RunFolder, atomic_write, write_json
 from voxstrata.systems.adaltm import AdaLTM
 from voxstrata.systems.finetune import ASRFinetune, SERFinetune
+from voxstrata.systems.harmonifuse import HarmoniFuse
+from voxstrata.systems.late_fusion import LateFusion
 from voxstrata.systems.model_folder import save_model
+from voxstrata.systems.multitask import Multitask
 from voxstrata.systems.pretraining import MaskedPrediction
 from voxstrata.systems.system import System
 from voxstrata.training.loop import fit
@@ -34,38 +45,68 @@ def execute(
     run: RunFolder,
     *,
     keyed: bool = False,
+    patient: bool = False,
     say: Say = lambda message: None,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunFolder:
     """Trains, predicts, scores and reports. A finished run is returned as it is.
+
+    Processes that a launcher started share the work; the first one alone writes, and speaks to the user.
 
     Args:
         recipe: resolved.
         run: the folder; one that was interrupted is continued from its last checkpoint.
         keyed: the folder's name is a hash of the recipe's content, so that a recipe in it that spells
             paths differently is the same all the same.
+        patient: where another process holds the folder, wait for it.
         say: receives lines for the user.
         progress: receives the loop's progress.
 
     Raises:
         RecipeError: if the folder holds a run of another recipe.
+        LeakError: if what would be tested was trained on, and the recipe does not allow it.
         VoxstrataError: see `fit`.
     """
-    with run.lock():
-        if not keyed:
+    processes = Processes.join()
+    with run.lock(waiting=say if patient else None) if processes.leads else nullcontext():
+        if not keyed and processes.leads:
             _refuse_another(recipe, run)
-        if run.is_complete:
+        if processes.from_leader(run.is_complete):
             say(f"{run.path} is done already")
             return run
         sources = build_sources(recipe)
         _say_left_out(sources, say)
+        guarded = _guarded(recipe, sources, run, say)
+        if isinstance(recipe, YardstickRecipe):
+            assert isinstance(sources, Sources)
+            if processes.leads:
+                _measure(recipe, sources, guarded, run, say)
+            return run
         system = build_system(recipe, sources, say)
-        _claim(recipe, run)
-        fit(system, sources.train, sources.dev, run, fit_options(recipe), progress)
-        save_trained(system, run)
-        write_answers(system, sources, run)
-        _finish(run)
+        if processes.leads:
+            _claim(recipe, run)
+            guarded.write(run)
+        batches = keep(recipe, system, sources, run, say, processes)
+        fit(system, batches.train, batches.dev, run, fit_options(recipe), progress, processes)
+        release(system)
+        if processes.leads:
+            save_trained(system, run)
+        answers = {
+            split: answers_of(system, source, processes) for split, source in batches.evaluated.items()
+        }
+        if processes.leads:
+            _write_scored(answers, run)
+            _finish(run)
     return run
+
+
+def _measure(recipe: YardstickRecipe, sources: Sources, guarded: Guarded, run: RunFolder, say: Say) -> None:
+    """A run without training."""
+    answers = yardstick_answers(recipe, sources, say)
+    _claim(recipe, run)
+    guarded.write(run)
+    _write_scored(answers, run)
+    _finish(run)
 
 
 def _refuse_another(recipe: AnyRecipe, run: RunFolder) -> None:
@@ -77,18 +118,28 @@ def _claim(recipe: AnyRecipe, run: RunFolder) -> None:
     """Writes recipe and provenance into a new folder, once all parts of the recipe were found to hold."""
     if run.recipe.is_file():
         return
-    fingerprints = {use.path: PreparedCorpus.load(Path(use.path)).fingerprint for use in recipe.data.corpora}
-    vectors = recipe.vectors if isinstance(recipe, AdaLTMRecipe) else {}
+    fingerprints = {use.path: PreparedCorpus.load(Path(use.path)).fingerprint for use in corpora_of(recipe)}
+    experts = experts_of(recipe)
+    if (base := base_of(recipe)) is not None and RunFolder(Path(base)).recipe.is_file():
+        experts = {"base": base, **experts}
     # Relative to the run, so that a moved folder of runs still finds its experts.
     parents = {
         name: os.path.relpath(source, run.path) if Path(source).exists() else source
-        for name, source in vectors.items()
+        for name, source in experts.items()
     }
     write_json(run.provenance, provenance(seed=recipe.seed, fingerprints=fingerprints, parents=parents))
     atomic_write(run.recipe, dump(recipe))
 
 
-def _say_left_out(sources: Sources, say: Say) -> None:
+def _guarded(recipe: AnyRecipe, sources: AnySources, run: RunFolder, say: Say) -> Guarded:
+    guarded = guard(recipe, sources, run.path.resolve().name)
+    guarded.report.require_none()
+    for line in guarded.report.lines():
+        say(line)
+    return guarded
+
+
+def _say_left_out(sources: AnySources, say: Say) -> None:
     for split, source in {"train": sources.train, **sources.evaluated}.items():
         for reason, count in source.left_out.items():
             say(f"{split}: {count} clips left out: {reason}")
@@ -99,7 +150,10 @@ def save_trained(system: System, run: RunFolder) -> None:
     if isinstance(system, MaskedPrediction):
         system.encoder.save(run.model / "encoder")
         return
-    assert isinstance(system, AdaLTM | SERFinetune | ASRFinetune)
+    if isinstance(system, HarmoniFuse):
+        save_model(system, run.model)
+        return
+    assert isinstance(system, AdaLTM | SERFinetune | ASRFinetune | Multitask | LateFusion)
     save_model(system.model, run.model)
     if isinstance(system, AdaLTM):
         merged: MergedBackbone = system.merged
@@ -114,11 +168,10 @@ def save_trained(system: System, run: RunFolder) -> None:
         )
 
 
-def write_answers(system: System, sources: Sources, run: RunFolder) -> None:
-    """Writes predictions and scores of every evaluated split."""
+def _write_scored(answers: Mapping[str, Iterable[Prediction]], run: RunFolder) -> None:
     metrics: dict[str, Any] = {}
-    for split, source in sources.evaluated.items():
-        write_predictions(run.predictions(split), predict(system, source.epoch(0)))
+    for split, predictions in answers.items():
+        write_predictions(run.predictions(split), predictions)
         metrics[split] = score(read_predictions(run.predictions(split))).as_dict()
     write_json(run.metrics, metrics)
 
@@ -132,3 +185,4 @@ def _finish(run: RunFolder) -> None:
     atomic_write(run.complete, now() + "\n")
     # Several times the size of the model, and nothing is left to resume.
     shutil.rmtree(run.checkpoints, ignore_errors=True)
+    shutil.rmtree(cache_folder(run), ignore_errors=True)

@@ -12,39 +12,72 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
 from voxstrata.errors import RecipeError
+from voxstrata.experiments.sweeps import grid_points, settings
 from voxstrata.recipes.reading import merged_values, read_yaml
 from voxstrata.recipes.schema import Strict
 
 #: Metrics that a table can show.
-COLUMNS = ("uar", "precision", "macro_f1", "accuracy", "wer", "cer")
+COLUMNS = (
+    "uar",
+    "precision",
+    "macro_f1",
+    "accuracy",
+    "wer",
+    "cer",
+    "ccc",
+    "ccc_arousal",
+    "ccc_valence",
+    "ccc_dominance",
+)
+
+
+#: A metric of a further class task, by its field: `uar_gender`.
+CLASS_COLUMN = re.compile(r"(uar|precision|macro_f1|accuracy)_[a-z]\w*")
 
 
 class CorpusSpec(Strict):
-    """A corpus to prepare: a reader over a folder of the data root, or synthetic speech."""
+    """A corpus to prepare: a reader over a folder of the data root, or synthetic speech.
+
+    Options and maps are those of `corpus prepare`.
+    """
 
     reader: str | None = None
     folder: str | None = None
+    options: dict[str, str] = Field(default_factory=dict)
+    maps: tuple[str, ...] = ()
     skip_bad: bool = False
     synth: dict[str, Any] | None = None
 
 
+#: Dotted key of a recipe -> the values that are tried.
+GridSpec = dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]
+
+
 class RunSpec(Strict):
-    """A recipe (packaged name or file) and what is laid over it."""
+    """A recipe (packaged name or file) and what is laid over it.
+
+    With a grid it stands for a run of each combination of values; a row shows the one that is best on dev.
+    """
 
     recipe: str
     set: dict[str, Any] = Field(default_factory=dict)
+    grid: GridSpec = Field(default_factory=dict)
 
 
 class RowSpec(Strict):
-    """A row: a run's predictions on the test split, and the paper's numbers where it has them."""
+    """A row: a run's predictions on the test split, and the paper's numbers where it has them.
+
+    Of a run with a grid it is the setting with the best `choose` (a metric) on dev.
+    """
 
     run: str
     title: str
+    choose: str = "uar"
     paper: dict[str, float] = Field(default_factory=dict)
 
 
@@ -56,13 +89,18 @@ class Axes(Strict):
 
 
 class Scale(Strict):
-    """Corpora, axes and settings of one scale. `set` maps a recipe's name to what is laid over it."""
+    """Corpora, axes and settings of one scale. `set` maps a recipe's name to what is laid over it.
+
+    `rows` names the runs whose rows this scale has; None: all. `grids` stand in the place of runs' own.
+    """
 
     note: str = ""
     corpora: dict[str, CorpusSpec]
     axes: Axes = Axes()
     set: dict[str, dict[str, Any]] = Field(default_factory=dict)
     runs: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    rows: tuple[str, ...] | None = None
+    grids: dict[str, GridSpec] = Field(default_factory=dict)
 
 
 class Table(Strict):
@@ -83,6 +121,17 @@ class Table(Strict):
         if name not in self.scales:
             raise RecipeError(f"no scale {name!r}; this table has {', '.join(self.scales)}")
         return self.scales[name]
+
+    def shown(self, scale: Scale) -> tuple[RowSpec, ...]:
+        """The rows that a scale has, in the table's order."""
+        return tuple(row for row in self.rows if scale.rows is None or row.run in scale.rows)
+
+    def members(self, scale: Scale, name: str) -> dict[str, dict[str, Any]]:
+        """The runs that a name stands for, each with its point: itself, or NAME.1 and so on for a grid."""
+        grid = scale.grids.get(name, self.runs[name].grid)
+        if not grid:
+            return {name: {}}
+        return {f"{name}.{number}": point for number, point in enumerate(grid_points(grid), start=1)}
 
 
 def read_table(source: str | Path) -> Table:
@@ -109,9 +158,27 @@ def _unknown_names(table: Table) -> list[str]:
         if r.run not in table.runs
     ]
     problems += [
-        f"column {c!r} is not one of {', '.join(COLUMNS)}" for c in table.columns if c not in COLUMNS
+        f"column {c!r} is not one of {', '.join(COLUMNS)}, or METRIC_FIELD of a further class task"
+        for c in table.columns
+        if c not in COLUMNS and not CLASS_COLUMN.fullmatch(c)
+    ]
+    problems += [
+        f"row {r.title!r} is chosen by {r.choose!r}, which is not one of {', '.join(COLUMNS)}"
+        for r in table.rows
+        if r.choose not in COLUMNS
+    ]
+    problems += [
+        f"run {name!r} is no word of letters, digits, - and _"
+        for name in table.runs
+        if not re.fullmatch(r"[\w-]+", name)
     ]
     for name, scale in table.scales.items():
+        problems += [
+            f"scales.{name}.rows names {key!r}, which no row shows"
+            for key in scale.rows or ()
+            if key not in {row.run for row in table.rows}
+        ]
+        problems += [f"scales.{name}.grids.{key} is no run" for key in scale.grids if key not in table.runs]
         problems += [
             f"scales.{name}.set.{key} is no recipe of this table" for key in scale.set if key not in recipes
         ]
@@ -157,12 +224,14 @@ def run_values(table: Table, scale: Scale, name: str) -> dict[str, Any]:
     """A run's recipe before substitution.
 
     Laid over each other: the recipe, the scale's settings for all and for this recipe, the run's own, and
-    the scale's for this run.
+    the scale's for this run, and the point of its grid.
     """
-    spec = table.runs[name]
+    group = name.partition(".")[0]
+    spec = table.runs[group]
     values = read_yaml(spec.recipe)
     scale_values = scale.set.get("all", {}), scale.set.get(spec.recipe, {})
-    for layer in (*scale_values, spec.set, scale.runs.get(name, {})):
+    point = settings(table.members(scale, group)[name])
+    for layer in (*scale_values, spec.set, scale.runs.get(group, {}), point):
         values = merged_values(values, layer)
     return merged_values(values, {"seed": "$seed"})
 
@@ -178,16 +247,41 @@ def order(table: Table, scale: Scale) -> list[str]:
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
             raise RecipeError(f"runs need each other: {' -> '.join((*path, name))}")
-        if name not in table.runs:
+        group = name.partition(".")[0]
+        if group not in table.runs:
             raise RecipeError(f"run {path[-1]!r} needs {name!r}, which is not there")
+        if name not in table.members(scale, group):
+            raise RecipeError(
+                f"run {path[-1]!r} needs {name!r}, which stands for several runs: it has a grid"
+            )
         if name not in done:
             for parent in sorted(references(run_values(table, scale, name), "run")):
                 visit(parent, (*path, name))
             done.append(name)
 
-    for row in table.rows:
-        visit(row.run, ())
+    for row in table.shown(scale):
+        for member in table.members(scale, row.run):
+            visit(member, ())
     return done
+
+
+def narrowed(table: Table, scale: Scale, *, row: str | None, fold: int | None, seed: int | None) -> Scale:
+    """A part of a scale: one row with the runs that it needs, one fold, one seed; None for all of them.
+
+    Raises:
+        RecipeError: if the scale has no such row, fold or seed.
+    """
+    rows = tuple(dict.fromkeys(shown.run for shown in table.shown(scale)))
+    given = {"row": (row, rows), "fold": (fold, scale.axes.fold), "seed": (seed, scale.axes.seed)}
+    for name, (chosen, there) in given.items():
+        if chosen is not None and chosen not in there:
+            raise RecipeError(
+                f"no {name} {chosen}; this scale has {', '.join(map(str, there)) or f'no {name}s'}"
+            )
+    axes = Axes(
+        seed=scale.axes.seed if seed is None else (seed,), fold=scale.axes.fold if fold is None else (fold,)
+    )
+    return scale.model_copy(update={"axes": axes, "rows": rows if row is None else (row,)})
 
 
 def points(axes: Axes) -> Iterator[dict[str, Any]]:

@@ -86,7 +86,8 @@ class PooledLinearHead(nn.Module):
         self, size: int, classes: int, *, width: int = 256, dropout: float = 0.0, batch_norm: bool = False
     ) -> None:
         super().__init__()
-        self.projector = nn.Linear(size, width)
+        # Batch norm takes any bias off again; AdamW would move it by rounding noise.
+        self.projector = nn.Linear(size, width, bias=not batch_norm)
         self.normalizer = WholeBatchNorm(width) if batch_norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width, classes)

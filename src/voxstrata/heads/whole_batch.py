@@ -1,4 +1,4 @@
-"""Modules whose result hangs on all clips of a batch together, also where several processes share the batch."""
+"""Modules whose result hangs on all clips of a batch together, also where several processes share it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def all_rows(rows: Tensor, group: Any) -> Tensor:
 class WholeBatchNorm(nn.BatchNorm1d, WholeBatch):
     """Batch normalisation of [B, D] over the clips of the whole batch, on any device.
 
-    torch's `SyncBatchNorm` needs a GPU. A batch of one clip has no variance: it is normalised as in eval mode.
+    torch's `SyncBatchNorm` needs a GPU. A batch of one clip has no variance; it is normed as in eval mode.
     """
 
     def forward(self, clips: Tensor) -> Tensor:

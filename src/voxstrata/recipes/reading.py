@@ -13,11 +13,16 @@ from pydantic import ValidationError
 from voxstrata.errors import RecipeError
 from voxstrata.recipes.schema import RECIPE, AnyRecipe
 
+#: Folder of the recipes at the scale of the paper.
+PAPER = "paper"
+
 
 def packaged(folder: str = "") -> dict[str, Path]:
-    """Packaged recipes (or tables: `folder="tables"`) by name."""
+    """Packaged recipes (or tables: `folder="tables"`) by name; those of the paper are named `paper/NAME`."""
     root = Path(str(files("voxstrata.recipes"))) / folder
-    return {path.stem: path for path in sorted(root.glob("*.yaml"))}
+    found = {path.stem: path for path in sorted(root.glob("*.yaml"))}
+    paper = {} if folder else {f"{PAPER}/{path.stem}": path for path in sorted(root.glob(f"{PAPER}/*.yaml"))}
+    return found | paper
 
 
 def read_yaml(source: str | Path, folder: str = "") -> dict[str, Any]:

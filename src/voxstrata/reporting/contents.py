@@ -13,11 +13,12 @@ from voxstrata.errors import VoxstrataError
 from voxstrata.predictions import Prediction, read_predictions
 from voxstrata.reporting.coefficients import Coefficients, coefficients_so_far, read_coefficients
 from voxstrata.reporting.files import first_fault, read_json, read_recipe
+from voxstrata.reporting.fusion import FusionWeights, read_fusion
 from voxstrata.runs import RunFolder
 
 
 class Score(BaseModel):
-    """A metric in [0, 1] (error rates may pass 1) with its 95 % intervals."""
+    """A metric in [0, 1] (error rates may pass 1, CCC may be negative) with its 95 % intervals."""
 
     model_config = ConfigDict(frozen=True)
     value: float
@@ -50,6 +51,16 @@ class TranscriptScores(BaseModel):
     characters: int | None = None
 
 
+class DimensionScores(BaseModel):
+    """Ratings part of `metrics.json`."""
+
+    model_config = ConfigDict(frozen=True)
+    ccc: Score | None = None
+    ccc_arousal: Score | None = None
+    ccc_valence: Score | None = None
+    ccc_dominance: Score | None = None
+
+
 class SplitScores(BaseModel):
     """Scores of one predictions file."""
 
@@ -58,9 +69,43 @@ class SplitScores(BaseModel):
     speakers: int | None = None
     emotion: EmotionScores | None = None
     transcript: TranscriptScores | None = None
+    dimensions: DimensionScores | None = None
+    classes: dict[str, EmotionScores] = {}
     unanswered: int = 0
     errors: str = ""
     warnings: tuple[str, ...] = ()
+
+
+class LeakFound(BaseModel):
+    """A leak in `leaks.json`."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    run: str
+    found: int
+    clips: int
+    examples: tuple[str, ...] = ()
+
+
+class SharedClips(BaseModel):
+    """What two uses, or a use and a split, have in common in `leaks.json`."""
+
+    model_config = ConfigDict(frozen=True)
+    first: str
+    second: str
+    shared: int
+    of: int
+
+
+class LeakNotes(BaseModel):
+    """`leaks.json`."""
+
+    model_config = ConfigDict(frozen=True)
+    checked: dict[str, int] = {}
+    leaks: tuple[LeakFound, ...] = ()
+    sentences: tuple[SharedClips, ...] = ()
+    stages: tuple[SharedClips, ...] = ()
+    unverified: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +123,8 @@ class RunContents:
         scores: split -> scores.
         predictions: split -> rows.
         coefficients: from the model, else from the journal.
+        fusion: weights of a HarmoniFuse run, from the journal.
+        leaks: what of its training meets its dev and test clips; None where that was not looked for.
     """
 
     name: str
@@ -90,6 +137,8 @@ class RunContents:
     scores: Mapping[str, SplitScores]
     predictions: Mapping[str, Sequence[Prediction]]
     coefficients: Coefficients | None
+    leaks: LeakNotes | None = None
+    fusion: FusionWeights | None = None
 
     @property
     def splits(self) -> list[str]:
@@ -124,7 +173,18 @@ def read_run(run: RunFolder) -> RunContents:
             path.stem: read_predictions(path) for path in sorted((run.path / "predictions").glob("*.jsonl"))
         },
         coefficients=read_coefficients(run) or coefficients_so_far(run, validations),
+        leaks=_leaks(run.leaks),
+        fusion=read_fusion(validations),
     )
+
+
+def _leaks(path: Path) -> LeakNotes | None:
+    if not path.is_file():
+        return None
+    try:
+        return LeakNotes.model_validate(read_json(path))
+    except ValidationError as fault:
+        raise VoxstrataError(f"{path}: {first_fault(fault)}; train the run again") from None
 
 
 def _scores(path: Path) -> dict[str, SplitScores]:
@@ -135,10 +195,11 @@ def _scores(path: Path) -> dict[str, SplitScores]:
     except ValidationError as fault:
         raise VoxstrataError(f"{path}: {first_fault(fault)}; score the predictions again") from None
     for name, score in scores.items():
-        emotion = score.emotion
-        if emotion and emotion.confusion:
-            wanted = len(emotion.labels)
-            sizes = [len(emotion.confusion), *map(len, emotion.confusion)]
+        for classes in (score.emotion, *score.classes.values()):
+            if classes is None or not classes.confusion:
+                continue
+            wanted = len(classes.labels)
+            sizes = [len(classes.confusion), *map(len, classes.confusion)]
             if any(size != wanted for size in sizes):
                 raise VoxstrataError(
                     f"{path}: the confusion matrix of {name} must be {wanted} x {wanted}, one row a label"

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from voxstrata.reporting.contents import read_run
 from voxstrata.reporting.forest import ForestRow, forest_figure, overlay_figure
-from voxstrata.reporting.sections import flat, model_drawings, progress, split_section, training_drawings
+from voxstrata.reporting.sections import (
+    flat,
+    leak_lines,
+    model_drawings,
+    progress,
+    split_section,
+    training_drawings,
+)
 from voxstrata.reporting.table import read_table, table_curves
 from voxstrata.reporting.wording import cell, interval, metric_title, percent
 from voxstrata.runs import RunFolder, atomic_write
@@ -39,6 +46,7 @@ def write_report(run: RunFolder) -> Path:
         sections=sections,
         model=model,
         training=training,
+        leaks=leak_lines(contents),
         provenance=list(flat(contents.provenance)),
     )
     atomic_write(run.report, html)

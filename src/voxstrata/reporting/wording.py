@@ -14,12 +14,24 @@ METRICS = {
     "accuracy": ("Accuracy", "share of clips right"),
     "wer": ("WER", "word error rate, lower is better"),
     "cer": ("CER", "character error rate, lower is better"),
+    "ccc": ("CCC", "mean concordance of ratings"),
+    "ccc_arousal": ("CCC arousal", "concordance with the annotators"),
+    "ccc_valence": ("CCC valence", "concordance with the annotators"),
+    "ccc_dominance": ("CCC dominance", "concordance with the annotators"),
 }
 
 
 def metric_title(name: str) -> str:
-    """Short name of a metric; its key where there is none."""
-    return METRICS.get(name, (name, ""))[0]
+    """Short name of a metric; its key where there is none.
+
+    >>> metric_title("uar"), metric_title("uar_gender"), metric_title("other")
+    ('UAR', 'UAR gender', 'other')
+    """
+    if name in METRICS:
+        return METRICS[name][0]
+    # Of a further class task: METRIC_FIELD.
+    of = max((key for key in METRICS if name.startswith(f"{key}_")), key=len, default=None)
+    return name if of is None else f"{METRICS[of][0]} {name.removeprefix(f'{of}_')}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -37,6 +37,26 @@ class PretrainedLM:
             raise RecipeError(f"the adapters' rank is {self.rank}; 0 or more is needed")
 
 
+def load_tokenizer(name: str) -> PretrainedTokenizer:
+    """The tokenizer of a pretrained model.
+
+    Raises:
+        CheckpointError: if there is none, or it has no end token.
+    """
+    try:
+        return PretrainedTokenizer(AutoTokenizer.from_pretrained(name), name)
+    except (OSError, ValueError, KeyError, ImportError) as fault:
+        raise _unusable(name, fault) from None
+
+
+def _unusable(name: str, fault: Exception) -> CheckpointError:
+    reason = " ".join(str(fault).split())[:300]
+    return CheckpointError(
+        f"cannot load the language model {name!r}: {reason}; give the Hub id or folder of a causal "
+        "language model with its tokenizer and safetensors"
+    )
+
+
 def load_pretrained(
     options: PretrainedLM, *, seed: int, norm: StateNorm = "model"
 ) -> tuple[LanguageModel, PretrainedTokenizer]:
@@ -52,15 +72,11 @@ def load_pretrained(
             more tokens than the model, or peft is not installed.
     """
     name = options.name
+    tokenizer = load_tokenizer(name)
     try:
-        tokenizer = PretrainedTokenizer(AutoTokenizer.from_pretrained(name), name)
         causal = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError, KeyError, ImportError) as fault:
-        reason = " ".join(str(fault).split())[:300]
-        raise CheckpointError(
-            f"cannot load the language model {name!r}: {reason}; give the Hub id or folder of a causal "
-            "language model with its tokenizer and safetensors"
-        ) from None
+        raise _unusable(name, fault) from None
     output = causal.get_output_embeddings()
     if not isinstance(output, nn.Linear):
         raise CheckpointError(f"{name!r} has no linear map to its tokens; use another causal language model")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +22,10 @@ WINDOW = 640
 MEL_BANDS = 40
 CEPSTRA = 13
 CONTEXT = 12
+#: Numbers that sum up a clip: mean and deviation of 26 cepstral and 5 prosodic features.
+STATISTICS = 2 * (2 * CEPSTRA + 5)
+#: Features that hardly vary are not blown up to unit variance.
+LEAST_SCALE = 1e-2
 #: A peak of the autocorrelation this near to the highest may be the pitch period.
 NEAR_BEST = 0.85
 
@@ -93,8 +97,21 @@ def _periodicity(frames: Tensor) -> tuple[Tensor, Tensor]:
     return best.squeeze(-1).clamp(0, 1), torch.log2(SAMPLE_RATE / lags[index])
 
 
+@dataclass(frozen=True)
+class Targets:
+    """What is predicted.
+
+    Args:
+        ids: stream -> cluster of each frame, int64 [B, T].
+        statistics: standardised, [B, STATISTICS].
+    """
+
+    ids: dict[str, Tensor]
+    statistics: Tensor
+
+
 class AcousticTargets(nn.Module):
-    """Cluster ids of each frame in two streams: "cepstral" and "prosodic".
+    """Cluster ids of each frame in two streams, "cepstral" and "prosodic", and statistics of each clip.
 
     Args:
         cepstral: clusters of MFCCs with slopes.
@@ -111,10 +128,34 @@ class AcousticTargets(nn.Module):
         self.register_buffer("bank", _filterbank(), persistent=False)
         self.register_buffer("cosines", _cosine_transform(), persistent=False)
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        self.register_buffer("statistics_mean", torch.zeros(STATISTICS))
+        self.register_buffer("statistics_scale", torch.ones(STATISTICS))
         for stream, size in (("cepstral", 2 * CEPSTRA), ("prosodic", 15)):
             self.register_buffer(f"{stream}_mean", torch.zeros(size))
             self.register_buffer(f"{stream}_scale", torch.ones(size))
             self.register_buffer(f"{stream}_centroids", torch.zeros(self.sizes[stream], size))
+
+    def frame_features(self, waveforms: Tensor, count: int, offset: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Log mel bands [B, T, 40], cepstra with slopes [B, T, 26] and prosody [B, T, 5] of each frame.
+
+        Prosody is periodicity, pitch against the clip's own, pitch (octaves; 0 where unvoiced), level, tilt.
+
+        Args:
+            waveforms: [B, N]; quiet is what lies far below a variance of 1.
+            count: T, frames of the encoder.
+            offset: sample on which the encoder's first frame is centred.
+        """
+        frames = frames_of(waveforms, count, offset)
+        power = _power(torch.fft.rfft(frames * self.window))
+        mel = torch.log(power @ self.bank + 1e-3)
+        cepstra = mel @ self.cosines
+        periodicity, pitch = _periodicity(frames)
+        voiced = (periodicity > 0.5).to(pitch.dtype)
+        typical = (pitch * voiced).sum(1, keepdim=True) / voiced.sum(1, keepdim=True).clamp_min(1)
+        energy = torch.log(frames.square().mean(-1) + 1e-4)
+        tilt = mel[..., MEL_BANDS // 2 :].mean(-1) - mel[..., : MEL_BANDS // 4].mean(-1)
+        prosody = torch.stack([periodicity, (pitch - typical) * voiced, pitch * voiced, energy, tilt], dim=-1)
+        return mel, torch.cat([cepstra, _delta(cepstra)], dim=-1), prosody
 
     def features(
         self, waveforms: Tensor, count: int, offset: int, lengths: Tensor | None = None
@@ -129,24 +170,12 @@ class AcousticTargets(nn.Module):
         """
         samples = waveforms.shape[1] if lengths is None else lengths.unsqueeze(1)
         level = (waveforms.square().sum(1, keepdim=True) / samples).sqrt().clamp_min(1e-6)
-        frames = frames_of(waveforms / level, count, offset)
-        power = _power(torch.fft.rfft(frames * self.window))
-        mel = torch.log(power @ self.bank + 1e-3)
-        cepstra = mel @ self.cosines
-        periodicity, pitch = _periodicity(frames)
-        voiced = (periodicity > 0.5).to(pitch.dtype)
-        typical = (pitch * voiced).sum(1, keepdim=True) / voiced.sum(1, keepdim=True).clamp_min(1)
-        energy = torch.log(frames.square().mean(-1) + 1e-4)
-        tilt = mel[..., MEL_BANDS // 2 :].mean(-1) - mel[..., : MEL_BANDS // 4].mean(-1)
-        course = torch.stack([periodicity, (pitch - typical) * voiced, pitch * voiced, energy, tilt], dim=-1)
-        return {
-            "cepstral": torch.cat([cepstra, _delta(cepstra)], dim=-1),
-            "prosodic": torch.cat([course, _context(course)], dim=-1),
-        }
+        _, cepstral, prosody = self.frame_features(waveforms / level, count, offset)
+        return {"cepstral": cepstral, "prosodic": torch.cat([prosody, _context(prosody)], dim=-1)}
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]], offset: int, *, seed: int) -> None:
-        """Finds scales and centroids by mini-batch k-means.
+        """Finds scales, and centroids by mini-batch k-means.
 
         Args:
             batches: (waveforms [B, N], valid samples [B], valid frames [B]); some 100,000 frames are plenty.
@@ -155,29 +184,59 @@ class AcousticTargets(nn.Module):
         """
         from sklearn.cluster import MiniBatchKMeans
 
-        collected: dict[str, list[np.ndarray]] = {stream: [] for stream in self.sizes}
+        frames_by_stream: dict[str, list[Tensor]] = {stream: [] for stream in self.sizes}
+        summaries: list[Tensor] = []
         for waveforms, lengths, frames in batches:
             count = int(frames.max())
             valid = torch.arange(count) < frames.unsqueeze(1)
-            for stream, values in self.features(waveforms, count, offset, lengths).items():
-                collected[stream].append(values[valid].numpy())
-        for stream, parts in collected.items():
-            rows = np.concatenate(parts)
-            mean, scale = rows.mean(0), rows.std(0) + 1e-6
+            features = self.features(waveforms, count, offset, lengths)
+            summaries.append(_summary(features, valid))
+            for stream, values in features.items():
+                frames_by_stream[stream].append(values[valid])
+        self._set_scale("statistics", torch.cat(summaries))
+        for stream, parts in frames_by_stream.items():
+            rows = self._set_scale(stream, torch.cat(parts)).numpy()
             clustering = MiniBatchKMeans(self.sizes[stream], random_state=seed, batch_size=4096, n_init=3)
-            clustering.fit((rows - mean) / scale)
-            getattr(self, f"{stream}_mean").copy_(torch.from_numpy(mean))
-            getattr(self, f"{stream}_scale").copy_(torch.from_numpy(scale))
+            clustering.fit(rows)
             getattr(self, f"{stream}_centroids").copy_(torch.from_numpy(clustering.cluster_centers_))
 
+    def _set_scale(self, stream: str, rows: Tensor) -> Tensor:
+        """Keeps mean and deviation of rows [M, F]; gives them back standardised."""
+        getattr(self, f"{stream}_mean").copy_(rows.mean(0))
+        getattr(self, f"{stream}_scale").copy_(rows.std(0, correction=0).clamp_min(LEAST_SCALE))
+        return self._scaled(stream, rows)
+
+    def _scaled(self, stream: str, values: Tensor) -> Tensor:
+        scaled: Tensor = (values - getattr(self, f"{stream}_mean")) / getattr(self, f"{stream}_scale")
+        return scaled
+
     @torch.no_grad()
-    def forward(
-        self, waveforms: Tensor, count: int, offset: int, lengths: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Cluster ids per stream, int64 [B, T]; in fp32 also under autocast."""
-        ids = {}
+    def forward(self, waveforms: Tensor, offset: int, lengths: Tensor, frames: Tensor) -> Targets:
+        """Targets of a batch, in fp32 also under autocast.
+
+        Args:
+            waveforms: [B, N].
+            offset: sample on which the encoder's first frame is centred.
+            lengths: [B] valid samples.
+            frames: [B] valid frames.
+        """
+        count = int(frames.max())
+        valid = torch.arange(count, device=frames.device) < frames.unsqueeze(1)
         with torch.autocast(waveforms.device.type, enabled=False):
-            for stream, values in self.features(waveforms, count, offset, lengths).items():
-                scaled = (values - getattr(self, f"{stream}_mean")) / getattr(self, f"{stream}_scale")
-                ids[stream] = torch.cdist(scaled, getattr(self, f"{stream}_centroids")).argmin(-1)
-        return ids
+            features = self.features(waveforms, count, offset, lengths)
+            ids = {
+                stream: torch.cdist(
+                    self._scaled(stream, values), getattr(self, f"{stream}_centroids")
+                ).argmin(-1)
+                for stream, values in features.items()
+            }
+            return Targets(ids, self._scaled("statistics", _summary(features, valid)))
+
+
+def _summary(features: dict[str, Tensor], valid: Tensor) -> Tensor:
+    """Mean and deviation over the valid frames of each clip, [B, STATISTICS]."""
+    values = torch.cat([features["cepstral"], features["prosodic"][..., :5]], dim=-1)
+    weights = valid.unsqueeze(-1) / valid.sum(1).clamp_min(1)[:, None, None]
+    mean = (values * weights).sum(1)
+    variance = ((values - mean.unsqueeze(1)).square() * weights).sum(1)
+    return torch.cat([mean, variance.sqrt()], dim=-1)

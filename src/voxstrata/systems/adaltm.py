@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from voxstrata.batches.batch import Batch
-from voxstrata.losses import soft_cross_entropy
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.predictions import Prediction
-from voxstrata.systems.recognition import EmotionModel
+from voxstrata.systems.recognition import ClipModel
 from voxstrata.systems.system import ParameterGroup, System
 
 
@@ -34,14 +33,14 @@ class AdaLTM(System):
     """A merged backbone, layer sum and head under class-balanced soft cross-entropy.
 
     Args:
-        model: an `EmotionModel` whose encoder is a `MergedBackbone`.
-        class_weights: [C], see `losses.class_balanced_weights`.
+        model: an `EmotionModel` (or a `DimensionModel`) whose encoder is a `MergedBackbone`.
+        class_weights: [C], see `losses.class_balanced_weights`; None for equal ones, or no classes.
         rates: learning rates.
     """
 
-    class_weights: Tensor
+    class_weights: Tensor | None
 
-    def __init__(self, model: EmotionModel, class_weights: Tensor, rates: AdaLTMRates) -> None:
+    def __init__(self, model: ClipModel, class_weights: Tensor | None, rates: AdaLTMRates) -> None:
         super().__init__()
         if not isinstance(model.encoder, MergedBackbone):
             raise TypeError("AdaLTM needs a model over a MergedBackbone")
@@ -51,9 +50,7 @@ class AdaLTM(System):
         self.register_buffer("class_weights", class_weights)
 
     def loss(self, batch: Batch) -> Tensor:
-        assert batch.emotion_targets is not None
-        logits = self.model.logits(batch)
-        return soft_cross_entropy(logits, batch.emotion_targets, self.class_weights).mean()
+        return self.model.loss(batch, self.class_weights)
 
     def predict(self, batch: Batch) -> list[Prediction]:
         return self.model.predict(batch)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from voxstrata.backbone.encoder import SpeechEncoder
+from voxstrata.backbone.groups import layer_index
 from voxstrata.batches.batch import Batch
-from voxstrata.losses import ctc_loss, soft_cross_entropy
+from voxstrata.losses import ctc_loss
 from voxstrata.predictions import Prediction
-from voxstrata.systems.recognition import EmotionModel, TranscriptionModel
+from voxstrata.systems.recognition import ClipModel, TranscriptionModel
 from voxstrata.systems.system import ParameterGroup, System
 
 
@@ -22,24 +23,62 @@ class FinetuneRates:
     """Peak learning rates; 0 freezes a part.
 
     Args:
-        encoder: all of the encoder that is trained.
+        encoder: of the encoder's last layer, and of all that stands outside the layers.
         head: the task head.
         layer_weights: the weights of the layer sum (SER).
         weight_decay: of encoder and head.
+        layer_decay: each layer below the last learns at this many times the rate of the one above it
+            (ULMFiT, arXiv 1801.06146, section 3.2); what lies below the layers at that of a layer 0.
+        warm_head_steps: steps in which only the head learns, so that its first, blind gradients do not
+            reach the encoder (LP-FT, arXiv 2202.10054).
     """
 
     encoder: float = 1e-5
     head: float = 1e-4
     layer_weights: float = 1e-3
     weight_decay: float = 0.01
+    layer_decay: float = 1.0
+    warm_head_steps: int = 0
 
 
-def trainable_encoder_parameters(encoder: nn.Module, *, freeze_front_end: bool) -> list[nn.Parameter]:
-    """The encoder's parameters, without its convolutional front end if that stays frozen."""
-    return [
-        parameter
+def trainable_encoder_parameters(encoder: nn.Module, *, freeze_front_end: bool) -> dict[str, nn.Parameter]:
+    """The encoder's parameters by name, without its convolutional front end if that stays frozen."""
+    return {
+        name: parameter
         for name, parameter in encoder.named_parameters()
         if not (freeze_front_end and ".feature_extractor." in f".{name}")
+    }
+
+
+def encoder_groups(
+    encoder: SpeechEncoder, rates: FinetuneRates, *, freeze_front_end: bool
+) -> list[ParameterGroup]:
+    """The encoder's trained parameters: one group, or with a decay over layers one per group 0 to L.
+
+    Args:
+        encoder: what is trained, without its convolutional front end if that stays frozen.
+        rates: of the encoder.
+        freeze_front_end: whether the front end stays as it is.
+    """
+    trained = trainable_encoder_parameters(encoder.model, freeze_front_end=freeze_front_end)
+    if rates.layer_decay == 1:
+        members = {"encoder": list(trained.values())}
+        decays = {"encoder": 1.0}
+    else:
+        members, decays = {}, {}
+        for name, parameter in trained.items():
+            layer = layer_index(name)
+            members.setdefault(f"encoder/{layer}", []).append(parameter)
+            decays[f"encoder/{layer}"] = rates.layer_decay ** (encoder.num_layers - layer)
+    return [
+        ParameterGroup(
+            name,
+            tuple(parameters),
+            rates.encoder * decays[name],
+            rates.weight_decay,
+            start_step=rates.warm_head_steps,
+        )
+        for name, parameters in members.items()
     ]
 
 
@@ -47,7 +86,7 @@ class _Finetune(System):
     """What both tasks share: the learning rates of encoder and head."""
 
     def __init__(
-        self, model: EmotionModel | TranscriptionModel, rates: FinetuneRates, freeze_front_end: bool
+        self, model: ClipModel | TranscriptionModel, rates: FinetuneRates, freeze_front_end: bool
     ) -> None:
         super().__init__()
         self.model = model
@@ -60,34 +99,33 @@ class _Finetune(System):
     def parameter_groups(self) -> list[ParameterGroup]:
         rates = self.rates
         assert isinstance(self.model.encoder, SpeechEncoder)
-        encoder = trainable_encoder_parameters(self.model.encoder, freeze_front_end=self.freeze_front_end)
         groups = [
-            ParameterGroup("encoder", tuple(encoder), rates.encoder, rates.weight_decay),
+            *encoder_groups(self.model.encoder, rates, freeze_front_end=self.freeze_front_end),
             ParameterGroup("head", tuple(self.model.head.parameters()), rates.head, rates.weight_decay),
         ]
-        if isinstance(self.model, EmotionModel):
+        if isinstance(self.model, ClipModel):
             weights = tuple(self.model.layer_sum.parameters())
             groups.append(ParameterGroup("layer_weights", weights, rates.layer_weights))
         return [group for group in groups if group.lr > 0]
 
 
 class SERFinetune(_Finetune):
-    """Emotion expert: encoder, layer sum and head A under class-balanced soft cross-entropy.
+    """Emotion expert: encoder, layer sum and head under the model's loss.
 
     Args:
-        model: encoder, layer sum and head.
-        class_weights: [C], see `losses.class_balanced_weights`.
+        model: encoder, layer sum and head; an `EmotionModel` or a `DimensionModel`.
+        class_weights: [C], see `losses.class_balanced_weights`; None for equal ones, or no classes.
         rates: learning rates.
         freeze_front_end: whether the convolutional front end stays as it is.
     """
 
-    model: EmotionModel
-    class_weights: Tensor
+    model: ClipModel
+    class_weights: Tensor | None
 
     def __init__(
         self,
-        model: EmotionModel,
-        class_weights: Tensor,
+        model: ClipModel,
+        class_weights: Tensor | None,
         rates: FinetuneRates,
         *,
         freeze_front_end: bool = True,
@@ -96,9 +134,7 @@ class SERFinetune(_Finetune):
         self.register_buffer("class_weights", class_weights)
 
     def loss(self, batch: Batch) -> Tensor:
-        assert batch.emotion_targets is not None
-        logits = self.model.logits(batch)
-        return soft_cross_entropy(logits, batch.emotion_targets, self.class_weights).mean()
+        return self.model.loss(batch, self.class_weights)
 
 
 class ASRFinetune(_Finetune):

@@ -30,6 +30,7 @@ from voxstrata.speech_lm.language_model import LanguageModel
 from voxstrata.speech_lm.sequences import join, valid
 from voxstrata.speech_lm.tokenizers import TextTokenizer
 from voxstrata.systems.harmonifuse_answers import Answers, predictions
+from voxstrata.systems.harmonifuse_notes import ValidationNotes
 from voxstrata.systems.harmonifuse_options import HarmoniFuseOptions
 from voxstrata.systems.harmonifuse_targets import class_targets, task_of, text_targets, with_end
 from voxstrata.systems.harmonifuse_training import open_encoder, parameter_groups
@@ -50,6 +51,8 @@ class HarmoniFuse(System):
         tasks: at least one; at most one of them transcribes.
         options: all that the paper leaves open.
         class_weights: task -> [C], see `losses.class_balanced_weights`; absent: equal.
+        validation_clips: task -> clips of the validation, so that each task counts the same there; None: each
+            clip does.
 
     Raises:
         RecipeError: if tasks or options do not fit each other or the encoder.
@@ -64,6 +67,7 @@ class HarmoniFuse(System):
         tasks: Sequence[Task],
         options: HarmoniFuseOptions,
         class_weights: Mapping[str, Tensor] | None = None,
+        validation_clips: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.tasks = check_tasks(tasks)
@@ -105,8 +109,9 @@ class HarmoniFuse(System):
             for name, labels in (classes.items() if by_words else ())
         }
         for name, weights in (class_weights or {}).items():
-            self.register_buffer(f"class_weights_{name}", weights)
-        self._alpha: dict[str, tuple[Tensor, int]] = {}
+            # Of training only: no part of what is saved.
+            self.register_buffer(f"class_weights_{name}", weights, persistent=False)
+        self.notes = ValidationNotes(validation_clips)
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean loss over the batch's clips of its one task, times the task's weight, [].
@@ -128,6 +133,11 @@ class HarmoniFuse(System):
                 costs = self._word_costs(states, task, smoothing=self.options.label_smoothing)
                 each = (wanted * costs).sum(-1) * (1.0 if weights is None else (wanted * weights).sum(-1))
         return task.weight * each.mean()
+
+    def validation_loss(self, batch: Batch) -> Tensor:
+        """The loss without the task's weight; its mean over all clips is the mean over the tasks."""
+        task = task_of(batch, self.tasks)
+        return self.notes.loss(task.name, self.loss(batch) / task.weight, len(batch))
 
     def predict(self, batch: Batch) -> list[Prediction]:
         """Answers for the batch's task, or for all of the model where the batch names none."""
@@ -178,21 +188,21 @@ class HarmoniFuse(System):
         )
 
     def summary(self) -> dict[str, float]:
-        """Gate per task and encoder layer; alpha per task and layer, its mean since the last step."""
+        """Gate per task and encoder layer; since the last step loss per task, alpha per task and layer."""
         numbers: dict[str, float] = {}
         for name in self.tasks:
             gate = self.encoder_fusion.weights(name).detach().tolist()
             numbers |= {f"gate/{name}/{layer}": value for layer, value in enumerate(gate, start=1)}
-            if name in self._alpha:
-                total, count = self._alpha[name]
-                mean = (total / count).tolist()
-                numbers |= {f"alpha/{name}/{layer}": value for layer, value in enumerate(mean, start=1)}
-        return numbers
+        # Zero where another process has all clips of a task.
+        absent = {f"loss/{name}": 0.0 for name in self.notes.clips}
+        layers = range(1, self.lm.num_layers + 1)
+        absent |= {f"alpha/{name}/{layer}": 0.0 for name in self.notes.clips for layer in layers}
+        return numbers | absent | self.notes.summary()
 
     def train(self, mode: bool = True) -> Self:
-        """Going on with training forgets the mean of alpha."""
+        """Going on with training forgets what the validation before it noted."""
         if mode:
-            self._alpha.clear()
+            self.notes.clear()
         return super().train(mode)
 
     def _states(self, batch: Batch) -> States:
@@ -265,10 +275,8 @@ class HarmoniFuse(System):
         return [self.tokenizer.decode(tokens) for tokens in found]
 
     def _note(self, task: Task, alpha: Tensor) -> None:
-        """Adds weights [N, L] to the mean of alpha, outside of training."""
         if not self.training:
-            total, count = self._alpha.get(task.name, (0.0, 0))
-            self._alpha[task.name] = (total + alpha.detach().double().sum(0), count + len(alpha))
+            self.notes.alpha(task.name, alpha)
 
 
 def _prompt(lm: LanguageModel, tokens: int) -> nn.Parameter:

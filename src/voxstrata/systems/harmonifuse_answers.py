@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from voxstrata.batches.batch import Reference
 from voxstrata.heads.tasks import EMOTION, Task
@@ -11,19 +10,6 @@ from voxstrata.predictions import Prediction
 
 #: Of each clip the transcript, or the probabilities of the task's classes.
 Answers = Sequence[str] | Sequence[Sequence[float]]
-
-
-@dataclass(frozen=True)
-class ClassesPrediction(Prediction):
-    """A row with answers of class tasks beside emotion; a reader of predictions passes them over.
-
-    Args:
-        classes: field -> class name -> probability, e.g. {"gender": {"female": .9, "male": .1}}.
-        reference_classes: field -> true class name.
-    """
-
-    classes: Mapping[str, Mapping[str, float]] | None = None
-    reference_classes: Mapping[str, str] | None = None
 
 
 def predictions(references: Sequence[Reference], answers: Sequence[tuple[Task, Answers]]) -> list[Prediction]:
@@ -58,7 +44,5 @@ def _row(reference: Reference, answers: Sequence[tuple[Task, str | Sequence[floa
             fields["reference_emotion"] = reference.emotion
         else:
             classes[task.field] = probabilities
-    if not classes:
-        return Prediction(**fields)  # type: ignore[arg-type]
     known = {field: name for field, name in (reference.classes or {}).items() if field in classes}
-    return ClassesPrediction(**fields, classes=classes, reference_classes=known or None)  # type: ignore[arg-type]
+    return Prediction(**fields, classes=classes or None, reference_classes=known or None)  # type: ignore[arg-type]

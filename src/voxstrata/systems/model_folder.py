@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,19 +16,30 @@ from safetensors.torch import load_file, save_file
 from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
 from voxstrata.backbone.locate import packaged
 from voxstrata.errors import CheckpointError, VoxstrataError
+from voxstrata.fusion.parallel_encoders import ParallelEncoders
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.labels import LabelSet
 from voxstrata.runs import write_json
-from voxstrata.systems.recognition import EmotionModel, TranscriptionModel
+from voxstrata.systems import harmonifuse_folder
+from voxstrata.systems.harmonifuse import HarmoniFuse
+from voxstrata.systems.multitask import MultitaskModel
+from voxstrata.systems.recognition import (
+    ClipBackbone,
+    ClipModel,
+    DimensionModel,
+    EmotionModel,
+    TranscriptionModel,
+)
 from voxstrata.vocabulary import Vocabulary
 
 FORMAT = 1
+KINDS = ("emotion", "dimensions", "transcription", "multitask", harmonifuse_folder.KIND)
+
+Model = ClipModel | TranscriptionModel | HarmoniFuse
 
 
-def save_model(
-    model: EmotionModel | TranscriptionModel, folder: Path, *, dtype: torch.dtype | None = None
-) -> None:
+def save_model(model: Model, folder: Path, *, dtype: torch.dtype | None = None) -> None:
     """Writes `encoder/`, `head.safetensors` and `model.json`; an older folder is replaced at the end.
 
     Args:
@@ -42,7 +54,7 @@ def save_model(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        if isinstance(model.encoder, SpeechEncoder):
+        if isinstance(model.encoder, SpeechEncoder | ParallelEncoders):
             model.encoder.save(partial / "encoder", dtype=dtype)
         else:
             model.encoder.export(partial / "encoder", dtype=dtype)
@@ -61,23 +73,41 @@ def save_model(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _head_tensors(
-    model: EmotionModel | TranscriptionModel, dtype: torch.dtype | None = None
-) -> dict[str, torch.Tensor]:
-    """All tensors of a model but the encoder's."""
+def _head_tensors(model: Model, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """All tensors of a model but the encoder's, and a pretrained language model's own."""
+    tensors = (
+        harmonifuse_folder.saved_tensors(model) if isinstance(model, HarmoniFuse) else model.state_dict()
+    )
     return {
         name: tensor.detach().to(dtype if tensor.is_floating_point() else None).contiguous().clone()
-        for name, tensor in model.state_dict().items()
+        for name, tensor in tensors.items()
         if not name.startswith("encoder.")
     }
 
 
-def _describe(model: EmotionModel | TranscriptionModel) -> dict[str, object]:
-    encoder = model.encoder if isinstance(model.encoder, SpeechEncoder) else model.encoder.base
-    shared = {"format": FORMAT, "normalize": encoder.normalize, "final_norm": encoder.final_norm}
+def _describe(model: Model) -> dict[str, object]:
+    shared = {"format": FORMAT, **_describe_encoder(model.encoder)}
+    if isinstance(model, HarmoniFuse):
+        return shared | harmonifuse_folder.describe(model)
+    if isinstance(model, MultitaskModel):
+        characters = list(model.transcriber.vocabulary.characters)
+        told = {"labels": list(model.labels), "head": asdict(model.options), "vocabulary": characters}
+        return shared | {"kind": "multitask"} | told
     if isinstance(model, EmotionModel):
         return shared | {"kind": "emotion", "labels": list(model.labels), "head": asdict(model.options)}
+    if isinstance(model, DimensionModel):
+        return shared | {"kind": "dimensions", "head": asdict(model.options)}
+    assert isinstance(model, TranscriptionModel)
     return shared | {"kind": "transcription", "vocabulary": list(model.head.vocabulary.characters)}
+
+
+def _describe_encoder(encoder: ClipBackbone) -> dict[str, object]:
+    if isinstance(encoder, ParallelEncoders):
+        # Each expert's own folder tells whether it takes normalised waveforms.
+        final_norm = any(member.final_norm for member in encoder.encoders)
+        return {"normalize": None, "final_norm": final_norm, "experts": list(encoder.names)}
+    plain = encoder if isinstance(encoder, SpeechEncoder) else encoder.base
+    return {"normalize": plain.normalize, "final_norm": plain.final_norm}
 
 
 def find_model(source: str | Path) -> Path | None:
@@ -87,12 +117,12 @@ def find_model(source: str | Path) -> Path | None:
 
 
 def model_kind(folder: Path) -> str | None:
-    """Emotion or transcription, without loading weights; None where model.json does not tell."""
+    """One of `KINDS`, without loading weights; None where it is not told."""
     kind = json.loads((folder / "model.json").read_text(encoding="utf-8")).get("kind")
     return str(kind) if kind is not None else None
 
 
-def load_model(folder: Path) -> EmotionModel | TranscriptionModel:
+def load_model(folder: Path) -> Model:
     """A saved model, frozen and in eval mode.
 
     Raises:
@@ -117,7 +147,7 @@ def load_model(folder: Path) -> EmotionModel | TranscriptionModel:
     return model.requires_grad_(False).eval()
 
 
-def _described(folder: Path) -> EmotionModel | TranscriptionModel:
+def _described(folder: Path) -> Model:
     """The model that model.json tells of, its encoder loaded and its head not yet."""
     try:
         about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
@@ -127,18 +157,35 @@ def _described(folder: Path) -> EmotionModel | TranscriptionModel:
                 f"{folder} has format {found}, this version reads {FORMAT}; update voxstrata"
             )
         kind, normalize, final_norm = about["kind"], about["normalize"], about["final_norm"]
-        labels = LabelSet(tuple(about["labels"])) if kind == "emotion" else None
-        options = EmotionHeadOptions(**about["head"]) if kind == "emotion" else None
-        vocabulary = Vocabulary(tuple(about["vocabulary"])) if kind == "transcription" else None
+        experts = about.get("experts")
+        labels = LabelSet(tuple(about["labels"])) if kind in ("emotion", "multitask") else None
+        headed = kind in ("emotion", "dimensions", "multitask")
+        options = EmotionHeadOptions(**about["head"]) if headed else None
+        vocabulary = (
+            Vocabulary(tuple(about["vocabulary"])) if kind in ("transcription", "multitask") else None
+        )
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(
             f"{folder / 'model.json'} does not describe a model; fetch or train it again"
         ) from None
-    encoder = load_backbone(folder / "encoder", normalize=normalize, final_norm=final_norm)
-    if labels is not None:
+    if kind not in KINDS:
+        raise CheckpointError(
+            f"{folder} holds a model of kind {kind!r}; this version knows {', '.join(KINDS)}"
+        )
+    load = partial(load_backbone, normalize=normalize, final_norm=final_norm)
+    if experts is not None:
+        side_by_side = ParallelEncoders({name: load(folder / "encoder" / name) for name in experts})
+        return (
+            DimensionModel(side_by_side, options)
+            if labels is None
+            else EmotionModel(side_by_side, labels, options)
+        )
+    encoder = load(folder / "encoder")
+    if kind == harmonifuse_folder.KIND:
+        return harmonifuse_folder.described(about, encoder)
+    head = None if vocabulary is None else CTCHead(encoder.hidden_size, vocabulary)
+    if labels is None:
+        return DimensionModel(encoder, options) if head is None else TranscriptionModel(encoder, head)
+    if head is None:
         return EmotionModel(encoder, labels, options)
-    if vocabulary is not None:
-        return TranscriptionModel(encoder, CTCHead(encoder.hidden_size, vocabulary))
-    raise CheckpointError(
-        f"{folder} holds a model of kind {kind!r}; this version knows emotion, transcription"
-    )
+    return MultitaskModel(encoder, labels, head, options)

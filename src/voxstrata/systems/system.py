@@ -20,12 +20,14 @@ class ParameterGroup:
         parameters: all of them require gradients.
         lr: peak learning rate.
         weight_decay: decoupled decay of AdamW.
+        start_step: steps during which the group does not move yet.
     """
 
     name: str
     parameters: tuple[nn.Parameter, ...]
     lr: float
     weight_decay: float = 0.0
+    start_step: int = 0
 
 
 class System(nn.Module, ABC):
@@ -34,6 +36,10 @@ class System(nn.Module, ABC):
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """Mean loss over the batch's clips, [] (the loop weights micro-batches by their clips)."""
+
+    def validation_loss(self, batch: Batch) -> Tensor:
+        """What the best weights are chosen by, [], called in eval mode without gradients; mostly the loss."""
+        return self.loss(batch)
 
     @abstractmethod
     def predict(self, batch: Batch) -> list[Prediction]:

@@ -143,6 +143,7 @@ def _row(folder: Path, clip: Utterance) -> dict[str, Any]:
         "template": str(clip.sentence.template),
         "sentence": hashlib.sha256(clip.sentence.carrier.encode()).hexdigest()[:12],
         "intended": clip.intended,
+        "gender": clip.voice.gender,
         **{f"delivery_{name}": f"{value:.4f}" for name, value in zip(DIMENSIONS, clip.delivery, strict=True)},
     }
     if clip.sentence.lexical_emotion is not None:

@@ -53,6 +53,11 @@ class Voice:
     floor_db: float
     habits: tuple[float, ...]
 
+    @property
+    def gender(self) -> str:
+        """As which the voice is meant: "female" or "male"."""
+        return "female" if self.espeak.partition("+")[2] in FEMALE else "male"
+
     @classmethod
     def of(cls, voice_id: str) -> Voice:
         """The voice of an id: a function of the id alone, the same in every corpus."""

@@ -1,0 +1,119 @@
+"""What `--dry-run` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from voxstrata.experiments.dry_run import DryRun
+    from voxstrata.experiments.estimate import Assumptions
+
+TFLOPS = typer.Option(
+    None, "--tflops", help="With --dry-run: what one GPU sustains in the recipe's precision, in TFLOP/s."
+)
+DRY_RUN = typer.Option(
+    False, "--dry-run", help="Only check, from headers and prepared corpora, and estimate what it costs."
+)
+
+
+def assumptions(tflops: float | None) -> Assumptions:
+    """What is assumed of a GPU.
+
+    Raises:
+        RecipeError: if the throughput is not positive.
+    """
+    from voxstrata.errors import RecipeError
+    from voxstrata.experiments.estimate import Assumptions
+
+    if tflops is None:
+        return Assumptions()
+    if tflops <= 0:
+        raise RecipeError(f"--tflops is {tflops:g}; give a positive number of TFLOP/s")
+    return Assumptions(fp32_tflops=tflops, bf16_tflops=tflops)
+
+
+def refuse_without_dry_run(given: Mapping[str, bool]) -> None:
+    """Refuses options that mean nothing in a real run.
+
+    Raises:
+        RecipeError: naming those that were given.
+    """
+    from voxstrata.errors import RecipeError
+
+    if named := [name for name, present in given.items() if present]:
+        raise RecipeError(f"{', '.join(named)} needs --dry-run: add it, or leave {', '.join(named)} out")
+
+
+def show(found: DryRun, as_json: bool) -> None:
+    """Prints what a dry run found, faults on standard error.
+
+    Raises:
+        typer.Exit: with 2 if there are faults.
+    """
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        for line in _lines(found):
+            typer.echo(line)
+        for fault in found.faults:
+            typer.echo(f"fault: {fault}", err=True)
+    if found.faults:
+        raise typer.Exit(2)
+
+
+def _lines(found: DryRun) -> Iterator[str]:
+    for corpus in found.corpora:
+        counts = (
+            f"{split} {count:,}" + (_against(count, corpus.paper[split]) if split in corpus.paper else "")
+            for split, count in corpus.clips.items()
+        )
+        yield f"corpus {corpus.name} ({corpus.folder}): {', '.join(counts)}"
+    for line in found.encoders:
+        yield f"encoder {line}"
+    for run in found.runs:
+        yield ""
+        yield f"{run.name}: {_clips(run.clips)}" if run.clips else run.name
+        if run.costs is not None:
+            cost = run.costs
+            kept = "; states kept, the encoder runs once" if cost.cached else ""
+            yield f"  {cost.steps:,} steps, {cost.training_flops / 1e18:.3g} EFLOP{kept}"
+            yield (
+                f"  one GPU: {_hours(cost.one_gpu_s)}, {_gigabytes(cost.gpu_bytes)}; two: "
+                f"{_hours(cost.two_gpus_s)}, {_gigabytes(cost.gpu_of_two_bytes)} each; host "
+                f"{_gigabytes(cost.host_bytes)}; disk {_gigabytes(cost.disk_bytes)}, "
+                f"{_gigabytes(cost.kept_bytes)} stay"
+            )
+        yield from (f"  note: {note}" for note in run.notes)
+    costs = [run.costs for run in found.runs if run.costs is not None]
+    if costs:
+        yield ""
+        yield (
+            f"all: one GPU: {_hours(sum(c.one_gpu_s for c in costs))}, "
+            f"{_gigabytes(max(c.gpu_bytes for c in costs))}; two: "
+            f"{_hours(sum(c.two_gpus_s for c in costs))}, "
+            f"{_gigabytes(max(c.gpu_of_two_bytes for c in costs))} each; disk "
+            f"{_gigabytes(found.disk_bytes)}, {_gigabytes(found.free_bytes)} are free"
+        )
+        yield from (f"assumed: {line}" for line in found.assumptions)
+    count = len(found.faults)
+    yield f"{count} fault{'s' * (count > 1)}, on standard error" if count else "no fault found"
+
+
+def _against(count: int, paper: int) -> str:
+    return f" (paper {paper:,}, {count - paper:+,})"
+
+
+def _clips(clips: Mapping[str, int]) -> str:
+    return ", ".join(f"{split} {count:,}" for split, count in clips.items())
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.2g} h" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB"

@@ -1,0 +1,102 @@
+"""A prepared corpus as lhotse Shar: its audio in a few tars, for corpora of too many recordings for files.
+
+The folder is a prepared corpus too. Its recordings are places in the tars, which `voxstrata.audio` reads.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lhotse.shar.utils import to_shar_placeholder
+from lhotse.shar.writers import AudioTarWriter, JsonlShardWriter
+from lhotse.utils import fastcopy
+
+from voxstrata.audio import SAMPLE_RATE, load_audio
+from voxstrata.corpora.prepared import CORPUS_FILE, CUTS_FILE, PreparedCorpus, sha256_of
+from voxstrata.errors import CorpusError
+from voxstrata.runs import write_json
+
+SHAR_FOLDER = "shar"
+
+
+def write_shar(
+    corpus: PreparedCorpus,
+    out: Path,
+    *,
+    shard_clips: int = 1000,
+    progress: Callable[[int], None] | None = None,
+) -> PreparedCorpus:
+    """Writes `OUT/shar/` (lhotse Shar: `cuts.*.jsonl.gz`, `recording.*.tar`), and OUT as a prepared corpus.
+
+    Audio is FLAC of 16 bits at 16 kHz, which is what training hears of any recording.
+
+    Args:
+        corpus: read clip by clip.
+        out: new or empty folder.
+        shard_clips: clips in a tar.
+        progress: receives the number of clips written.
+
+    Raises:
+        CorpusError: if the folder is not empty or cannot be written.
+        AudioError: if a recording cannot be decoded.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CorpusError(f"{out} is not an empty folder; choose another one for the tars")
+    work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        (work / SHAR_FOLDER).mkdir(parents=True)
+        _write_shards(corpus, work / SHAR_FOLDER, shard_clips, progress)
+        _write_rows(corpus, work)
+        about = json.loads((corpus.folder / CORPUS_FILE).read_text(encoding="utf-8"))
+        write_json(work / CORPUS_FILE, about | {"cuts_sha256": sha256_of(work / CUTS_FILE)})
+        if out.exists():
+            out.rmdir()
+        work.rename(out)
+    except OSError as fault:
+        raise CorpusError(
+            f"cannot write {out}: {fault.strerror or fault}; free space, or choose another"
+        ) from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return PreparedCorpus.load(out)
+
+
+def _write_shards(
+    corpus: PreparedCorpus, folder: Path, shard_clips: int, progress: Callable[[int], None] | None
+) -> None:
+    with (
+        JsonlShardWriter(f"{folder}/cuts.%06d.jsonl.gz", shard_size=shard_clips) as rows,
+        AudioTarWriter(f"{folder}/recording.%06d.tar", shard_size=shard_clips, format="flac") as audio,
+    ):
+        for count, cut in enumerate(corpus.stream(), start=1):
+            samples = load_audio(Path(cut.recording.sources[0].source))
+            placeholder = to_shar_placeholder(cut.recording, cut)
+            audio.write(cut.id, samples[None], SAMPLE_RATE, manifest=placeholder)
+            rows.write(fastcopy(cut, recording=placeholder))
+            if progress is not None:
+                progress(count)
+
+
+def _write_rows(corpus: PreparedCorpus, folder: Path) -> None:
+    """The prepared corpus's own cuts, whose recordings are places in the tars, relative to the folder."""
+    places = _places(folder)
+    with gzip.open(folder / CUTS_FILE, "wt", encoding="utf-8", compresslevel=6) as file:
+        for cut, place in zip(corpus.stream(), places, strict=True):
+            row = cut.to_dict()
+            row["recording"]["sources"][0]["source"] = place
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _places(folder: Path) -> Iterator[str]:
+    """Where each FLAC stream lies: "shar/recording.000000.tar#OFFSET:BYTES.flac", in order."""
+    for tar in sorted((folder / SHAR_FOLDER).glob("recording.*.tar")):
+        with tarfile.open(tar, "r:") as members:
+            for member in members:
+                if member.name.endswith(".flac"):
+                    yield f"{SHAR_FOLDER}/{tar.name}#{member.offset_data}:{member.size}.flac"

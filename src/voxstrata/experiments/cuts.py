@@ -1,0 +1,85 @@
+"""Which clips a recipe uses, from its prepared corpora."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from lhotse import CutSet
+from lhotse.cut import Cut
+
+from voxstrata.corpora.prepared import PreparedCorpus
+from voxstrata.corpora.speaker_parts import SpeakerShare, taken_speakers
+from voxstrata.errors import CorpusError, RecipeError
+from voxstrata.recipes.schema import AnyRecipe, CorpusUse, Data, HarmoniFuseRecipe, Speakers, TaskUse
+
+
+def corpora_of(recipe: AnyRecipe) -> tuple[CorpusUse, ...]:
+    """All corpora that a recipe uses, each use once."""
+    if not isinstance(recipe, HarmoniFuseRecipe):
+        return recipe.data.corpora
+    return tuple(dict.fromkeys(use for task in recipe.tasks.values() for use in task_corpora(recipe, task)))
+
+
+def task_corpora(recipe: HarmoniFuseRecipe, task: TaskUse) -> tuple[CorpusUse, ...]:
+    """The corpora of a task: its own, or else those of the recipe."""
+    return task.corpora or recipe.data.corpora
+
+
+def read_cuts(corpora: Iterable[CorpusUse], split: str) -> Iterator[Cut]:
+    """The clips of one split over corpora, one at a time.
+
+    Raises:
+        RecipeError: if there is no corpus.
+    """
+    uses = tuple(corpora)
+    if not uses:
+        raise RecipeError(
+            "the recipe names no corpus: add data.corpora, e.g. 'data.corpora=[{path: my/prepared}]'"
+        )
+    for use in uses:
+        corpus = PreparedCorpus.load(Path(use.path))
+        if split not in use.splits or (use.fold is None and split not in corpus.splits):
+            continue
+        if use.speakers is not None and split == "train":
+            found = corpus.cuts(split, use.fold, use.without_folds)
+            yield from taken_speakers(found, _share(use.speakers), corpus.name)
+        else:
+            yield from corpus.stream(split, use.fold, use.without_folds)
+
+
+def split_cuts(data: Data, split: str) -> CutSet:
+    """The clips of one split over all corpora of a recipe, sorted by id.
+
+    Raises:
+        RecipeError: if the recipe names no corpus.
+    """
+    return CutSet.from_cuts(sorted(read_cuts(data.corpora, split), key=lambda cut: cut.id))
+
+
+def cuts_of(recipe: AnyRecipe, split: str) -> dict[str, Cut]:
+    """The clips of one split over all corpora that a recipe uses, by their ids.
+
+    Raises:
+        CorpusError: if two different clips have one id.
+    """
+    if not isinstance(recipe, HarmoniFuseRecipe):
+        return {cut.id: cut for cut in split_cuts(recipe.data, split)}
+    found: dict[str, Cut] = {}
+    for cut in read_cuts(corpora_of(recipe), split):
+        known = found.setdefault(cut.id, cut)
+        if known.recording.sources[0].source != cut.recording.sources[0].source:
+            raise CorpusError(
+                f"clip id {cut.id!r} stands for two recordings; ids must be unique over the corpora of all "
+                "tasks, prepare one of them under another name"
+            )
+    return found
+
+
+def _share(speakers: Speakers) -> SpeakerShare:
+    return SpeakerShare(
+        speakers.part,
+        speakers.of,
+        rest=speakers.take == "rest",
+        leave_out_unknown=speakers.unknown == "leave_out",
+    )

@@ -1,0 +1,232 @@
+"""What can be known of runs before they start: from headers, prepared corpora and recipes alone.
+
+Faults are collected, all of them; notes tell what headers cannot.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from voxstrata.backbone.headers import EncoderHeaders
+from voxstrata.errors import VoxstrataError
+from voxstrata.experiments.costs import EncoderSizes
+from voxstrata.experiments.cuts import corpora_of
+from voxstrata.experiments.estimate import ASSUMED_CLIP_S, Assumptions, Costs, EncoderRecipe, Loads, estimate
+from voxstrata.experiments.inspection import CorpusCheck, Inspection
+from voxstrata.experiments.leak_guard import guard
+from voxstrata.experiments.parents import base_of, experts_of
+from voxstrata.experiments.sources import Sources
+from voxstrata.experiments.training_clips import TrainingClips
+from voxstrata.recipes.schema import AnyRecipe, BaseRecipe, LateFusionRecipe
+
+UNPREPARED = (
+    f"of a corpus that is not prepared the paper's counts are taken, and clips of {ASSUMED_CLIP_S:g} s"
+)
+
+
+@dataclass(frozen=True)
+class RunCheck:
+    """A run that was not started.
+
+    Args:
+        name: of the run.
+        clips: split -> clips that the recipe uses; empty where its corpora cannot be read.
+        costs: None where they are not known: faults, or a system without an estimate.
+        faults: what stands in the way.
+        notes: what the headers cannot tell.
+    """
+
+    name: str
+    clips: Mapping[str, int]
+    costs: Costs | None
+    faults: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """All that was found.
+
+    Args:
+        corpora: of all runs, once each.
+        encoders: lines about bases and experts, once each.
+        runs: in the order in which they would run.
+        faults: all of them, once each.
+        assumptions: behind the costs.
+        disk_bytes: what all finished runs keep, and the most that one of them needs beside.
+        free_bytes: of the disk that the runs would lie on.
+    """
+
+    corpora: tuple[CorpusCheck, ...]
+    encoders: tuple[str, ...]
+    runs: tuple[RunCheck, ...]
+    faults: tuple[str, ...]
+    assumptions: tuple[str, ...]
+    disk_bytes: float
+    free_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All runs, the folders in which those that are not trained yet will lie, and corpora still to come."""
+
+    runs: Mapping[str, AnyRecipe]
+    folders: Mapping[str, str]
+    unprepared: Mapping[str, Mapping[str, int]]
+
+    def parent(self, place: str) -> AnyRecipe | None:
+        """The recipe of a run that is still to come."""
+        return self.runs.get(self.folders.get(place, ""))
+
+    def encoder(self, place: str) -> str:
+        """The encoder whose sizes a model will have: its own, or that of what it will be trained from."""
+        while (parent := self.parent(place)) is not None and (base := base_of(parent)) is not None:
+            place = base
+        return place
+
+
+class _Findings:
+    """Faults and notes of one run."""
+
+    def __init__(self) -> None:
+        self.faults: dict[str, None] = {}
+        self.notes: dict[str, None] = {}
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Takes up a fault; what comes after it inside is passed over."""
+        try:
+            yield
+        except VoxstrataError as fault:
+            self.faults[str(fault)] = None
+
+
+def dry_run(
+    runs: Mapping[str, AnyRecipe],
+    out: Path,
+    *,
+    folders: Mapping[str, str] | None = None,
+    unprepared: Mapping[str, Mapping[str, int]] | None = None,
+    faults: Iterable[str] = (),
+    assumed: Assumptions | None = None,
+) -> DryRun:
+    """Checks runs that would be started.
+
+    Args:
+        runs: name -> recipe, parents before children.
+        out: folder for runs.
+        folders: folder of a run that is not trained yet -> its name, for recipes that build on it.
+        unprepared: folder of a corpus that is not there yet -> the clips that each split is taken to have;
+            empty where nothing is known.
+        faults: found before, such as those corpora.
+        assumed: behind the costs; None takes the defaults.
+    """
+    assumed = assumed or Assumptions()
+    inspection, heard = Inspection(), dict[str, TrainingClips]()
+    plan = _Plan(runs, folders or {}, unprepared or {})
+    checks = [_check(name, plan, heard, inspection, assumed) for name in runs]
+    place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    costs = [check.costs for check in checks if check.costs is not None]
+    beside = max((cost.disk_bytes - cost.kept_bytes for cost in costs), default=0.0)
+    found = [*faults, *(fault for check in checks for fault in check.faults)]
+    return DryRun(
+        corpora=tuple(inspection.corpora.values()),
+        encoders=tuple(inspection.encoders.values()),
+        runs=tuple(checks),
+        faults=tuple(dict.fromkeys(found)),
+        assumptions=(*assumed.lines(), *([UNPREPARED] if plan.unprepared else [])),
+        disk_bytes=sum(cost.kept_bytes for cost in costs) + beside,
+        free_bytes=shutil.disk_usage(place).free,
+    )
+
+
+def _check(
+    name: str, plan: _Plan, heard: dict[str, TrainingClips], inspection: Inspection, assumed: Assumptions
+) -> RunCheck:
+    recipe, findings = plan.runs[name], _Findings()
+    clips: dict[str, int] = {}
+    costs = None
+    used = [use.path for use in corpora_of(recipe)]
+    for path in used:
+        with findings.collected():
+            if path not in plan.unprepared:
+                inspection.corpus(path)
+    encoder = _check_encoders(recipe, plan, inspection, findings)
+    if coming := [plan.unprepared[path] for path in used if path in plan.unprepared]:
+        if isinstance(recipe, EncoderRecipe) and encoder is not None and all(coming):
+            sizes = EncoderSizes.of(encoder.config, encoder.parameters)
+            totals = {split: sum(c.get(split, 0) for c in coming) for split in coming[0]}
+            costs = estimate(recipe, sizes, Loads.assumed(sizes, totals, recipe.data.batch_size), assumed)
+        return RunCheck(name, clips, costs, tuple(findings.faults), tuple(findings.notes))
+    with findings.collected():
+        sources = inspection.sources(recipe)
+        if isinstance(sources, Sources):
+            clips = _counts(sources)
+            _note_absent_classes(sources, findings)
+        if isinstance(sources, Sources) and isinstance(recipe, EncoderRecipe) and encoder is not None:
+            sizes = EncoderSizes.of(encoder.config, encoder.parameters)
+            costs = estimate(recipe, sizes, inspection.loads(recipe, sources, sizes), assumed)
+        guarded = guard(recipe, sources, name, heard)
+        heard |= {folder: guarded.trained for folder, run in plan.folders.items() if run == name}
+        findings.notes |= dict.fromkeys(guarded.report.lines())
+        guarded.report.require_none()
+    return RunCheck(name, clips, costs, tuple(findings.faults), tuple(findings.notes))
+
+
+def _counts(sources: Sources) -> dict[str, int]:
+    batches = {"train": sources.train, "dev": sources.dev, **sources.evaluated}
+    return {split: sum(map(len, source.plan(0))) for split, source in batches.items() if source is not None}
+
+
+def _note_absent_classes(sources: Sources, findings: _Findings) -> None:
+    if sources.labels is None:
+        return
+    shares = sources.train.emotion_target_matrix().sum(0)
+    absent = [name for name, share in zip(sources.labels, shares, strict=True) if not share]
+    if absent:
+        findings.notes[f"no training clip is {' or '.join(absent)}; such a class is never learned"] = None
+
+
+def _check_encoders(
+    recipe: AnyRecipe, plan: _Plan, inspection: Inspection, findings: _Findings
+) -> EncoderHeaders | None:
+    """The base of a recipe, once its experts were held against it; None without one that can be read."""
+    base: EncoderHeaders | None = None
+    if isinstance(recipe, LateFusionRecipe):
+        for name in recipe.experts.values():
+            with findings.collected():
+                base = inspection.base(plan.encoder(name), recipe.architecture)
+        return base
+    if not isinstance(recipe, BaseRecipe):
+        return None
+    with findings.collected():
+        base = inspection.base(plan.encoder(recipe.base), recipe.architecture)
+    for role, name in experts_of(recipe).items():
+        parent = plan.parent(name)
+        if parent is not None:
+            _note_base(f"{role}, still to be trained,", base_of(parent), recipe.base, findings)
+            continue
+        with findings.collected():
+            if base is None:
+                inspection.checkpoint(name)
+            else:
+                _note_base(f"{role} {name}", inspection.expert(name, base), recipe.base, findings)
+    return base
+
+
+def _note_base(expert: str, told: str | None, base: str, findings: _Findings) -> None:
+    """Says what headers cannot: whether an expert's weights come from the base."""
+    later = "the weights are compared when training starts"
+    if told is None:
+        findings.notes[f"{expert} does not tell its base; {later}"] = None
+    elif told != base:
+        findings.notes[f"{expert} says it comes from {told}, the base here is {base}; {later}"] = None

@@ -1,0 +1,162 @@
+"""Looks at corpora, checkpoints and batches without training: each once, however many runs use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from voxstrata.backbone.checkpoints import open_checkpoint
+from voxstrata.backbone.headers import EncoderHeaders, ExpertHeaders, read_base, read_expert
+from voxstrata.backbone.locate import locate
+from voxstrata.corpora.msp_podcast import PAPER_CLIPS
+from voxstrata.corpora.prepared import PreparedCorpus
+from voxstrata.errors import CorpusError, VoxstrataError
+from voxstrata.experiments.costs import EncoderSizes, Load
+from voxstrata.experiments.estimate import Loads
+from voxstrata.experiments.sources import AnySources, Sources, build_sources
+from voxstrata.recipes.reading import read_yaml
+from voxstrata.recipes.schema import AnyRecipe
+from voxstrata.runs import RunFolder
+
+T = TypeVar("T")
+#: Missing files that are named; the others are counted.
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class CorpusCheck:
+    """A prepared corpus.
+
+    Args:
+        folder: where it lies.
+        name: of the corpus.
+        clips: split -> clips.
+        paper: split -> clips that the paper has; empty for other corpora.
+        missing: audio files that are not there, by the first few and their number.
+    """
+
+    folder: str
+    name: str
+    clips: Mapping[str, int]
+    paper: Mapping[str, int]
+    missing: str
+
+
+class Inspection:
+    """Answers that are asked for once; a fault is raised anew each time."""
+
+    def __init__(self) -> None:
+        self.corpora: dict[str, CorpusCheck] = {}
+        self.encoders: dict[str, str] = {}
+        self._known: dict[tuple[Any, ...], Any] = {}
+
+    def corpus(self, path: str) -> CorpusCheck:
+        """A prepared corpus, its clips counted and its audio files looked for.
+
+        Raises:
+            CorpusError: if it cannot be read, or audio files are missing.
+        """
+        check = self._once(("corpus", path), partial(_check_corpus, path))
+        self.corpora[path] = check
+        if check.missing:
+            raise CorpusError(
+                f"{path}: audio files are not there: {check.missing}; put them back, or prepare it again"
+            )
+        return check
+
+    def base(self, name: str, architecture: str | None) -> EncoderHeaders:
+        """A base encoder.
+
+        Raises:
+            CheckpointError: see `read_base`.
+        """
+        headers = self._once(("base", name, architecture), partial(read_base, name, architecture))
+        config = headers.config
+        self.encoders[name] = (
+            f"{name}: {config.model_type}, {config.num_hidden_layers} layers of {config.hidden_size}, "
+            f"{headers.parameters:,} parameters; layout {headers.layout} ({headers.file})"
+        )
+        return headers
+
+    def checkpoint(self, name: str) -> None:
+        """Looks for an expert whose base cannot be read.
+
+        Raises:
+            CheckpointError: if it is not here, or in no known layout.
+        """
+        self._once(("checkpoint", name), lambda: open_checkpoint(locate(name, download=False)).layout)
+
+    def expert(self, name: str, base: EncoderHeaders) -> str | None:
+        """An expert whose shapes fit a base; gives what it says it was made from.
+
+        Raises:
+            CheckpointError: see `read_expert`.
+        """
+        headers: ExpertHeaders = self._once(("expert", name, base.name), partial(read_expert, name, base))
+        self.encoders[f"{name} of {base.name}"] = (
+            f"{name}: fits {base.name} in every shape; layout {headers.layout} ({headers.file}); left out: "
+            f"{headers.left_out}"
+        )
+        run = RunFolder(Path(name))
+        if run.recipe.is_file():
+            told = read_yaml(run.recipe).get("base")
+            return None if told is None else str(told)
+        return headers.told_base
+
+    def sources(self, recipe: AnyRecipe) -> AnySources:
+        """A recipe's batches; runs that read the same clips in the same way share them.
+
+        Raises:
+            VoxstrataError: see `build_sources`.
+        """
+        return self._once(("sources", *_reading(recipe)), partial(build_sources, recipe))
+
+    def loads(self, recipe: AnyRecipe, sources: Sources, sizes: EncoderSizes) -> Loads:
+        """What the batches of a recipe weigh in an encoder."""
+        return self._once(("loads", sizes, *_reading(recipe)), partial(_loads, sources, sizes))
+
+    def _once(self, key: tuple[Any, ...], ask: Callable[[], T]) -> T:
+        if key not in self._known:
+            try:
+                self._known[key] = ask()
+            except VoxstrataError as fault:
+                self._known[key] = fault
+        answer = self._known[key]
+        if isinstance(answer, VoxstrataError):
+            raise answer
+        found: T = answer
+        return found
+
+
+def _reading(recipe: AnyRecipe) -> tuple[str, str]:
+    """What of a recipe decides its batches: all but what is done with them."""
+    own = {"training", "rates", "head", "vectors", "experts", "granularity", "init", "cache_gb", "base"}
+    return recipe.system, recipe.model_dump_json(exclude={*own, "allow_leaks"})
+
+
+def _check_corpus(path: str) -> CorpusCheck:
+    corpus = PreparedCorpus.load(Path(path))
+    missing = [str(file) for file in corpus.audio_files() if not file.is_file()]
+    shown = ", ".join(missing[:_SHOWN])
+    more = f" and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else ""
+    return CorpusCheck(
+        path,
+        corpus.name,
+        {split: corpus.summary.splits[split].clips for split in corpus.splits},
+        PAPER_CLIPS if corpus.name == "msp-podcast" else {},
+        shown + more,
+    )
+
+
+def _loads(sources: Sources, sizes: EncoderSizes) -> Loads:
+    def load(source: Any) -> Load:
+        return Load.of(sizes, (source.sample_counts(ids) for ids in source.plan(0)))
+
+    return Loads(
+        load(sources.train),
+        None if sources.dev is None else load(sources.dev),
+        {split: load(source) for split, source in sources.evaluated.items()},
+    )

@@ -1,0 +1,67 @@
+"""A dry run of a table: its corpora where they are prepared, its recipes with what is still to be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from voxstrata.corpora.msp_podcast import PAPER_CLIPS
+from voxstrata.errors import VoxstrataError
+from voxstrata.experiments.corpora import corpus_folder, how_to_prepare
+from voxstrata.experiments.dry_run import DryRun, dry_run
+from voxstrata.experiments.estimate import Assumptions
+from voxstrata.experiments.table import Scale, Table, order, points, run_values, substitute
+from voxstrata.recipes.reading import validate
+from voxstrata.recipes.schema import AnyRecipe
+
+
+def dry_run_table(
+    table: Table, scale_name: str, *, out: Path, data: Path | None, assumed: Assumptions | None = None
+) -> DryRun:
+    """Checks all runs of a scale, without preparing a corpus or reading a weight.
+
+    Args:
+        table: what would be run.
+        scale_name: one of its scales.
+        out: folder for runs, corpora and tables.
+        data: root of the corpora's folders.
+        assumed: behind the costs; None takes the defaults.
+
+    Raises:
+        RecipeError: if there is no such scale, or runs need each other in a circle.
+    """
+    scale = table.scale(scale_name)
+    faults: list[str] = []
+    corpora: dict[str, str] = {}
+    unprepared: dict[str, Mapping[str, int]] = {}
+    for name, spec in scale.corpora.items():
+        folder = corpus_folder(name, spec, out / "corpora", data)
+        corpora[f"$corpus.{name}"] = str(folder)
+        if not (folder / "corpus.json").is_file():
+            faults.append(_unprepared(name, scale, out, data))
+            # Of the corpora that readers know, the paper tells of one how many clips it has.
+            unprepared[str(folder)] = PAPER_CLIPS if spec.reader == "msp-podcast" else {}
+    runs: dict[str, AnyRecipe] = {}
+    folders: dict[str, str] = {}
+    for point in points(scale.axes):
+        told = [f"{key[1:]} {value}" for key, value in point.items() if value is not None]
+        label = f" ({', '.join(told)})" if len(list(points(scale.axes))) > 1 else ""
+        # A run's folder is named by its base's weights, which are not read here.
+        known = {**corpora, **point, **{f"$run.{name}": f"$run.{name}{label}" for name in table.runs}}
+        for name in order(table, scale):
+            try:
+                recipe = validate(substitute(run_values(table, scale, name), known), f"run {name}")
+            except VoxstrataError as fault:
+                faults.append(str(fault))
+                continue
+            runs[f"{name}{label}"] = recipe
+            folders[f"$run.{name}{label}"] = f"{name}{label}"
+    return dry_run(runs, out, folders=folders, unprepared=unprepared, faults=faults, assumed=assumed)
+
+
+def _unprepared(name: str, scale: Scale, out: Path, data: Path | None) -> str:
+    try:
+        how = how_to_prepare(name, scale.corpora[name], out / "corpora", data)
+    except VoxstrataError as fault:
+        return str(fault)
+    return f"corpus {name} is not prepared yet; prepare it: {how}"

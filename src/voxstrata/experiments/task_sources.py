@@ -1,0 +1,144 @@
+"""Batches of a recipe with several tasks, each from its own corpora."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from lhotse.cut import Cut
+
+from voxstrata.batches.augment import Augmentation
+from voxstrata.batches.clips import TextEncoder
+from voxstrata.batches.source import BatchOptions, BatchSource
+from voxstrata.batches.task_schedule import TaskBatches, TasksInTurn
+from voxstrata.errors import CorpusError, RecipeError
+from voxstrata.experiments.cuts import read_cuts, task_corpora
+from voxstrata.heads.tasks import EMOTION, Task
+from voxstrata.labels import LabelSet
+from voxstrata.recipes.schema import HarmoniFuseRecipe, TaskUse
+from voxstrata.speech_lm.pretrained import load_tokenizer
+from voxstrata.vocabulary import Vocabulary
+
+#: The field of a task that transcribes.
+TRANSCRIPT = "transcript"
+#: Fields of tasks that are named as in the paper.
+_FIELDS = {"asr": TRANSCRIPT, "ser": EMOTION}
+
+
+@dataclass(frozen=True)
+class TaskSources:
+    """Batches of several tasks.
+
+    Args:
+        train: in the order of the schedule, without end.
+        dev: whole clips, task by task; None where no task has dev clips.
+        evaluated: split -> whole clips that predictions are written for, task by task.
+        tasks: with their classes.
+        vocabulary: characters of the training texts and the recipe's alphabet.
+    """
+
+    train: TaskBatches
+    dev: TasksInTurn | None
+    evaluated: dict[str, TasksInTurn]
+    tasks: tuple[Task, ...]
+    vocabulary: Vocabulary
+
+
+class _Unwritten:
+    """Texts that are scored as they are, so that no character in them is a fault."""
+
+    def encode(self, text: str) -> list[int]:
+        return []
+
+
+def build_task_sources(recipe: HarmoniFuseRecipe) -> TaskSources:
+    """The batches of a recipe; labels and characters come from its training clips where it names none.
+
+    Raises:
+        RecipeError: if tasks do not go together, or there is nothing to train on.
+        CorpusError: if a task's corpora have not what it needs.
+        LabelError: if a label is outside its task's label set, or a text cannot be written.
+    """
+    tasks = tuple(_task(recipe, name, use) for name, use in recipe.tasks.items())
+    vocabulary = Vocabulary.of([recipe.data.alphabet, *_texts(recipe)])
+    encoder: TextEncoder = (
+        vocabulary if recipe.lm.pretrained is None else load_tokenizer(recipe.lm.pretrained)
+    )
+    augment = Augmentation(**recipe.data.augment.model_dump())
+    trained, whole, scored = {}, {}, {}
+    for task in tasks:
+        use = recipe.tasks[task.name]
+        words = task.labels is None
+        options = BatchOptions(
+            batch_size=use.batch_size or recipe.data.batch_size,
+            seed=recipe.seed,
+            labels=task.labels,
+            field=EMOTION if words else task.field,
+            targets=recipe.data.targets if task.field == EMOTION else "consensus",
+            smoothing=recipe.data.smoothing,
+            vocabulary=encoder if words else None,
+            augment=None if augment.is_off else augment,
+            task=task.name,
+        )
+        trained[task.name] = _source(recipe, task, "train", options)
+        whole[task.name] = replace(options, shuffle=False, augment=None)
+        scored[task.name] = replace(whole[task.name], vocabulary=_Unwritten() if words else None)
+    train = TaskBatches(
+        trained,
+        {name: use.share for name, use in recipe.tasks.items()},
+        seed=recipe.seed,
+        accumulate=recipe.training.accumulate,
+    )
+    dev = _in_turn(recipe, tasks, "dev", whole)
+    found = {split: _in_turn(recipe, tasks, split, scored) for split in ("dev", "test")}
+    evaluated = {split: batches for split, batches in found.items() if batches is not None}
+    return TaskSources(train, dev, evaluated, tasks, vocabulary)
+
+
+def field_of(name: str, use: TaskUse) -> str:
+    """What of a clip answers a task."""
+    return use.field or _FIELDS.get(name, name)
+
+
+def _task(recipe: HarmoniFuseRecipe, name: str, use: TaskUse) -> Task:
+    field = field_of(name, use)
+    if field == TRANSCRIPT:
+        if use.labels is not None:
+            raise RecipeError(f"tasks.{name} transcribes and has labels; leave them out, or name its field")
+        return Task(name, weight=use.weight)
+    if use.labels is not None:
+        return Task(name, LabelSet(use.labels), field, use.weight)
+    cuts = _cuts(recipe, use, "train")
+    told = {label for cut in cuts if (label := (cut.supervisions[0].custom or {}).get(field))}
+    if len(told) < 2:
+        shown = f"only {next(iter(told))!r}" if told else "nothing"
+        raise CorpusError(
+            f"tasks.{name} asks for {field}, and its training clips tell {shown} of it; name another field, "
+            "or other corpora"
+        )
+    return Task(name, LabelSet(tuple(sorted(map(str, told)))), field, use.weight)
+
+
+def _texts(recipe: HarmoniFuseRecipe) -> Iterator[str]:
+    for name, use in recipe.tasks.items():
+        if field_of(name, use) == TRANSCRIPT:
+            yield from (cut.supervisions[0].text or "" for cut in _cuts(recipe, use, "train"))
+
+
+def _cuts(recipe: HarmoniFuseRecipe, use: TaskUse, split: str) -> Iterator[Cut]:
+    return read_cuts(task_corpora(recipe, use), split)
+
+
+def _source(recipe: HarmoniFuseRecipe, task: Task, split: str, options: BatchOptions) -> BatchSource:
+    try:
+        return BatchSource(_cuts(recipe, recipe.tasks[task.name], split), options)
+    except CorpusError as fault:
+        raise CorpusError(f"tasks.{task.name}, {split}: {fault}") from None
+
+
+def _in_turn(
+    recipe: HarmoniFuseRecipe, tasks: tuple[Task, ...], split: str, options: dict[str, BatchOptions]
+) -> TasksInTurn | None:
+    there = [task for task in tasks if next(_cuts(recipe, recipe.tasks[task.name], split), None) is not None]
+    sources = {task.name: _source(recipe, task, split, options[task.name]) for task in there}
+    return TasksInTurn(sources) if sources else None

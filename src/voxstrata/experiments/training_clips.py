@@ -1,0 +1,170 @@
+"""What a run was trained on: a list of clips in its folder, with its parents' lists carried along.
+
+The list holds hashes, not words or samples: enough to find a clip again, too little to pass a corpus on.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lhotse.cut import Cut
+
+from voxstrata.backbone.locate import packaged
+from voxstrata.corpora.pseudo_labels import SOURCE as PSEUDO_LABELS
+from voxstrata.corpora.transcripts import normalize_transcript
+from voxstrata.errors import VoxstrataError
+from voxstrata.merging.task_vector import is_task_vector, source_of_vector
+from voxstrata.runs import TRAINING_CLIPS, atomic_write
+
+FORMAT = 1
+#: Hexadecimal digits of a hash that are kept: among 10^6 clips two agree by chance once in 10^7 lists.
+_DIGITS = 16
+#: Where a model lies below the folder that holds its list.
+_BELOW = ("encoder", "model", "model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class ClipTrace:
+    """By what a clip is found again.
+
+    Args:
+        id: of the clip.
+        speaker: None where it is not known.
+        audio: first digits of the hash of its samples; "" where it is not known.
+        sentence: first digits of the hash of its normalised transcript; None without one.
+    """
+
+    id: str
+    speaker: str | None
+    audio: str
+    sentence: str | None
+
+    @classmethod
+    def of(cls, cut: Cut) -> ClipTrace:
+        """The trace of a prepared clip."""
+        (supervision,) = cut.supervisions
+        text = normalize_transcript(supervision.text) if supervision.text else None
+        audio = str((cut.custom or {}).get("audio_sha256", ""))[:_DIGITS]
+        return cls(cut.id, supervision.speaker, audio, None if text is None else _hash(text))
+
+
+def has_pseudo_label(cut: Cut) -> bool:
+    """Whether a model gave the clip's emotion."""
+    return (cut.supervisions[0].custom or {}).get("emotion_source") == PSEUDO_LABELS
+
+
+@dataclass(frozen=True, order=True)
+class Use:
+    """One use of clips.
+
+    Args:
+        stage: one of `recipes.leaks.STAGES`, or "selection" (the loss on them chose the weights).
+        run: name of the run folder.
+    """
+
+    stage: str
+    run: str
+
+
+@dataclass(frozen=True)
+class TrainingClips:
+    """What a model has heard.
+
+    Args:
+        uses: use -> its clips.
+        unknown: what no list is known of, one line each.
+    """
+
+    uses: Mapping[Use, frozenset[ClipTrace]] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
+
+    def with_parent(self, other: TrainingClips) -> TrainingClips:
+        """Both together."""
+        uses = dict(self.uses)
+        for use, clips in other.uses.items():
+            uses[use] = uses.get(use, frozenset()) | clips
+        return TrainingClips(uses, tuple(dict.fromkeys([*self.unknown, *other.unknown])))
+
+    def write(self, path: Path) -> None:
+        """Writes the list: a line that tells the uses, then a line a clip; the bytes follow from the list."""
+        names = sorted(self.uses)
+        used: dict[ClipTrace, list[int]] = {}
+        for number, use in enumerate(names):
+            for clip in self.uses[use]:
+                used.setdefault(clip, []).append(number)
+        head = {"format": FORMAT, "uses": [[use.stage, use.run] for use in names], "unknown": self.unknown}
+        rows = [[c.id, c.speaker, c.audio, c.sentence, numbers] for c, numbers in used.items()]
+        rows.sort(key=lambda row: (row[0], row[2], row[1] or "", row[3] or ""))
+        lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in [head, *rows])
+        atomic_write(path, gzip.compress(f"{lines}\n".encode(), mtime=0))
+
+    @classmethod
+    def read(cls, path: Path) -> TrainingClips:
+        """Reads a list.
+
+        Raises:
+            VoxstrataError: if the file is none, or one of another format.
+        """
+        try:
+            with gzip.open(path, "rt", encoding="utf-8") as file:
+                head: dict[str, Any] = json.loads(next(file))
+                if head["format"] != FORMAT:
+                    raise VoxstrataError(
+                        f"{path} has format {head['format']}, this version reads {FORMAT}; update voxstrata"
+                    )
+                names = [Use(*pair) for pair in head["uses"]]
+                uses: list[set[ClipTrace]] = [set() for _ in names]
+                for line in file:
+                    *trace, numbers = json.loads(line)
+                    for number in numbers:
+                        uses[number].add(ClipTrace(*trace))
+                clips = map(frozenset, uses)
+                return cls(dict(zip(names, clips, strict=True)), tuple(head["unknown"]))
+        except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, StopIteration) as fault:
+            raise VoxstrataError(
+                f"{path} is no list of training clips ({type(fault).__name__}); train that run again, or "
+                "remove the file: then what it was trained on counts as not known"
+            ) from None
+
+
+def training_clips_of(source: str | Path, role: str) -> TrainingClips:
+    """What a model was trained on, as far as a list beside it tells.
+
+    Args:
+        source: a run, a model folder or a checkpoint in one, a saved task vector, a packaged name, a hub id.
+        role: what the model is to the run that asks, for the line that says that nothing is known.
+
+    Raises:
+        VoxstrataError: if there is a list that cannot be read.
+    """
+    path = list_of(source)
+    if path is not None:
+        return TrainingClips.read(path)
+    kind = "packaged" if packaged(str(source)) else "published" if not Path(source).exists() else "given"
+    return TrainingClips(unknown=(f"{role} {source}: {kind} without a list of its training clips",))
+
+
+def list_of(source: str | Path) -> Path | None:
+    """The list of a model's training clips; None where there is none."""
+    if (folder := packaged(str(source))) is not None:
+        place = folder
+    else:
+        place = Path(source)
+        if place.is_file() and is_task_vector(place):
+            return list_of(source_of_vector(place))
+    while True:
+        if (place / TRAINING_CLIPS).is_file():
+            return place / TRAINING_CLIPS
+        if place.name not in _BELOW:
+            return None
+        place = place.parent
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]

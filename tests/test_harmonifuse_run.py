@@ -1,0 +1,245 @@
+"""HarmoniFuse from a recipe to a recognizer: one run, its model folder, what is refused, and a real kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tiny_harmonifuse import ASR, GENDER, LABELS, SER, SMALL, build, moved
+from toy_tasks import recipe, two_corpora, write_corpus
+from voxstrata.backbone.encoder import load_backbone
+from voxstrata.errors import CorpusError, RecipeError, VoxstrataError
+from voxstrata.experiments.build import build_system
+from voxstrata.experiments.run import execute
+from voxstrata.experiments.sources import build_sources
+from voxstrata.inference.path import predict
+from voxstrata.inference.recognizer import Recognizer
+from voxstrata.predictions import read_predictions
+from voxstrata.runs import RunFolder
+from voxstrata.systems.harmonifuse import HarmoniFuse
+from voxstrata.systems.model_folder import load_model, save_model
+from voxstrata.training.options import Progress
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory) -> dict[str, str]:
+    return two_corpora(tmp_path_factory.mktemp("corpora"))
+
+
+def three_tasks(corpora: dict[str, str]) -> dict[str, Any]:
+    return {"gender": {"corpora": [{"path": corpora["feelings"]}], "share": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def run(encoder_folder, corpora, tmp_path_factory) -> RunFolder:
+    chosen = recipe(encoder_folder, corpora, tasks=three_tasks(corpora), training={"validate_every": 4})
+    return execute(chosen, RunFolder(tmp_path_factory.mktemp("runs") / "harmonifuse"))
+
+
+def test_a_clip_of_several_tasks_has_one_row_with_all_answers(run):
+    rows = read_predictions(run.predictions("test"))
+    assert len({row.id for row in rows}) == len(rows) == 7
+    for row in rows:
+        felt = "feelings" in row.id
+        assert (row.emotion is not None) == (row.reference_emotion is not None) == felt
+        assert (row.classes is not None) == (row.reference_classes is not None) == felt
+        assert (row.transcript is not None) == (row.reference_transcript is not None) == (not felt)
+        if felt:
+            assert set(row.classes["gender"]) == {"female", "male"}
+            assert sum(row.classes["gender"].values()) == pytest.approx(1)
+
+
+def test_every_task_is_scored(run):
+    scores = json.loads(run.metrics.read_text())["test"]
+    assert scores["clips"] == 7
+    assert {"uar", "accuracy"} <= scores["emotion"].keys() and "wer" in scores["transcript"]
+    gender = scores["classes"]["gender"]
+    assert gender["labels"] == ["female", "male"] and sum(gender["support"].values()) == 4
+    right = [row.reference_classes["gender"] == max(row.classes["gender"], key=row.classes["gender"].get)
+             for row in read_predictions(run.predictions("test")) if row.classes]  # fmt: skip
+    assert gender["accuracy"]["value"] == pytest.approx(sum(right) / 4)
+
+
+def test_validation_tells_each_task_and_chooses_by_their_mean(run):
+    rows = run.journal_rows("validation")
+    assert [row["step"] for row in rows] == [4, 8]
+    for row in rows:
+        losses = [row[f"loss/{task}"] for task in ("asr", "ser", "gender")]
+        assert row["loss"] == pytest.approx(sum(losses) / 3)
+        assert sum(row[f"gate/ser/{layer}"] for layer in (1, 2)) == pytest.approx(1)
+        assert sum(row[f"alpha/asr/{layer}"] for layer in (1, 2)) == pytest.approx(1)
+
+
+def test_a_recognizer_hears_all_tasks(run, corpora):
+    recording = Path(corpora["words"]).parent / "00.wav"
+    heard = Recognizer.load(run.path)(recording)
+    assert heard.emotion in heard.probabilities and heard.transcript is not None
+    assert set(heard.classes["gender"]) == {"female", "male"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [SMALL, replace(SMALL, encoder_trained="all", class_answers="words", prompt_tokens=2)],
+)
+@torch.no_grad()
+def test_a_model_folder_gives_the_same_answers(options, encoder_folder, emotion_batch, tmp_path):
+    system = moved(
+        build(load_backbone(encoder_folder), (ASR, SER, GENDER), options, letters="abdefglmnorsutiy")
+    )
+    for parameter in system.encoder_parameters:
+        parameter += 0.01 * torch.randn(parameter.shape)
+    save_model(system, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert isinstance(loaded, HarmoniFuse) and loaded.options == system.options
+    assert loaded.tasks == system.tasks and not any(p.requires_grad for p in loaded.parameters())
+    assert list(predict(loaded, [emotion_batch])) == list(predict(system, [emotion_batch]))
+
+
+def refused(encoder_folder, corpora, **changes: Any) -> str:
+    with pytest.raises(VoxstrataError) as fault:
+        build_sources(recipe(encoder_folder, corpora, **changes))
+    assert "\n" not in str(fault.value)
+    return f"{type(fault.value).__name__}: {fault.value}"
+
+
+def test_a_corpus_without_what_its_task_needs_is_refused_in_one_line(encoder_folder, corpora):
+    feelings = [{"path": corpora["feelings"]}]
+    told = refused(encoder_folder, corpora, tasks={"asr": {"corpora": feelings}})
+    assert told.startswith("CorpusError: tasks.asr, train: no clip is left") and "no transcript" in told
+    told = refused(encoder_folder, corpora, tasks={"accent": {"corpora": feelings}})
+    assert told.startswith("CorpusError: tasks.accent asks for accent, and its training clips tell nothing")
+    told = refused(encoder_folder, corpora, tasks={"ser": {"labels": ["anger", "neutral"]}})
+    assert told.startswith("LabelError") and "emotion 'sadness'; the label set has anger, neutral" in told
+    assert "leave them out" in refused(encoder_folder, corpora, tasks={"asr": {"labels": ["a", "b"]}})
+
+
+def test_text_outside_the_vocabulary_is_refused_in_dev_and_scored_in_test(encoder_folder, corpora, tmp_path):
+    strange = {"splits": ["dev"], "path": str(write_corpus(tmp_path, "dev", (1, 2, 1), text=("zebra",)))}
+    uses = [{"path": corpora["words"], "splits": ["train", "test"]}, strange]
+    told = refused(encoder_folder, corpora, tasks={"asr": {"corpora": uses}})
+    assert told.startswith("LabelError") and "outside the vocabulary" in told
+    uses = [{"path": corpora["words"], "splits": ["train"]}, strange | {"splits": ["test"]}]
+    sources = build_sources(recipe(encoder_folder, corpora, tasks={"asr": {"corpora": uses}}))
+    assert sources.evaluated["test"].clips()["asr"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"data": {"crop_s": 2}}, "crop_s cuts words off"),
+        ({"data": {"labels": ["a", "b"]}}, "tasks.ser.labels"),
+        ({"data": {"targets": "dimensions"}}, "no task of harmonifuse"),
+        ({"encoder_fusion": {"mode": "fixed"}}, "layer goes with mode fixed"),
+        ({"lm": {"size": 36, "heads": 4}}, "multiple of twice"),
+        ({"decoding": {"repeats": 1}}, "repeats is 1"),
+        ({"tasks": {"asr": None, "ser": None}}, "at least 1 item"),
+        ({"tasks": {"ser": {"share": 0}}}, "greater than 0"),
+    ],
+)
+def test_recipes_that_do_not_hold_are_refused(changes, told, encoder_folder, corpora):
+    with pytest.raises(RecipeError, match=told):
+        recipe(encoder_folder, corpora, **changes)
+
+
+def test_one_id_for_two_clips_of_two_tasks_is_refused(encoder_folder, corpora, tmp_path):
+    shutil.copytree(Path(corpora["feelings"]).parent, tmp_path / "copy")
+    other = write_corpus(tmp_path, "feelings", (12, 4, 4), text=("ab",))
+    chosen = recipe(encoder_folder, corpora, tasks={"asr": {"corpora": [{"path": str(other)}]}})
+    with pytest.raises(CorpusError, match="stands for two recordings"):
+        execute(chosen, RunFolder(tmp_path / "run"))
+
+
+def test_a_task_that_is_null_is_left_out_and_weights_are_as_told(encoder_folder, corpora):
+    chosen = recipe(encoder_folder, corpora, tasks={"asr": None}, class_weights="balanced")
+    system = build_system(chosen, build_sources(chosen), lambda line: None)
+    assert list(system.tasks) == ["ser"] and system.tasks["ser"].labels == LABELS
+    assert system.class_weights_ser.shape == (3,)
+    assert not any("class_weights" in name for name in system.state_dict())
+
+
+def resume_from_kills(base: str, words: str, feelings: str, folder: str) -> None:
+    """Three processes that kill themselves between two checkpoints, then one that ends."""
+    chosen = recipe(
+        base,
+        {"words": words, "feelings": feelings},
+        training={"steps": 14, "accumulate": 2, "checkpoint_every_steps": 3, "validate_every": 5},
+    )
+    for last in (2, 5, 10, None):
+
+        def die(now: Progress, last: int | None = last) -> None:
+            if now.step == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        pid = os.fork()
+        if pid == 0:
+            execute(chosen, RunFolder(Path(folder)), progress=die)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        if last is None:
+            execute(chosen, RunFolder(Path(folder).with_name("undisturbed")))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are made by fork")
+def test_killed_between_checkpoints_it_ends_with_the_same_model_and_answers(
+    encoder_folder, corpora, tmp_path
+):
+    given = [str(encoder_folder), corpora["words"], corpora["feelings"], str(tmp_path / "killed")]
+    done = subprocess.run([sys.executable, __file__, *given], capture_output=True, text=True, timeout=280)
+    assert done.stdout.split() == ["-9", "-9", "-9", "0"], done.stderr
+    ours, theirs = RunFolder(tmp_path / "killed"), RunFolder(tmp_path / "undisturbed")
+    for name in ("model/head.safetensors", "predictions/test.jsonl", "metrics.json"):
+        assert (ours.path / name).read_bytes() == (theirs.path / name).read_bytes(), name
+    for kind in ("step", "validation"):
+        rows, expected = ours.journal_rows(kind), theirs.journal_rows(kind)
+        assert [{**row, "time_s": 0} for row in rows] == [{**row, "time_s": 0} for row in expected]
+
+
+@pytest.mark.slow
+def test_two_processes_leave_the_run_of_one(encoder_folder, corpora, tmp_path):
+    import two_processes
+    from voxstrata.recipes.reading import dump
+
+    chosen = recipe(
+        encoder_folder,
+        corpora,
+        tasks=three_tasks(corpora),
+        training={"steps": 6, "accumulate": 2, "validate_every": 3},
+    )
+    alone = execute(chosen, RunFolder(tmp_path / "alone"))
+    (tmp_path / "recipe.yaml").write_text(dump(chosen))
+    arguments = ["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "together")]
+    started = two_processes.launch([two_processes.__file__, "command", *arguments], tmp_path)
+    _, err = started.communicate(timeout=280)
+    assert started.returncode == 0, err
+    together = RunFolder(tmp_path / "together")
+    for kind in ("step", "validation"):
+        rows, expected = together.journal_rows(kind), alone.journal_rows(kind)
+        assert len(rows) == len(expected) > 0
+        for row, other in zip(rows, expected, strict=True):
+            assert row.keys() == other.keys()
+            numbers = [key for key, value in row.items() if isinstance(value, float) and key != "time_s"]
+            # Alpha is weighed by positions in a process, by clips over processes.
+            plain = [key for key in numbers if not key.startswith("alpha/asr")]
+            assert [row[key] for key in plain] == pytest.approx([other[key] for key in plain], abs=1e-5)
+    ours, theirs = (read_predictions(run.predictions("test")) for run in (together, alone))
+    assert [row.id for row in ours] == [row.id for row in theirs]
+    for row, other in zip(ours, theirs, strict=True):
+        assert row.transcript == other.transcript
+        assert row.classes == (
+            other.classes and {k: pytest.approx(v, abs=1e-4) for k, v in other.classes.items()}
+        )
+
+
+if __name__ == "__main__":
+    resume_from_kills(*sys.argv[1:])

@@ -1,0 +1,116 @@
+"""The packaged table of HarmoniFuse: every scale's recipes hold, and a toy scale runs to its page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from voxstrata.experiments.reproduce import plan
+from voxstrata.experiments.table import read_table
+from voxstrata.recipes.reading import merged_values, read_yaml
+from voxstrata.recipes.schema import HarmoniFuseRecipe
+
+TABLE = read_table("harmonifuse")
+SINGLE = {f"{task}-{form}" for task in ("asr", "ser") for form in ("middle", "last", "gated")}
+
+
+def planned(scale_name: str, out: Path) -> dict[str, HarmoniFuseRecipe]:
+    scale = TABLE.scale(scale_name)
+    corpora = {name: SimpleNamespace(folder=out / name, fingerprint=name) for name in scale.corpora}
+    runs = plan(TABLE, scale, corpora, out)
+    assert len({run.folder.path for run in runs}) == len(runs), "two rows are one"
+    return {run.name: run.recipe for run in runs if isinstance(run.recipe, HarmoniFuseRecipe)}
+
+
+@pytest.mark.parametrize("scale", ["demo", "real", "synth"])
+def test_rows_differ_in_what_they_are_named_by_and_in_nothing_else(scale, tmp_path):
+    runs = planned(scale, tmp_path)
+    both = runs["both"]
+    told = {name: (r.encoder_fusion.mode, r.layer_fusion.scores, tuple(r.tasks)) for name, r in runs.items()}
+    assert told["both"] == ("gated", "both", ("asr", "ser"))
+    assert told["none"] == ("last", "last", ("asr", "ser"))
+    assert told["lm-fusion"] == ("last", "both", ("asr", "ser"))
+    assert told["gated"] == told["gated-shared"] == ("gated", "last", ("asr", "ser"))
+    assert (runs["gated"].encoder_fusion.per_task, runs["gated-shared"].encoder_fusion.per_task) == (
+        True,
+        False,
+    )
+    assert told["three-tasks"][2] == ("asr", "ser", "gender")
+    assert runs["ser-middle"].encoder_fusion.layer == runs["asr-middle"].encoder_fusion.layer == 3
+    assert runs["both-merged"].base.startswith(str(tmp_path / "merged-"))
+    assert {name for name in runs if len(runs[name].tasks) == 1} == SINGLE
+    for name, recipe in runs.items():
+        assert (recipe.training, recipe.rates, recipe.lm) == (both.training, both.rates, both.lm), name
+        for task, use in recipe.tasks.items():
+            assert task == "gender" or use == both.tasks[task], name
+
+
+def test_the_papers_numbers_stand_at_its_model_alone():
+    assert {row.run: row.paper for row in TABLE.rows if row.paper} == {
+        "both": {"uar": 76.51, "accuracy": 76.31, "wer": 3.5}
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_toy_scale_runs_from_nothing_to_a_page_and_a_recognizer(tiny_encoder, tmp_path):
+    tiny_encoder().save(tmp_path / "base")
+    length = {"epochs": 1, "steps": None, "warmup_steps": 0}
+    content = read_yaml("harmonifuse", "tables")
+    speech = {"clips": [40, 8, 12], "voices": [4, 2, 2], "labelled": 1.0, "seed": 3}
+    toy = {
+        "corpora": {"speech": {"synth": speech}, "reading": {"synth": speech | {"read": True, "seed": 4}}},
+        "axes": {"seed": [0]},
+        "set": {
+            "all": {"base": str(tmp_path / "base"), "data": {"corpora": [{"path": "$corpus.speech"}]}},
+            "finetune-ser": {"training": length},
+            "finetune-asr": {"training": length},
+            "adaltm": {"training": length},
+            "harmonifuse": {
+                "tasks": {"asr": {"corpora": [{"path": "$corpus.reading"}]}},
+                "lm": {"layers": 2, "size": 32, "heads": 2, "feed_forward": 64},
+                "connector": {"width": 32},
+                "decoding": {"tokens_per_s": 2.0, "tokens_extra": 1},
+                "training": {"steps": 3, "warmup_steps": 1},
+            },
+        },
+        "runs": {"merged": {"vectors": {"asr": "$run.asr-expert"}}},
+    }
+    content["runs"] = merged_values(
+        content["runs"],
+        {name: {"set": {"encoder_fusion": {"layer": 1}}} for name in ("asr-middle", "ser-middle")},
+    )
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(content | {"scales": {"toy": toy}}))
+    command = [sys.executable, "-m", "voxstrata.cli.main"]
+    done = subprocess.run(
+        [*command, "reproduce", "toy.yaml", "--scale", "toy", "--json"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=800, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
+    for name, row in rows.items():
+        expected = {"asr": {"wer"}, "ser": {"uar", "accuracy"}}.get(
+            name.split("-")[0], {"uar", "accuracy", "wer"}
+        )
+        assert row["metrics"].keys() == expected | ({"uar_gender"} if name == "three-tasks" else set()), name
+    run = (tmp_path / "runs" / "tables" / "toy-toy" / rows["three-tasks"]["runs"][0]).resolve()
+    page = (run / "report.html").read_text()
+    assert "Prompt-adaptive layer fusion" in page and "UAR gender" in page
+    assert "76.5" in (tmp_path / "runs" / "tables" / "toy-toy" / "report.html").read_text()
+    recording = next((tmp_path / "runs" / "corpora").rglob("*.wav"), None) or next(
+        (tmp_path / "runs" / "corpora").rglob("*.flac")
+    )
+    heard = subprocess.run(
+        [*command, "predict", str(recording), "--model", str(run)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert heard.returncode == 0, heard.stderr
+    assert "gender: " in heard.stdout and "neutral" in heard.stdout

@@ -1,0 +1,351 @@
+"""What a run is tested on must not have been trained on, by itself or by what it builds on."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxstrata.corpora.clip import Clip
+from voxstrata.corpora.prepared import PreparedCorpus, write_prepared
+from voxstrata.corpora.ravdess import EMOTIONS as RAVDESS_EMOTIONS
+from voxstrata.corpora.ravdess import FOLDS
+from voxstrata.corpora.ravdess import read as read_ravdess
+from voxstrata.corpora.summary import summarize
+from voxstrata.errors import RecipeError, VoxstrataError
+from voxstrata.experiments.leak_guard import compare, guard
+from voxstrata.experiments.leak_report import LeakError, LeakReport
+from voxstrata.experiments.reproduce import plan
+from voxstrata.experiments.run import execute
+from voxstrata.experiments.sources import build_sources
+from voxstrata.experiments.table import Table, read_table
+from voxstrata.experiments.training_clips import ClipTrace, TrainingClips, Use, training_clips_of
+from voxstrata.recipes.leaks import LEAKS, MATCHES, SPLITS, STAGES
+from voxstrata.recipes.reading import validate
+from voxstrata.reporting.contents import read_run
+from voxstrata.reporting.sections import leak_lines
+from voxstrata.runs import RunFolder
+
+SER = {"system": "finetune", "task": "ser", "training": {"steps": 1}}
+
+
+def trace(
+    name: str = "x",
+    *,
+    id: str | None = None,
+    speaker: str | None = "",
+    audio: str | None = None,
+    sentence: str | None = None,
+) -> ClipTrace:
+    """A clip that shares nothing with clips of another name but what is given."""
+    return ClipTrace(id or name, f"{name}-speaker" if speaker == "" else speaker, audio or name, sentence)
+
+
+def corpus(
+    folder: Path, *clips: tuple[str, str, str | None, str], audio: dict[str, str] | None = None
+) -> str:
+    """A prepared corpus of (id, split, speaker, text); audio hashes follow from the ids unless given."""
+    found = [
+        Clip(name, folder / f"{name}.wav", who, split, ("anger", "fear")[i % 2], text=text)
+        for i, (name, split, who, text) in enumerate(clips)
+    ]
+    known = [(8000, (audio or {}).get(clip.id, f"{clip.id:0>16}")) for clip in found]
+    summary = summarize(found, [8000] * len(found), ("anger", "fear"))
+    write_prepared(folder, "made", found, known, labels=("anger", "fear"), folds=(), summary=summary)
+    return str(folder)
+
+
+def report(*corpora: str) -> LeakReport:
+    data = {"corpora": [{"path": path} for path in corpora], "labels": ["anger", "fear"]}
+    read = validate(SER | {"data": data}, "made")
+    return guard(read, build_sources(read), "this").report
+
+
+def test_names_of_leaks_are_every_stage_against_every_split_by_every_match() -> None:
+    assert len(LEAKS) == len(STAGES) * len(SPLITS) * len(MATCHES) == 30
+    with pytest.raises(RecipeError, match="fine-tuning/train/speaker: a leak is named STAGE/SPLIT/MATCH"):
+        validate(SER | {"allow_leaks": ["fine-tuning/train/speaker"]}, "r")
+
+
+@pytest.mark.parametrize("name", sorted(LEAKS))
+def test_each_kind_is_caught_and_can_be_allowed_and_is_no_other_kind(name: str) -> None:
+    stage, split, match = name.split("/")
+    met = {"speaker": {"speaker": "ann"}, "clip": {"id": "0001"}, "audio": {"audio": "ab12"}}[match]
+    trained = TrainingClips({Use(stage, "expert"): frozenset([trace("a", **met), trace("other")])})
+    tested = {split: [trace("b", **met)], "dev" if split == "test" else "test": [trace("c")]}
+    (leak,) = compare(trained, tested).leaks
+    assert (leak.name, leak.run, leak.found, leak.clips) == (name, "expert", 1, 1)
+    with pytest.raises(LeakError, match=rf"in the {stage} of expert .*allow_leaks=\[{name}\]"):
+        compare(trained, tested, LEAKS - {name}).require_none()
+    allowed = compare(trained, tested, [name])
+    allowed.require_none()
+    assert allowed.leaks == (replace(leak, allowed=True),) and "leak allowed" in allowed.lines()[0]
+
+
+names = st.sampled_from("abcdef")
+clips = st.lists(st.builds(ClipTrace, names, st.none() | names, names, st.none() | names), max_size=6)
+
+
+@given(clips, clips)
+def test_what_is_found_is_what_a_plain_loop_finds(trained: list[ClipTrace], tested: list[ClipTrace]) -> None:
+    found = compare(TrainingClips({Use("fine-tuning", "x"): frozenset(trained)}), {"test": tested})
+    expected = {}
+    for match, field in {"speaker": "speaker", "clip": "id", "audio": "audio"}.items():
+        met = [o for o in tested if any(getattr(o, field) == getattr(t, field) is not None for t in trained)]
+        if met:
+            expected[f"fine-tuning/test/{match}"] = len(met)
+    assert {leak.name: leak.clips for leak in found.leaks} == expected
+    shared = sum(any(o.sentence == t.sentence is not None for t in trained) for o in tested)
+    assert sum(overlap.shared for overlap in found.sentences) == shared
+
+
+def test_sentences_and_stages_are_told_and_unknown_speakers_said() -> None:
+    same = trace("same", sentence="s1")
+    trained = TrainingClips(
+        {
+            Use("fine-tuning", "ser"): frozenset([same, trace("x", speaker=None)]),
+            Use("lambda-fit", "dual"): frozenset([same, trace("y")]),
+            Use("selection", "ser"): frozenset([trace("t")]),
+        }
+    )
+    found = compare(trained, {"test": [trace("t", sentence="s1"), trace("u", speaker=None)]})
+    found.require_none()
+    assert [(o.first, o.second, o.shared, o.of) for o in found.stages] == [
+        ("fine-tuning (ser)", "lambda-fit (dual)", 1, 2),
+        ("selection (ser)", "test", 1, 2),
+    ]
+    assert {(o.first, o.shared, o.of) for o in found.sentences} == {
+        ("fine-tuning (ser)", 1, 1), ("lambda-fit (dual)", 1, 1),
+    }  # fmt: skip
+    assert [line.split(":")[0] for line in found.unverified] == ["fine-tuning (ser)", "test"]
+
+
+def test_a_list_is_read_as_it_was_written_and_the_same_list_gives_the_same_bytes(tmp_path: Path) -> None:
+    uses = {Use(s, r): frozenset([trace(s), trace("both", speaker=None)]) for s, r in product(STAGES, "ab")}
+    TrainingClips(uses, ("base x: published",)).write(tmp_path / "one")
+    TrainingClips(dict(reversed(uses.items())), ("base x: published",)).write(tmp_path / "two")
+    assert TrainingClips.read(tmp_path / "one") == TrainingClips(uses, ("base x: published",))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    content = gzip.decompress((tmp_path / "one").read_bytes())
+    assert content.count(b'["both"') == 1, "a clip of several uses stands once"
+    (tmp_path / "cut").write_bytes((tmp_path / "one").read_bytes()[:-20])
+    (tmp_path / "new").write_bytes(gzip.compress(b'{"format": 9}\n'))
+    for name, message in {"cut": "no list of training clips", "new": "format 9"}.items():
+        with pytest.raises(VoxstrataError, match=message):
+            TrainingClips.read(tmp_path / name)
+
+
+def test_a_list_is_found_from_the_run_its_model_its_encoder_and_a_task_vector(
+    tmp_path: Path, encoder_folder: Path, expert_folders: dict[str, Path]
+) -> None:
+    from voxstrata.backbone.encoder import load_backbone
+    from voxstrata.merging.task_vector import TaskVector
+
+    encoder = tmp_path / "run" / "model" / "encoder"
+    load_backbone(expert_folders["ser"]).save(encoder)
+    listed = TrainingClips({Use("fine-tuning", "run"): frozenset([trace()])})
+    listed.write(RunFolder(tmp_path / "run").training_clips)
+    vector = TaskVector.between(load_backbone(encoder_folder), tmp_path / "run")
+    vector.save(tmp_path / "ser.safetensors")
+    places = [encoder.parents[1], encoder.parent, encoder, encoder / "model.safetensors"]
+    for place in [*places, tmp_path / "ser.safetensors"]:
+        assert training_clips_of(place, "vector ser") == listed, place
+    told = [training_clips_of(name, "base").unknown[0] for name in ("wavlm-tiny", "a/b", str(tmp_path))]
+    assert [line.split(": ")[1].split(" ")[0] for line in told] == ["packaged", "published", "given"]
+
+
+def test_only_clips_that_are_used_count_and_every_corpus_of_the_recipe(tmp_path: Path) -> None:
+    one = corpus(tmp_path / "one", ("a", "train", "ann", "hi there"), ("b", "test", "bob", "hi there"))
+    two = corpus(
+        tmp_path / "two", ("c", "train", "cyd", "no"), ("d", "dev", "bob", "so"), audio={"c": f"{'b':0>16}"}
+    )
+    found = report(one, two)
+    assert {leak.name for leak in found.leaks} == {"fine-tuning/test/audio"}
+    assert [(o.second, o.shared, o.of) for o in found.sentences] == [("test", 1, 1)]
+    assert found.checked == {"fine-tuning (this)": 2}
+    assert report(one).leaks == ()
+
+
+def test_an_expert_and_its_base_are_held_against_the_run_that_merges_it(tmp_path: Path) -> None:
+    mine = corpus(tmp_path / "mine", ("a", "train", "ann", "x"), ("b", "test", "bob", "y"))
+    base, expert = tmp_path / "base", tmp_path / "expert"
+    heard = TrainingClips({Use("pretraining", "base"): frozenset([trace("p", speaker="bob")])})
+    heard.write(RunFolder(base).training_clips)
+    tuned = TrainingClips({Use("fine-tuning", "expert"): frozenset([trace("q", audio=f"{'b':0>16}")])})
+    tuned.with_parent(heard).write(RunFolder(expert).training_clips)
+    merge = {"system": "adaltm", "vectors": {"ser": str(expert)}, "training": {"steps": 1}}
+    read = validate(merge | {"data": {"corpora": [{"path": mine}], "labels": ["anger", "fear"]}}, "merge")
+    found = guard(read, build_sources(read), "this")
+    assert {leak.name for leak in found.report.leaks} == {
+        "pretraining/test/speaker",
+        "fine-tuning/test/audio",
+    }
+    assert set(found.trained.uses) == {
+        Use("lambda-fit", "this"), Use("fine-tuning", "expert"), Use("pretraining", "base"),
+    }  # fmt: skip
+    assert found.report.unverified == ("base wavlm-tiny: packaged without a list of its training clips",)
+
+
+def test_pseudo_labels_are_a_use_of_their_own_and_their_giver_is_not_known(tmp_path: Path) -> None:
+    folder = Path(corpus(tmp_path / "c", ("a", "train", "ann", "x"), ("b", "test", "ann", "y")))
+    assert {leak.name for leak in report(str(folder)).leaks} == {"fine-tuning/test/speaker"}
+    clips = [
+        Clip(
+            n,
+            folder / n,
+            "ann",
+            s,
+            "anger",
+            extras={"emotion_source": "pseudo-labels"} if s == "train" else {},
+        )
+        for n, s in (("a", "train"), ("b", "test"))
+    ]
+    summary = summarize(clips, [8000, 8000], ("anger",))
+    write_prepared(
+        folder, "made", clips, [(8000, "1"), (8000, "2")], labels=("anger",), folds=(), summary=summary
+    )
+    found = report(str(folder))
+    assert {leak.name for leak in found.leaks} == {"pseudo-labels/test/speaker", "fine-tuning/test/speaker"}
+    assert any("1 training clips have labels of a model" in line for line in found.unverified)
+
+
+def test_a_run_that_leaks_is_refused_before_anything_is_written(
+    tmp_path: Path, encoder_folder: Path, corpus_folder: Path
+) -> None:
+    values = SER | {"base": str(encoder_folder), "data": {"corpora": [{"path": str(corpus_folder)}]}}
+    expert = execute(validate(values, "expert"), RunFolder(tmp_path / "expert"))
+    # The expert's test clips become the merge's training clips, and the other way round.
+    turned, cuts = tmp_path / "turned", list(PreparedCorpus.load(corpus_folder).cuts())
+    turn = {"train": "test", "test": "train", "dev": "dev"}
+    clips = [
+        Clip(
+            cut.id,
+            Path(cut.recording.sources[0].source),
+            cut.supervisions[0].speaker,
+            turn[cut.custom["split"]],
+            cut.supervisions[0].custom["emotion"],
+        )
+        for cut in cuts
+    ]
+    audio = [(cut.num_samples, cut.custom["audio_sha256"]) for cut in cuts]
+    labels = ("anger", "neutral", "sadness")
+    summary = summarize(clips, [count for count, _ in audio], labels)
+    write_prepared(turned, "turned", clips, audio, labels=labels, folds=(), summary=summary)
+    merge = {"system": "adaltm", "base": str(encoder_folder), "vectors": {"ser": str(expert.path)},
+             "data": {"corpora": [{"path": str(turned)}]}, "training": {"steps": 1}}  # fmt: skip
+    kinds = [f"fine-tuning/test/{match}" for match in MATCHES]
+    said: list[str] = []
+    with pytest.raises(LeakError, match="8 clips by their audio of test in the fine-tuning of expert"):
+        execute(validate(merge, "m"), RunFolder(tmp_path / "merge"))
+    assert not [path.name for path in (tmp_path / "merge").iterdir() if path.name != ".lock"]
+    run = execute(
+        validate(merge | {"allow_leaks": kinds}, "m"), RunFolder(tmp_path / "merge"), say=said.append
+    )
+    assert {leak["name"] for leak in json.loads(run.leaks.read_text())["leaks"]} == set(kinds)
+    assert sum(line.startswith("leak allowed") for line in said) == 3
+    uses = TrainingClips.read(run.training_clips).uses
+    assert {use.stage for use in uses} == {"lambda-fit", "selection", "fine-tuning"}
+    assert len(uses[Use("fine-tuning", "expert")]) == 8 and len(uses[Use("lambda-fit", "merge")]) == 4
+    lines = leak_lines(read_run(run))
+    assert sum("Allowed by the recipe" in line for line in lines) == 3
+    assert any("Not verified: base" in line for line in lines) and "Leaks" in run.report.read_text()
+
+
+@pytest.fixture
+def acted(tmp_path: Path) -> dict[str, PreparedCorpus]:
+    """The corpora of the packaged table: RAVDESS by the names of its files, the others made."""
+    root = tmp_path / "RAVDESS"
+    for actor, emotion, sentence in product(range(1, 25), (1, 3, 5), (1, 2)):
+        folder = root / f"Actor_{actor:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"03-01-{emotion:02d}-01-{sentence:02d}-01-{actor:02d}.wav").touch()
+    clips = read_ravdess(root)
+    labels = tuple(sorted(RAVDESS_EMOTIONS.values()))
+    audio = [(16000, f"{i:016x}") for i in range(len(clips))]
+    summary = summarize(clips, [16000] * len(clips), labels)
+    ravdess = write_prepared(
+        tmp_path / "r", "ravdess", clips, audio, labels=labels, folds=FOLDS, summary=summary
+    )
+    rows = [("train", "ann"), ("train", "bea"), ("dev", "cyd"), ("test", "dan")]
+    others = {
+        name: PreparedCorpus.load(
+            Path(
+                corpus(
+                    tmp_path / name,
+                    *(
+                        (f"{name}{i}", split, f"{name}-{who}", "say it")
+                        for i, (split, who) in enumerate(rows)
+                    ),
+                )
+            )
+        )
+        for name in read_table("adaltm").scale("real").corpora
+        if name != "ravdess"
+    }
+    return {"ravdess": ravdess, **others}
+
+
+@pytest.mark.parametrize("fold", [2, 6])
+def test_the_folds_of_the_packaged_table_do_not_leak(
+    fold: int, acted: dict[str, PreparedCorpus], tmp_path: Path
+) -> None:
+    content = read_table("adaltm").model_dump()
+    scale = content["scales"]["real"]
+    scale["axes"]["fold"], scale["grids"] = (fold,), {}
+    for run in content["runs"].values():
+        run["grid"] = {}
+    table = Table.model_validate(content)
+    runs = plan(table, table.scale("real"), acted, tmp_path / "runs")
+    assert {row.run for row in table.rows} <= {run.name for run in runs}
+    for run in runs:
+        guarded = guard(run.recipe, build_sources(run.recipe), run.folder.path.name)
+        guarded.report.require_none()
+        assert not guarded.report.leaks
+        guarded.write(run.folder)
+    dual = next(run for run in runs if run.name == "dual")
+    stages = {use.stage for use in TrainingClips.read(dual.folder.training_clips).uses}
+    assert stages == {"lambda-fit", "fine-tuning", "selection"}
+    assert json.loads(dual.folder.leaks.read_text())["sentences"], "RAVDESS has two sentences in all splits"
+
+
+def test_an_expert_of_another_fold_does_leak(acted: dict[str, PreparedCorpus], tmp_path: Path) -> None:
+    data = {"corpora": [{"path": str(acted["ravdess"].folder), "fold": 2}]}
+    expert = validate(SER | {"data": data}, "ser")
+    guard(expert, build_sources(expert), "ser").write(RunFolder(tmp_path / "ser"))
+    data = {"corpora": [{"path": str(acted["ravdess"].folder), "fold": 3}]}
+    merge = validate(
+        {
+            "system": "adaltm",
+            "vectors": {"ser": str(tmp_path / "ser")},
+            "data": data,
+            "training": {"steps": 1},
+        },
+        "m",
+    )
+    with pytest.raises(LeakError, match=r"4 speakers of (dev|test) in the fine-tuning of ser"):
+        guard(merge, build_sources(merge), "m").report.require_none()
+
+
+def test_every_part_of_a_name_is_documented() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert all(f"| {stage} | {meaning} |" in page for stage, meaning in STAGES.items())
+    assert all(f"| {match} | {meaning} |" in page for match, meaning in MATCHES.items())
+
+
+def test_an_exported_model_keeps_its_list(tmp_path: Path, encoder_folder: Path) -> None:
+    from typer.testing import CliRunner
+
+    from voxstrata.cli.main import app
+
+    shutil.copytree(encoder_folder, tmp_path / "run" / "model" / "encoder")
+    listed = TrainingClips({Use("fine-tuning", "run"): frozenset([trace()])})
+    listed.write(RunFolder(tmp_path / "run").training_clips)
+    assert CliRunner().invoke(app, ["export", str(tmp_path / "run"), str(tmp_path / "out")]).exit_code == 0
+    assert training_clips_of(tmp_path / "out", "ser") == listed
