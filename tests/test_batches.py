@@ -198,7 +198,6 @@ def crop(wave, samples, **drawn):
     return wave[start : start + samples]
 
 
-
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 2**40), st.booleans())
 def test_a_crop_is_a_stretch_of_the_clip_that_depends_on_seed_epoch_and_clip_only(
     length: int, samples: int, seed: int, random: bool
