@@ -99,6 +99,9 @@ def _with_states(
 
     def known(split: str, source: BatchSource) -> Batches:
         nonlocal left_bytes
+        if source.variation is not None:
+            say(f"{split}: {source.variation}, nothing is kept; the encoder runs in every epoch")
+            return source
         states: CachedStates | None = None
         if processes.leads:
             try:
