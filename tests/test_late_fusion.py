@@ -16,7 +16,8 @@ from voxstrata.predictions import read_predictions
 from voxstrata.recipes.reading import validate
 from voxstrata.reporting import page
 from voxstrata.runs import RunFolder
-from voxstrata.systems.late_fusion import LateFusion, LateFusionRates
+from voxstrata.systems.frozen_encoder import HeadRates
+from voxstrata.systems.late_fusion import LateFusion
 from voxstrata.systems.model_folder import load_model, save_model
 from voxstrata.systems.recognition import EmotionModel
 from voxstrata.systems.tiny_encoder import tiny_wavlm
@@ -59,7 +60,7 @@ def test_the_head_sees_the_layer_sum_of_each_expert_side_by_side(normalize, expe
 def test_layer_weights_and_head_are_trained_and_the_experts_are_not(
     experts, emotion_batch, in_memory, tmp_path
 ):
-    system = LateFusion(fused(experts), WEIGHTS, LateFusionRates(layer_weights=1e-2, head=1e-2))
+    system = LateFusion(fused(experts), WEIGHTS, HeadRates(layer_weights=1e-2, head=1e-2))
     before = {name: p.detach().clone() for name, p in system.named_parameters()}
     first = float(system.eval().loss(emotion_batch).detach())
     fit(system, in_memory([emotion_batch]), None, RunFolder(tmp_path), FitOptions(steps=25))

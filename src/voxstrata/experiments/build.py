@@ -32,7 +32,8 @@ from voxstrata.recipes.schema import (
 from voxstrata.systems.acoustic_targets import AcousticTargets
 from voxstrata.systems.adaltm import AdaLTM, AdaLTMRates, coefficient_reach
 from voxstrata.systems.finetune import ASRFinetune, FinetuneRates, SERFinetune
-from voxstrata.systems.late_fusion import LateFusion, LateFusionRates
+from voxstrata.systems.frozen_encoder import HeadRates
+from voxstrata.systems.late_fusion import LateFusion
 from voxstrata.systems.multitask import Multitask, MultitaskModel
 from voxstrata.systems.pretraining import MaskedPrediction, PretrainingOptions, frame_offset
 from voxstrata.systems.recognition import (
@@ -166,7 +167,7 @@ def _late_fusion(recipe: LateFusionRecipe, sources: Sources, say: Say) -> System
         }
     )
     model, class_weights = _clip_model(recipe, experts, sources, say)
-    return LateFusion(model, class_weights, LateFusionRates(**recipe.rates.model_dump()))
+    return LateFusion(model, class_weights, HeadRates(**recipe.rates.model_dump()))
 
 
 def _adaltm(recipe: AdaLTMRecipe, base: SpeechEncoder, sources: Sources, say: Say) -> System:

@@ -218,7 +218,7 @@ class MultitaskRecipe(BaseRecipe):
 
 
 class LateFusionRates(Strict):
-    """See `systems.late_fusion.LateFusionRates`."""
+    """See `systems.frozen_encoder.HeadRates`."""
 
     layer_weights: Rate = 1e-4
     head: Rate = 1e-4

@@ -12,24 +12,20 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from voxstrata.batches.batch import Batch
 from voxstrata.merging.merged import MergedBackbone
-from voxstrata.predictions import Prediction
+from voxstrata.systems.frozen_encoder import FrozenEncoderSystem, HeadRates
 from voxstrata.systems.recognition import ClipModel
-from voxstrata.systems.system import ParameterGroup, System
+from voxstrata.systems.system import ParameterGroup
 
 
 @dataclass(frozen=True)
-class AdaLTMRates:
-    """Peak learning rates (the paper states 1e-4 for all) and the head's weight decay."""
+class AdaLTMRates(HeadRates):
+    """Those of the head, and the coefficients' peak learning rate."""
 
     coefficients: float = 1e-4
-    layer_weights: float = 1e-4
-    head: float = 1e-4
-    weight_decay: float = 0.01
 
 
-class AdaLTM(System):
+class AdaLTM(FrozenEncoderSystem):
     """A merged backbone, layer sum and head under class-balanced soft cross-entropy.
 
     Args:
@@ -38,33 +34,21 @@ class AdaLTM(System):
         rates: learning rates.
     """
 
-    class_weights: Tensor | None
+    rates: AdaLTMRates
 
     def __init__(self, model: ClipModel, class_weights: Tensor | None, rates: AdaLTMRates) -> None:
-        super().__init__()
         if not isinstance(model.encoder, MergedBackbone):
             raise TypeError("AdaLTM needs a model over a MergedBackbone")
-        self.model = model
+        super().__init__(model, class_weights, rates)
         self.merged: MergedBackbone = model.encoder
-        self.rates = rates
-        self.register_buffer("class_weights", class_weights)
-
-    def loss(self, batch: Batch) -> Tensor:
-        return self.model.loss(batch, self.class_weights)
-
-    def predict(self, batch: Batch) -> list[Prediction]:
-        return self.model.predict(batch)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        rates = self.rates
-        head = tuple(self.model.head.parameters())
-        groups = [
-            ParameterGroup("head", head, rates.head, rates.weight_decay),
-            ParameterGroup("layer_weights", (self.model.layer_sum.logits,), rates.layer_weights),
-        ]
-        if isinstance(self.merged.coefficients, nn.Parameter):
-            groups.append(ParameterGroup("coefficients", (self.merged.coefficients,), rates.coefficients))
-        return [group for group in groups if group.lr > 0]
+        groups = super().parameter_groups()
+        if isinstance(self.merged.coefficients, nn.Parameter) and self.rates.coefficients > 0:
+            groups.append(
+                ParameterGroup("coefficients", (self.merged.coefficients,), self.rates.coefficients)
+            )
+        return groups
 
     def summary(self) -> dict[str, float]:
         """Coefficients per layer and vector, and layer weights."""

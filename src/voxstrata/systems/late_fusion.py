@@ -6,27 +6,14 @@ expert has its own weighted sum of layers; trained are these weights and the hea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
-from voxstrata.batches.batch import Batch
 from voxstrata.fusion.parallel_encoders import ParallelEncoders
-from voxstrata.predictions import Prediction
+from voxstrata.systems.frozen_encoder import FrozenEncoderSystem, HeadRates
 from voxstrata.systems.recognition import ClipModel
-from voxstrata.systems.system import ParameterGroup, System
 
 
-@dataclass(frozen=True)
-class LateFusionRates:
-    """Peak learning rates, as of AdaLTM, and the head's weight decay."""
-
-    layer_weights: float = 1e-4
-    head: float = 1e-4
-    weight_decay: float = 0.01
-
-
-class LateFusion(System):
+class LateFusion(FrozenEncoderSystem):
     """Frozen experts, a layer sum of each, and a head under the model's loss.
 
     Args:
@@ -35,30 +22,11 @@ class LateFusion(System):
         rates: learning rates.
     """
 
-    class_weights: Tensor | None
-
-    def __init__(self, model: ClipModel, class_weights: Tensor | None, rates: LateFusionRates) -> None:
-        super().__init__()
+    def __init__(self, model: ClipModel, class_weights: Tensor | None, rates: HeadRates) -> None:
         if not isinstance(model.encoder, ParallelEncoders):
             raise TypeError("LateFusion needs a model over ParallelEncoders")
-        self.model = model
+        super().__init__(model, class_weights, rates)
         self.experts: ParallelEncoders = model.encoder
-        self.rates = rates
-        self.register_buffer("class_weights", class_weights)
-
-    def loss(self, batch: Batch) -> Tensor:
-        return self.model.loss(batch, self.class_weights)
-
-    def predict(self, batch: Batch) -> list[Prediction]:
-        return self.model.predict(batch)
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        rates = self.rates
-        groups = [
-            ParameterGroup("head", tuple(self.model.head.parameters()), rates.head, rates.weight_decay),
-            ParameterGroup("layer_weights", (self.model.layer_sum.logits,), rates.layer_weights),
-        ]
-        return [group for group in groups if group.lr > 0]
 
     def summary(self) -> dict[str, float]:
         """Layer weights of each expert; those of one expert sum to 1."""
