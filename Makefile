@@ -5,6 +5,8 @@ BENCH_VENV ?= .venv-bench
 # On Linux a plain torch is the CUDA build; TORCH_INDEX=https://download.pytorch.org/whl/cpu gives the CPU one.
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
+# Two processes, whole files to each: two cores are the smallest machine meant here.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 BENCH := $(BENCH_VENV)/bin/voxstrata bench
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
@@ -27,10 +29,10 @@ demo: setup  ## the main job on the embedded default, at most 10 minutes
 	$(BIN)/voxstrata demo
 
 test: setup  ## the tests, at most 10 minutes
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-all: setup  ## the tests and the slow ones
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: setup
 	$(BIN)/ruff check src tests

@@ -23,6 +23,11 @@ settings.load_profile("voxstrata")
 # Ctrl-C is ignored where a shell starts the tests in the background; what is tested is the foreground.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Test processes side by side share the cores: one thread each, in what they start as well.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
 SAMPLE_RATE = 16_000
 EMOTIONS = ("anger", "neutral", "sadness")
 
