@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tiny_merges import KINDS, batch, moved, parts, score
+from voxstrata.backbone.attention import set_attention
 from voxstrata.errors import AudioError, CheckpointError
 from voxstrata.merging.front_cache import FrontCache, front_bytes
 from voxstrata.merging.merged import MergedBackbone
@@ -53,7 +54,7 @@ def test_a_known_clip_is_not_computed_again(tmp_path, monkeypatch):
     first = cache.features(IDS, waveforms, lengths)
     asked = []
     front = merged.front
-    monkeypatch.setattr(merged, "front", lambda w, n: asked.append(n.tolist()) or front(w, n))
+    monkeypatch.setattr(merged, "front", lambda w, n, layers: asked.append(n.tolist()) or front(w, n, layers))
     again = FrontCache(merged, tmp_path, budget_bytes=10**7)
     assert again.used_bytes == cache.used_bytes > 0
     assert torch.equal(again.features(IDS, waveforms, lengths), first)
@@ -131,7 +132,7 @@ def test_a_front_end_that_a_vector_changes_cannot_be_kept(tmp_path):
     base, vectors = parts()
     merged = MergedBackbone(base, {"lid": moved(base, 3, only="encoder."), **vectors})
     waveforms, lengths = batch()
-    assert not merged.front_is_fixed and frozen_front().front_is_fixed
+    assert merged.fixed_layers is None and frozen_front().fixed_layers == 0
     for refused in (
         lambda: merged.front(waveforms, lengths),
         lambda: FrontCache(merged, tmp_path, budget_bytes=10**7),
@@ -151,3 +152,67 @@ def test_features_of_other_clips_are_refused():
     assert "forward" not in merged._skeleton[0].__dict__
     with pytest.raises(AudioError, match="too short"):
         merged.front(waveforms[:, :100], lengths * 0 + 100)
+
+
+def lower_layers_fixed(kind="wavlm", stable=True, norm="layer", **how):
+    """Vectors from layer 3 of 4 on; the norm of the encoder itself comes last with pre-norm layers only."""
+    base, _ = parts(kind, stable, norm, num_hidden_layers=4)
+    changed = ("encoder.layers.2.", "encoder.layers.3.", *(("encoder.layer_norm.",) if stable else ()))
+    return MergedBackbone(
+        base, {"asr": moved(base, 1, only=changed), "ser": moved(base, 2, only=changed[1])}, **how
+    )
+
+
+@pytest.mark.parametrize(("kind", "stable", "norm"), KINDS)
+@pytest.mark.parametrize("attention", ["fast", "reference"])
+@pytest.mark.parametrize("how", [{}, {"engine": "plain"}, {"gradient_checkpointing": True}])
+def test_from_the_lower_layers_on_all_is_the_same(tmp_path, kind, stable, norm, attention, how):
+    merged = lower_layers_fixed(kind, stable, norm, **how)
+    set_attention(merged._skeleton[0].model, attention)
+    assert merged.fixed_layers == 2
+    cache = FrontCache(merged, tmp_path, budget_bytes=10**7, layers=2)
+    waveforms, counts = batch()
+    found = []
+    for front in (None, cache.features(IDS, waveforms, counts), cache.features(IDS, waveforms, counts)):
+        merged.coefficients.grad = None
+        states = merged(waveforms, counts, front)
+        score(states.layers, states.lengths).backward()
+        found.append((states, merged.coefficients.grad))
+    (expected, gradient), *others = found
+    for states, other in others:
+        for row, n in enumerate(expected.lengths.tolist()):
+            for ours, theirs in zip(states.layers, expected.layers, strict=True):
+                torch.testing.assert_close(ours[row, :n], theirs[row, :n], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(other, gradient, atol=1e-4, rtol=1e-4)
+
+
+def test_layers_whose_states_are_known_are_not_run():
+    merged = lower_layers_fixed()
+    waveforms, lengths = batch()
+    front = merged.front(waveforms, lengths, 2)
+    run = []
+    layers = merged._skeleton[0].model.encoder.layers
+    for number, layer in enumerate(layers):
+        layer.attention.register_forward_hook(lambda *_, number=number: run.append(number))
+    merged(waveforms, lengths, front)
+    assert run == [2, 3]
+
+
+def test_states_that_depend_on_coefficients_are_refused(tmp_path):
+    merged = lower_layers_fixed()
+    waveforms, lengths = batch()
+    for refused in (
+        lambda: merged.front(waveforms, lengths, 3),
+        lambda: FrontCache(merged, tmp_path, budget_bytes=10**7, layers=3),
+        lambda: merged(waveforms, lengths, torch.zeros(3, 3, 32, 9)),
+    ):
+        with pytest.raises(
+            CheckpointError, match=r"states of 3 layers depend on the coefficients; .* 2 may be kept"
+        ):
+            refused()
+
+
+def test_the_norm_before_post_norm_layers_counts():
+    base, _ = parts("wavlm", stable=False, norm="group")
+    merged = MergedBackbone(base, {"asr": moved(base, 1, only=("encoder.layer_norm.", "encoder.layers.1."))})
+    assert merged.fixed_layers == 0

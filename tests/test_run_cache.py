@@ -136,6 +136,32 @@ def test_the_front_end_of_a_learned_merge_runs_once_over_a_clip(recipe, tmp_path
     assert ((learned[1:] - 0.5).abs() > 1e-3).all()
 
 
+@pytest.fixture
+def upper_expert(tiny_encoder, tmp_path) -> dict[str, str]:
+    """An expert that was trained in the last of two layers only."""
+    encoder = tiny_encoder()
+    with torch.no_grad():
+        for parameter in encoder.model.encoder.layers[1].parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    encoder.save(tmp_path / "upper")
+    return {"ser": str(tmp_path / "upper")}
+
+
+def test_lower_layers_that_no_vector_changes_run_once_over_a_clip(recipe, upper_expert, tmp_path):
+    plain, run, tight = (RunFolder(tmp_path / name) for name in ("plain", "kept", "tight"))
+    assert train(recipe("layer", cache_gb=0, vectors=upper_expert), plain) == []
+    (line,) = train(recipe("layer", vectors=upper_expert), run)
+    assert "the encoder up to layer 1 runs once over 12 clips" in line
+    assert_same(run, plain)
+    # 36 channels of the front end take more than the 32 of layer 1, so that nothing smaller is left.
+    refused = train(recipe("layer", vectors=upper_expert, cache_gb=1e-6), tight)
+    assert [re.sub(".*; ", "", line) for line in refused] == [
+        "the encoder up to layer 1 runs in every epoch",
+        "the front end runs in every epoch",
+    ]
+    assert_same(tight, plain)
+
+
 def test_in_bf16_predictions_are_still_made_in_float32(recipe, tmp_path, monkeypatch):
     seen = counted(monkeypatch, MergedBackbone, "forward")
     run = RunFolder(tmp_path / "kept")
@@ -157,7 +183,11 @@ def test_in_bf16_predictions_are_still_made_in_float32(recipe, tmp_path, monkeyp
             {"cache_gb": 1e-6},
             ["train: the encoder's pooled states of 8 clips take", "dev: .* 4 clips"],
         ),
-        ("layer", {"cache_gb": 1e-6}, ["train and dev: the front end's output .*the budget is 1e-06 GB"]),
+        (
+            "layer",
+            {"cache_gb": 1e-6},
+            ["train and dev: the front of .*the budget is 1e-06 GB.*the front end runs in"],
+        ),
         (
             "static",
             {"training": {"epochs": None, "steps": 2}},

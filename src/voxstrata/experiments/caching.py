@@ -16,6 +16,7 @@ from voxstrata.experiments.build import Say, planned_steps
 from voxstrata.experiments.sources import AnySources, Sources
 from voxstrata.experiments.task_sources import TaskSources
 from voxstrata.merging.front_cache import FrontCache, front_bytes
+from voxstrata.merging.merged import MergedBackbone
 from voxstrata.recipes.schema import AdaLTMRecipe, AnyRecipe, LateFusionRecipe
 from voxstrata.runs import RunFolder
 from voxstrata.systems.adaltm import AdaLTM
@@ -135,7 +136,8 @@ def _keep_fronts(
     recipe: CachedRecipe, system: AdaLTM, sources: Sources, folder: Path, say: Say, processes: Processes
 ) -> None:
     merged = system.merged
-    if not merged.front_is_fixed:
+    fixed = merged.fixed_layers
+    if fixed is None:
         say("the vectors change the convolutional front end, nothing is kept")
         return
     if sources.train.variation is not None:
@@ -143,22 +145,31 @@ def _keep_fronts(
         return
     used = [sources.train] if sources.dev is None else [sources.train, sources.dev]
     counts = [count for source in used for ids in source.plan(0) for count in source.sample_counts(ids)]
-    needed = front_bytes(merged, counts)
-    refused: CheckpointError | None = None
-    try:
-        cache = FrontCache(merged, folder, budget_bytes=_budget_bytes(recipe), lengths=counts)
-        free = shutil.disk_usage(folder.parent).free
-        if needed - cache.used_bytes > free:
-            raise CheckpointError(
-                f"the front end's output takes {gigabytes(needed)}, {gigabytes(free)} are free"
-            )
-    except CheckpointError as fault:
-        refused = fault
-    if processes.any(refused is not None):
-        say(f"train and dev: {refused or 'another process has no room'}; the front end runs in every epoch")
-        return
-    say(f"train and dev: the front end runs once over {len(counts)} clips; {gigabytes(needed)} are kept")
-    system.model.front_cache = cache
+    for layers in sorted({fixed, 0}, reverse=True):
+        what = f"the encoder up to layer {layers}" if layers else "the front end"
+        refused: CheckpointError | None = None
+        try:
+            cache = _front_cache(recipe, merged, folder, counts, layers)
+        except CheckpointError as fault:
+            refused = fault
+        if not processes.any(refused is not None):
+            needed = gigabytes(front_bytes(merged, counts, layers))
+            say(f"train and dev: {what} runs once over {len(counts)} clips; {needed} are kept")
+            system.model.front_cache = cache
+            return
+        say(f"train and dev: {refused or 'another process has no room'}; {what} runs in every epoch")
+
+
+def _front_cache(
+    recipe: CachedRecipe, merged: MergedBackbone, folder: Path, counts: list[int], layers: int
+) -> FrontCache:
+    cache = FrontCache(merged, folder, budget_bytes=_budget_bytes(recipe), layers=layers, lengths=counts)
+    free = shutil.disk_usage(folder.parent).free
+    if (needed := front_bytes(merged, counts, layers)) - cache.used_bytes > free:
+        raise CheckpointError(
+            f"the front of these clips takes {gigabytes(needed)}, {gigabytes(free)} are free"
+        )
+    return cache
 
 
 def _budget_bytes(recipe: CachedRecipe) -> int:

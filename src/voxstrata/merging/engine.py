@@ -141,7 +141,7 @@ def merging(
                 forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
             if _is_large(merge, inside[prefix]):
                 forward = partial(_tidied, forward)
-            stack.enter_context(_forward_replaced(unit, forward))
+            stack.enter_context(forward_replaced(unit, forward))
         for module in model.modules():
             if _is_cheap(module):
                 stack.callback(module.register_forward_hook(_remember).remove)
@@ -187,7 +187,8 @@ def _tidied(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 @contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Inside, calling a module calls another function; its hooks stay."""
     before = module.__dict__.get("forward")
     module.forward = forward
     try:

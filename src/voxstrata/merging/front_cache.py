@@ -1,4 +1,4 @@
-"""What a front end that no vector changes gives for a clip, kept on disk within a budget."""
+"""What lies before the first tensor that a vector changes gives for a clip, kept on disk within a budget."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.errors import CheckpointError
-from voxstrata.merging.front import FRONT_END
+from voxstrata.merging.front import is_before
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.runs import atomic_write
 
@@ -23,7 +23,7 @@ _FILE_BYTES = 4096
 
 
 class FrontCache:
-    """Computes a clip's front end once; for batches of whole clips without augmentation.
+    """Computes a clip's front once; for batches of whole clips without augmentation.
 
     A file holds one clip under its id, with the fingerprint of its audio: a clip that comes with other audio
     than before (a crop, noise) is refused, since then nothing would ever be found. Files of other weights lie
@@ -31,13 +31,14 @@ class FrontCache:
     it started and what it wrote itself.
 
     Args:
-        merged: whose front end.
+        merged: whose front.
         folder: made if need be.
         budget_bytes: that the folder may hold.
+        layers: lower layers to keep the states of; 0 for the convolutional front end's output.
         lengths: samples of all clips that will come, to refuse at once; None to refuse when it is full.
 
     Raises:
-        CheckpointError: if a vector changes the front end, or the clips do not fit the budget.
+        CheckpointError: if a vector changes the front, or the clips do not fit the budget.
     """
 
     def __init__(
@@ -46,26 +47,31 @@ class FrontCache:
         folder: Path,
         *,
         budget_bytes: int,
+        layers: int = 0,
         lengths: Iterable[int] | None = None,
     ) -> None:
-        merged.require_fixed_front()
+        merged.require_fixed_front(layers)
         self.merged = merged
+        self.layers = layers
         self.budget_bytes = budget_bytes
-        self.folder = folder / _weights_fingerprint(merged)[:16]
+        self.folder = folder / _weights_fingerprint(merged, layers)[:16]
         self.used_bytes = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-        if lengths is not None and (needed := front_bytes(merged, lengths)) > budget_bytes:
+        if lengths is not None and (needed := front_bytes(merged, lengths, layers)) > budget_bytes:
             raise CheckpointError(
-                f"the front end's output of these clips takes {_gigabytes(needed)}, the budget is "
+                f"the front of these clips takes {_gigabytes(needed)}, the budget is "
                 f"{_gigabytes(budget_bytes)}; give at least that budget, or leave the cache out"
             )
 
     def features(self, ids: Sequence[str], waveforms: Tensor, lengths: Tensor) -> Tensor:
-        """What `merged.front` gives, read where it is known: [B, C, T], for `merged(..., front=...)`.
+        """What `merged.front` gives, read where it is known, for `merged(..., front=...)`.
 
         Args:
             ids: B clips.
             waveforms: [B, N] raw samples at 16 kHz.
             lengths: [B] valid samples.
+
+        Returns:
+            [B, C, T], or [B, l, D, T] with l lower layers.
 
         Raises:
             CheckpointError: if a clip's audio is not what it was, or there is no room for it.
@@ -76,12 +82,13 @@ class FrontCache:
         missing = [row for row, features in enumerate(known) if features is None]
         for row in missing:
             # Alone, so that no bit depends on which others are known: a resumed training must not differ.
-            (features,) = self.merged.front(waveforms[row : row + 1, : counts[row]], lengths[row : row + 1])
+            clip = waveforms[row : row + 1, : counts[row]]
+            (features,) = self.merged.front(clip, lengths[row : row + 1], self.layers)
             known[row] = features
             self._write(ids[row], audio[row], features)
         whole = [features.to(waveforms.device) for features in known if features is not None]
-        longest = max(features.shape[1] for features in whole)
-        return torch.stack([F.pad(features, (0, longest - features.shape[1])) for features in whole])
+        longest = max(features.shape[-1] for features in whole)
+        return torch.stack([F.pad(features, (0, longest - features.shape[-1])) for features in whole])
 
     def _path(self, clip_id: str) -> Path:
         name = hashlib.sha256(clip_id.encode()).hexdigest()[:32]
@@ -118,22 +125,25 @@ class FrontCache:
         self.used_bytes += len(content)
 
 
-def front_bytes(merged: MergedBackbone, lengths: Iterable[int]) -> int:
-    """Estimate, from above, of the disk that the front end's output of clips takes.
+def front_bytes(merged: MergedBackbone, lengths: Iterable[int], layers: int = 0) -> int:
+    """Estimate, from above, of the disk that the fronts of clips take.
 
     Args:
-        merged: whose front end.
+        merged: whose front.
         lengths: samples of each clip.
+        layers: lower layers whose states are kept; 0 for the convolutional front end's output.
     """
     counts = torch.tensor(list(lengths), dtype=torch.long)
     frames = int(merged.frame_lengths(counts).sum()) if len(counts) else 0
-    channels = merged.base.model.config.conv_dim[-1]
-    return frames * channels * merged.coefficients.element_size() + len(counts) * _FILE_BYTES
+    size = layers * merged.hidden_size or merged.base.model.config.conv_dim[-1]
+    return frames * size * merged.coefficients.element_size() + len(counts) * _FILE_BYTES
 
 
-def _weights_fingerprint(merged: MergedBackbone) -> str:
-    weights = {name: tensor for name, tensor in merged.base.weights().items() if name.startswith(FRONT_END)}
-    told = f"{fingerprint(weights)} {merged.base.normalize} {merged.coefficients.dtype}"
+def _weights_fingerprint(merged: MergedBackbone, layers: int) -> str:
+    weights = {
+        name: tensor for name, tensor in merged.base.weights().items() if is_before(merged.base, name, layers)
+    }
+    told = f"{fingerprint(weights)} {layers} {merged.base.normalize} {merged.coefficients.dtype}"
     return hashlib.sha256(told.encode()).hexdigest()
 
 

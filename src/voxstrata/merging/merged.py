@@ -16,7 +16,7 @@ from voxstrata.backbone.encoder import SpeechEncoder, States
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.errors import CheckpointError
 from voxstrata.merging.engine import Merge, merging, swapped
-from voxstrata.merging.front import FRONT_END, from_features, front_features
+from voxstrata.merging.front import FRONT_END, fixed_layers, from_front, front_features, front_states
 from voxstrata.merging.rebuilt import forget
 from voxstrata.merging.rules import merged_values, task_arithmetic
 from voxstrata.merging.task_vector import TaskVector
@@ -108,13 +108,13 @@ class MergedBackbone(nn.Module):
 
         Raises:
             CheckpointError: if transformers' own gradient checkpointing is on, or `front` is given though a
-                vector changes the front end.
+                vector changes it.
         """
         if front is not None:
-            self.require_fixed_front()
+            self.require_fixed_front(front.shape[1] if front.ndim == 4 else 0)
         learned = torch.is_grad_enabled() and self.coefficients.requires_grad
         encoder = self._skeleton[0]
-        with nullcontext() if front is None else from_features(encoder, front, lengths):
+        with nullcontext() if front is None else from_front(encoder, front, lengths):
             if not learned:
                 with torch.no_grad():
                     return self._encode(self._merged_once(), waveforms, lengths)
@@ -125,17 +125,21 @@ class MergedBackbone(nn.Module):
             return self._encode(weights, waveforms, lengths)
 
     @property
-    def front_is_fixed(self) -> bool:
-        """Whether no vector changes the convolutional front end, so that `front` may be kept."""
-        return not any(name.startswith(FRONT_END) for vector in self._deltas for name in vector)
+    def fixed_layers(self) -> int | None:
+        """Lower layers that give the same under all coefficients; None where not even the front end does."""
+        return fixed_layers(self.base, {name for vector in self._deltas for name in vector})
 
-    def require_fixed_front(self) -> None:
-        """Refuses vectors that change the convolutional front end.
+    def require_fixed_front(self, layers: int = 0) -> None:
+        """Refuses vectors that change the convolutional front end, or what lies up to a layer.
+
+        Args:
+            layers: the layer, from 1; 0 for the front end alone.
 
         Raises:
-            CheckpointError: naming them.
+            CheckpointError: naming the vectors, or how many layers there may be.
         """
-        if not self.front_is_fixed:
+        fixed = self.fixed_layers
+        if fixed is None:
             changed = [
                 name
                 for name, vector in zip(self.vectors, self._deltas, strict=True)
@@ -145,24 +149,33 @@ class MergedBackbone(nn.Module):
                 f"the vectors {', '.join(changed)} change the convolutional front end, so its output "
                 "depends on the coefficients and cannot be kept; leave `front` out"
             )
+        if layers > fixed:
+            raise CheckpointError(
+                f"states of {layers} layers depend on the coefficients; of this merge {fixed} may be kept"
+            )
 
     @torch.no_grad()
-    def front(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
-        """What the convolutional front end gives for each clip alone; it does not depend on coefficients.
+    def front(self, waveforms: Tensor, lengths: Tensor, layers: int = 0) -> Tensor:
+        """What does not depend on coefficients, for each clip alone.
 
         Args:
             waveforms: [B, N] raw samples at 16 kHz.
             lengths: [B] valid samples.
+            layers: l, the lower layers to give the states of, at most `fixed_layers`; 0 for the
+                convolutional front end's output.
 
         Returns:
-            [B, C, T], zero behind each clip's end.
+            [B, C, T], or [B, l, D, T] with lower layers; zero behind each clip's end.
 
         Raises:
-            CheckpointError: if a vector changes the front end.
+            CheckpointError: if a vector changes the front end, or one of these layers.
         """
-        self.require_fixed_front()
-        with swapped(self._skeleton[0].model, self._counters | self._weights):
-            return front_features(self._skeleton[0], waveforms, lengths)
+        self.require_fixed_front(layers)
+        encoder = self._skeleton[0]
+        with swapped(encoder.model, self._counters | self._weights):
+            if layers:
+                return front_states(encoder, waveforms, lengths, layers)
+            return front_features(encoder, waveforms, lengths)
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
         """Valid frames [B] of clips with these many samples [B]."""
