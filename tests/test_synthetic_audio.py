@@ -12,11 +12,12 @@ from voxstrata.batches.phonemes import read_phonemes
 from voxstrata.corpora.synthetic import espeak, voice_quality
 from voxstrata.corpora.synthetic import generate as generate_module
 from voxstrata.corpora.synthetic.crew import Crew
-from voxstrata.corpora.synthetic.delivery import MEANS, prosody
+from voxstrata.corpora.synthetic.delivery import MEANS
 from voxstrata.corpora.synthetic.generate import generate
 from voxstrata.corpora.synthetic.lexicon import Lexicon
 from voxstrata.corpora.synthetic.oracle import Oracles
 from voxstrata.corpora.synthetic.plan import SynthesisOptions, utterances
+from voxstrata.corpora.synthetic.prosody import prosody
 from voxstrata.corpora.synthetic.rendering import Rendering
 from voxstrata.corpora.synthetic.voices import draw_voices
 from voxstrata.errors import CorpusError, VoxstrataError

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxstrata.corpora.synthetic import voice_quality
-from voxstrata.corpora.synthetic.delivery import prosody
 from voxstrata.corpora.synthetic.espeak import ESPEAK_RATE, SILENCE, Request, speak
 from voxstrata.corpora.synthetic.partition import generator
 from voxstrata.corpora.synthetic.plan import Utterance
+from voxstrata.corpora.synthetic.prosody import prosody
 
 SAMPLE_RATE = 16_000
 
