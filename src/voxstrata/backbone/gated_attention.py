@@ -1,8 +1,8 @@
 """Attention with a gated relative position bias, piece by piece: no [B, H, T, T] is ever held.
 
 WavLM (Chen et al. 2022, section 3.1) adds gate(b, h, i) * bias(h, j - i) to the scores of query i and key j.
-The bias depends on the distance alone, so that its [H, 2T - 1] values stand for the [H, T, T] matrix: with
-the queries in reverse order, row i' is the window of T values from i' on, a view that costs nothing.
+The bias depends on the distance alone: its [H, 2T - 1] values are spread into the matrix of a few heads,
+[h, T, T], which serves all clips, and the matrix's gradient is added up along its diagonals at the end.
 
 Torch's fused CPU kernel takes a mask, but no mask that needs a gradient, and here it always does: the gate
 comes from the hidden states. So the forward runs the fused kernel on a few heads at a time, and the
@@ -11,7 +11,6 @@ backward makes each piece's weights anew. Other devices get the whole mask and t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -68,10 +67,7 @@ def masked_attention(
     dropout: float = 0.0,
 ) -> Tensor:
     """The same in one call of `scaled_dot_product_attention`, which holds one mask [B, H, T, T]."""
-    matrix = bias.unfold(-1, query.shape[1], 1).flip(1)
-    mask = gate.transpose(1, 2).unsqueeze(-1) * matrix
-    if padded is not None:
-        mask = mask.masked_fill(padded[:, None, None], -torch.inf)
+    mask = _mask(gate, _matrix(bias), padded)
     q, k, v = _heads(query), _heads(key), _heads(value)
     return _heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(query.dtype), dropout_p=dropout))
 
@@ -90,17 +86,21 @@ class _GatedAttention(torch.autograd.Function):
     ) -> Tensor:
         attended = torch.empty_like(query, memory_format=torch.contiguous_format)
         generator = torch.Generator().manual_seed(seed)
+        rows_together, heads_together = _piece(query)
         with torch.autocast("cpu", enabled=False):
-            for rows, heads in _pieces(query):
-                mask = _mask(gate[rows, :, heads], bias[heads], padded if padded is None else padded[rows])
-                q, k, v = _reversed(query[rows, :, heads]), _heads(key[rows, :, heads]), value[rows, :, heads]
-                if dropout:
-                    weights = _weights(mask, q, k)
-                    weights.mul_(_kept(weights, dropout, generator))
-                    piece = weights.to(v.dtype) @ _heads(v)
-                else:
-                    piece = F.scaled_dot_product_attention(q, k, _heads(v), attn_mask=mask)
-                attended[rows, :, heads] = _reversed_back(piece)
+            for heads in heads_together:
+                matrix = _matrix(bias[heads])
+                for rows in rows_together:
+                    at = (rows, slice(None), heads)
+                    mask = _mask(gate[at], matrix, padded if padded is None else padded[rows])
+                    q, k, v = _heads(query[at]), _heads(key[at]), _heads(value[at])
+                    if dropout:
+                        weights = _weights(mask, q, k)
+                        weights.mul_(_kept(weights, dropout, generator))
+                        piece = weights.to(v.dtype) @ v
+                    else:
+                        piece = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+                    attended[at] = _heads(piece)
         return attended
 
     @staticmethod
@@ -116,44 +116,49 @@ class _GatedAttention(torch.autograd.Function):
             torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (query, key, value)
         )
         gate_grad = torch.empty_like(gate)
-        bias_grad = torch.zeros_like(bias) if ctx.needs_input_grad[4] else None
+        bias_grad = torch.empty_like(bias) if ctx.needs_input_grad[4] else None
         generator = torch.Generator().manual_seed(ctx.seed)
         scale = query.shape[-1] ** -0.5
+        rows_together, heads_together = _piece(query)
         with torch.autocast("cpu", enabled=False):
             # Of the softmax's gradient, the part that all keys of a query share.
             shared = (attended_grad.to(gate.dtype) * attended).sum(-1, keepdim=True)
-            for rows, heads in _pieces(query):
-                at = (rows, slice(None), heads)
-                q, k, v = _reversed(query[at]), _heads(key[at]), _heads(value[at])
-                grad = _reversed(attended_grad[at])
-                mask = _mask(gate[at], bias[heads], padded if padded is None else padded[rows])
-                weights = _weights(mask, q, k)
-                weights_grad = (grad @ v.transpose(-1, -2)).to(gate.dtype)
-                used = weights
-                if ctx.dropout:
-                    kept = _kept(weights, ctx.dropout, generator)
-                    weights_grad.mul_(kept)
-                    used = weights * kept
-                value_grad[at] = _heads(used.to(grad.dtype).transpose(-1, -2) @ grad)
-                scores_grad = weights_grad.sub_(_reversed(shared[at])).mul_(weights)
-                rounded = scores_grad.to(q.dtype)
-                query_grad[at] = _reversed_back(rounded @ k).mul_(scale)
-                key_grad[at] = _heads(rounded.transpose(-1, -2) @ q).mul_(scale)
-                windows = bias[heads].unfold(-1, bias.shape[-1] // 2 + 1, 1)
-                gate_grad[at] = _reversed_back(torch.mul(scores_grad, windows, out=mask).sum(-1))
+            for heads in heads_together:
+                matrix = _matrix(bias[heads])
+                matrix_grad = torch.zeros_like(matrix)
+                for rows in rows_together:
+                    at = (rows, slice(None), heads)
+                    q, k, v, grad = (_heads(t[at]).contiguous().to(gate.dtype) for t in (query, key, value, attended_grad))
+                    mask = _mask(gate[at], matrix, padded if padded is None else padded[rows])
+                    weights = _weights(mask, q, k)
+                    weights_grad = (grad @ v.mT).to(gate.dtype)
+                    used = weights
+                    if ctx.dropout:
+                        kept = _kept(weights, ctx.dropout, generator)
+                        weights_grad.mul_(kept)
+                        used = weights * kept
+                    value_grad[at] = _heads(used.to(grad.dtype).mT @ grad)
+                    scores_grad = weights_grad.sub_(_heads(shared[at])).mul_(weights)
+                    rounded = scores_grad.to(q.dtype)
+                    query_grad[at] = _heads(rounded @ k).mul_(scale)
+                    key_grad[at] = _heads(rounded.mT @ q).mul_(scale)
+                    gate_grad[at] = _heads(torch.mul(scores_grad, matrix, out=mask).sum(-1))
+                    if bias_grad is not None:
+                        matrix_grad += scores_grad.mul_(_heads(gate[at]).unsqueeze(-1)).sum(0)
                 if bias_grad is not None:
-                    bias_grad[heads] += _sum_by_distance(scores_grad, _reversed(gate[at]))
+                    bias_grad[heads] = _sum_by_distance(matrix_grad)
         return query_grad, key_grad, value_grad, gate_grad, bias_grad, None, None, None
 
 
-def _pieces(query: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Rows and heads of pieces of at most PIECE_SCORES scores, or of one head."""
+def _piece(query: Tensor) -> tuple[list[slice], list[slice]]:
+    """Rows and heads that are computed together: at most PIECE_SCORES scores, or one head."""
     batch, frames, heads, _ = query.shape
     together = max(1, PIECE_SCORES // frames**2)
     rows, columns = max(1, together // heads), min(heads, together)
-    for row in range(0, batch, rows):
-        for head in range(0, heads, columns):
-            yield slice(row, row + rows), slice(head, head + columns)
+    return (
+        [slice(row, row + rows) for row in range(0, batch, rows)],
+        [slice(head, head + columns) for head in range(0, heads, columns)],
+    )
 
 
 def _heads(tensor: Tensor) -> Tensor:
@@ -161,18 +166,14 @@ def _heads(tensor: Tensor) -> Tensor:
     return tensor.transpose(1, 2)
 
 
-def _reversed(tensor: Tensor) -> Tensor:
-    """[B, T, H, ...] to [B, H, T, ...] with the frames in reverse."""
-    return tensor.flip(1).transpose(1, 2)
+def _matrix(bias: Tensor) -> Tensor:
+    """[H, T, T] of query and key, from the values [H, 2T - 1] by distance."""
+    return bias.unfold(-1, bias.shape[-1] // 2 + 1, 1).flip(1)
 
 
-def _reversed_back(tensor: Tensor) -> Tensor:
-    return tensor.transpose(1, 2).flip(1)
-
-
-def _mask(gate: Tensor, bias: Tensor, padded: Tensor | None) -> Tensor:
-    """[B, H, T, T] of reversed queries, from gate [B, T, H], bias [H, 2T - 1] and padded [B, T]."""
-    mask = _reversed(gate).contiguous().unsqueeze(-1) * bias.unfold(-1, gate.shape[1], 1)
+def _mask(gate: Tensor, matrix: Tensor, padded: Tensor | None) -> Tensor:
+    """[B, H, T, T] from gate [B, T, H], matrix [H, T, T] and padded [B, T]."""
+    mask = _heads(gate).contiguous().unsqueeze(-1) * matrix
     return mask if padded is None else mask.masked_fill_(padded[:, None, None], -torch.inf)
 
 
@@ -191,11 +192,10 @@ def _kept(weights: Tensor, dropout: float, generator: torch.Generator) -> Tensor
     return torch.empty_like(weights).bernoulli_(1 - dropout, generator=generator).div_(1 - dropout)
 
 
-def _sum_by_distance(scores: Tensor, gate: Tensor) -> Tensor:
-    """Sums gate * scores over clips and over equal i' + j: [B, H, T, T] and [B, H, T] to [H, 2T - 1]."""
-    batch, heads, frames, _ = scores.shape
-    # Read with rows one shorter than they are, each row stands one further right.
-    rows = scores.new_zeros(batch, heads, frames, 2 * frames)
-    torch.mul(scores, gate.unsqueeze(-1), out=rows[..., :frames])
-    skewed = rows.flatten(2)[..., : frames * (2 * frames - 1)].view(batch, heads, frames, 2 * frames - 1)
-    return skewed.sum((0, 2))
+def _sum_by_distance(matrix: Tensor) -> Tensor:
+    """Sums along the diagonals: [H, T, T] to [H, 2T - 1]."""
+    heads, frames, _ = matrix.shape
+    # Queries in reverse order, and rows read one shorter than they are: each stands one further right.
+    rows = F.pad(matrix.flip(1), (0, frames))
+    skewed = rows.flatten(1)[:, : frames * (2 * frames - 1)].view(heads, frames, 2 * frames - 1)
+    return skewed.sum(1)
