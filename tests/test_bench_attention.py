@@ -43,7 +43,7 @@ def test_bench_attention_prints_and_writes_what_it_found(tmp_path):
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 100
     (headings,) = (line.split() for line in lines if "median s" in line)
-    assert " ".join(headings) == "clip_s pass way median s MB time ratio memory ratio"
+    assert " ".join(headings) == "clip_s pass way median s MB time ratio CPU ratio memory ratio"
     assert sum("forward+backward" in line for line in lines) == 4
     assert any(line.startswith("settings: shape tiny, clips_s 0.5 1, batch_size 2") for line in lines)
 
@@ -120,7 +120,7 @@ def test_torchs_want_of_memory_is_one():
 
 @pytest.mark.parametrize("failed", ["ours", "theirs", "others"])
 def test_a_fault_takes_the_ratios_of_its_way_only(failed):
-    runs = {name: Runs((2.0,), 8) for name in ("ours", "theirs", "others")}
+    runs = {name: Runs((2.0,), 8, cpu_seconds=(1.0,)) for name in ("ours", "theirs", "others")}
     runs[failed] = Runs((), None, "memory was out")
     row = Row({"clip_s": 2}, runs)
     result = BenchmarkResult("x", {n: n for n in runs}, "theirs", {}, machine(), (row,), ("theirs", "others"))
@@ -128,36 +128,45 @@ def test_a_fault_takes_the_ratios_of_its_way_only(failed):
     assert told["modes"][failed] == {"fault": "memory was out"}
     assert result.faults() == [f"{failed} failed on 2: memory was out"]
     cells = {line[1]: line[2:] for line in result.table()[1]}
-    assert cells[failed] == ["failed", "-", "-", "-"]
+    assert cells[failed] == ["failed", "-", "-", "-", "-"]
     for name in runs.keys() - {failed}:
         known = failed != "theirs"
-        assert cells[name] == ["2.000", "0", *["1.00" if known else "-"] * 2]
-        over = {"time_ratio": 1.0, "memory_ratio": 1.0}
-        lost = {"time_ratio": None, "memory_ratio": None}
+        assert cells[name] == ["2.000", "0", *["1.00" if known else "-"] * 3]
+        over = {"time_ratio": 1.0, "cpu_ratio": 1.0, "memory_ratio": 1.0}
+        lost = {"time_ratio": None, "cpu_ratio": None, "memory_ratio": None}
         assert told["modes"][name]["over"] == {
             other: lost if other == failed else over for other in ("theirs", "others") if other != name
         }
 
 
 def test_ratios_are_medians_over_turns():
-    runs = {"ours": Runs((1.0, 8.0, 3.0), 40), "theirs": Runs((2.0, 4.0, 4.0), 160)}
+    runs = {
+        "ours": Runs((1.0, 8.0, 3.0), 40, cpu_seconds=(1.0, 1.0, 1.0)),
+        "theirs": Runs((2.0, 4.0, 4.0), 160, cpu_seconds=(2.0, 1.0, 0.5)),
+    }
     row = Row({"clip_s": 2}, runs)
     assert row.time_ratio("ours", "theirs") == 0.75
+    assert row.cpu_ratio("ours", "theirs") == 1.0
     assert row.memory_ratio("ours", "theirs") == 0.25
     unknown = Row({"clip_s": 2}, {"ours": Runs((1.0,), None), "theirs": Runs((2.0,), None)})
-    assert unknown.memory_ratio("ours", "theirs") is None
+    assert unknown.memory_ratio("ours", "theirs") is None and unknown.cpu_ratio("ours", "theirs") is None
     result = BenchmarkResult("x", {"ours": "a", "theirs": "b"}, "theirs", {}, machine(), (row,))
     (told,) = result.as_dict()["rows"]
     assert told["modes"]["ours"] == {
         "median_s": 3.0,
         "runs_s": [1.0, 8.0, 3.0],
+        "cpu_s": [1.0, 1.0, 1.0],
         "peak_bytes": 40,
         "time_ratio": 0.75,
+        "cpu_ratio": 1.0,
         "memory_ratio": 0.25,
     }
     assert result.table() == (
-        ["clip_s", "way", "median s", "MB", "time ratio", "memory ratio"],
-        [["2", "ours", "3.000", "0", "0.75", "0.25"], ["2", "theirs", "4.000", "0", "1.00", "1.00"]],
+        ["clip_s", "way", "median s", "MB", "time ratio", "CPU ratio", "memory ratio"],
+        [
+            ["2", "ours", "3.000", "0", "0.75", "1.00", "0.25"],
+            ["2", "theirs", "4.000", "0", "1.00", "1.00", "1.00"],
+        ],
     )
     assert not result.faults()
 

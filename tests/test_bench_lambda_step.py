@@ -75,7 +75,9 @@ def test_cases_and_ways_can_be_chosen_and_the_first_way_is_the_reference(tmp_pat
     assert told["reference"] == "lean" and [row["vectors"] for row in told["rows"]] == [*cases]
     modes = told["rows"][0]["modes"]
     assert modes["functional_call"]["time_ratio"] == 0.5 and "time_ratio" not in modes["lean"]
-    assert modes["lean"]["over"] == {"functional_call": {"time_ratio": 2.0, "memory_ratio": 0.5}}
+    assert modes["lean"]["over"] == {
+        "functional_call": {"time_ratio": 2.0, "cpu_ratio": None, "memory_ratio": 0.5}
+    }
 
 
 def test_ratios_are_over_both_denominators_where_both_ran(monkeypatch, instead_of_runs):
@@ -89,7 +91,7 @@ def test_ratios_are_over_both_denominators_where_both_ran(monkeypatch, instead_o
     for row in told["rows"]:
         lean = row["modes"]["lean"]
         assert (lean["time_ratio"], lean["memory_ratio"]) == (0.5, 0.25)
-        assert lean["over"] == {FUSION_BENCH: {"time_ratio": 0.25, "memory_ratio": 0.125}}
+        assert lean["over"] == {FUSION_BENCH: {"time_ratio": 0.25, "cpu_ratio": None, "memory_ratio": 0.125}}
 
 
 @pytest.mark.parametrize(

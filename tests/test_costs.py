@@ -17,7 +17,7 @@ from voxstrata.backbone import attention, gated_attention
 from voxstrata.backbone.encoder import SpeechEncoder, build_backbone
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.benchmarks.shapes import wavlm_config
-from voxstrata.experiments.costs import (
+from voxstrata.experiments.dry_run.costs import (
     EncoderSizes,
     Load,
     forward_bytes,
@@ -25,7 +25,7 @@ from voxstrata.experiments.costs import (
     merge_step_bytes,
     tuning_step_bytes,
 )
-from voxstrata.experiments.estimate import Assumptions, Loads, estimate
+from voxstrata.experiments.dry_run.estimate import Assumptions, Loads, estimate
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.merging.task_vector import TaskVector
 from voxstrata.recipes.reading import validate

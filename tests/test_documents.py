@@ -21,19 +21,13 @@ from pydantic_core import PydanticUndefined
 from voxstrata import __version__
 from voxstrata.cli.main import app
 from voxstrata.corpora.synthetic.plan import SynthesisOptions
-from voxstrata.experiments.table import Table, read_table
+from voxstrata.experiments.tables.table import Table, read_table
 from voxstrata.recipes.reading import packaged, read_recipe
-from voxstrata.recipes.schema import (
-    AdaLTMRecipe,
-    FinetuneRecipe,
-    HarmoniFuseRecipe,
-    LateFusionRecipe,
-    MultitaskRecipe,
-    PretrainRecipe,
-    Recipe,
-    StatisticsRecipe,
-    TextRecipe,
-)
+from voxstrata.recipes.schema.encoders import AdaLTMRecipe, FinetuneRecipe, LateFusionRecipe, MultitaskRecipe
+from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
+from voxstrata.recipes.schema.pretraining import PretrainRecipe
+from voxstrata.recipes.schema.recipe import Recipe
+from voxstrata.recipes.schema.yardsticks import StatisticsRecipe, TextRecipe
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "voxstrata"
@@ -246,7 +240,7 @@ def test_the_recipes_page_names_every_packaged_recipe() -> None:
 
 
 def test_the_table_on_the_recipes_page_is_one(tmp_path: Path) -> None:
-    from voxstrata.experiments.table import order
+    from voxstrata.experiments.tables.table import order
 
     (text,) = blocks(RECIPES_PAGE, "yaml")
     (tmp_path / "table.yaml").write_text(text)

@@ -20,10 +20,10 @@ from voxstrata.benchmarks.shapes import wavlm_config
 from voxstrata.cli.main import app
 from voxstrata.corpora.msp_podcast import EMOTIONS, PAPER_CLIPS
 from voxstrata.corpora.prepare import prepare
-from voxstrata.experiments.corpora import corpus_folder
-from voxstrata.experiments.table import read_table
+from voxstrata.experiments.tables.corpora import corpus_folder
+from voxstrata.experiments.tables.table import read_table
 from voxstrata.recipes.reading import packaged, read_recipe
-from voxstrata.recipes.schema import AdaLTMRecipe
+from voxstrata.recipes.schema.encoders import AdaLTMRecipe
 
 BASE, SER = "microsoft/wavlm-large", "tiantiaf/wavlm-large-categorical-emotion"
 ASR = "patrickvonplaten/wavlm-libri-clean-100h-large"
@@ -242,7 +242,7 @@ def test_an_expert_of_another_base_is_told(place: Path) -> None:
 
 
 def test_a_leak_is_a_fault_before_training(place: Path) -> None:
-    from voxstrata.experiments.training_clips import ClipTrace, TrainingClips, Use
+    from voxstrata.experiments.leaks.training_clips import ClipTrace, TrainingClips, Use
 
     heard = ClipTrace("x", "msp-podcast-2", "", None)
     TrainingClips({Use("fine-tuning", "ser"): frozenset([heard])}).write(

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from voxstrata.backbone.encoder import build_backbone
-from voxstrata.experiments.table import read_table
+from voxstrata.experiments.tables.table import read_table
 from voxstrata.labels import EMOTIONS
-from voxstrata.systems.tiny_encoder import tiny_wavlm
+from voxstrata.systems.pretraining.tiny_encoder import tiny_wavlm
 
 SYNTH = {"clips": [48, 8, 16], "voices": [4, 2, 2], "labelled": 0.5, "seed": 3}
 LENGTH = {"epochs": 1, "warmup_steps": 0}

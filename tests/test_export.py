@@ -11,8 +11,8 @@ from voxstrata.backbone.encoder import build_backbone, load_backbone
 from voxstrata.cli.main import app
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.systems.model_folder import load_model, save_model
+from voxstrata.systems.pretraining.tiny_encoder import tiny_wavlm
 from voxstrata.systems.recognition import TranscriptionModel
-from voxstrata.systems.tiny_encoder import tiny_wavlm
 from voxstrata.vocabulary import Vocabulary
 
 SMALL = {"hidden_size": 32, "layers": 2, "attention_heads": 2, "feed_forward": 48, "channels": 36}

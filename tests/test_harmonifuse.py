@@ -16,7 +16,7 @@ from voxstrata.losses import class_balanced_weights, soft_cross_entropy
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.merging.task_vector import TaskVector
 from voxstrata.speech_lm.decoding import DecodingOptions
-from voxstrata.systems.harmonifuse import HarmoniFuse
+from voxstrata.systems.harmonifuse.system import HarmoniFuse
 
 
 @pytest.fixture

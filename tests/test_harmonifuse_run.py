@@ -26,7 +26,7 @@ from voxstrata.inference.path import predict
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.predictions import read_predictions
 from voxstrata.runs import RunFolder
-from voxstrata.systems.harmonifuse import HarmoniFuse
+from voxstrata.systems.harmonifuse.system import HarmoniFuse
 from voxstrata.systems.model_folder import load_model, save_model
 from voxstrata.training.options import Progress
 

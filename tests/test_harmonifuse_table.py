@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from voxstrata.experiments.reproduce import plan
-from voxstrata.experiments.table import read_table
+from voxstrata.experiments.tables.reproduce import plan
+from voxstrata.experiments.tables.table import read_table
 from voxstrata.recipes.reading import merged_values, read_yaml
-from voxstrata.recipes.schema import HarmoniFuseRecipe
+from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
 
 TABLE = read_table("harmonifuse")
 SINGLE = {f"{task}-{form}" for task in ("asr", "ser") for form in ("middle", "last", "gated")}

@@ -16,8 +16,8 @@ from voxstrata.inference.path import predict
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.merging.task_vector import TaskVector
 from voxstrata.runs import RunFolder
-from voxstrata.systems.harmonifuse_notes import ValidationNotes
-from voxstrata.systems.harmonifuse_options import (
+from voxstrata.systems.harmonifuse.notes import ValidationNotes
+from voxstrata.systems.harmonifuse.options import (
     ConnectorOptions,
     EncoderFusionOptions,
     HarmoniFuseRates,

@@ -19,8 +19,8 @@ from voxstrata.runs import RunFolder
 from voxstrata.systems.frozen_encoder import HeadRates
 from voxstrata.systems.late_fusion import LateFusion
 from voxstrata.systems.model_folder import load_model, save_model
+from voxstrata.systems.pretraining.tiny_encoder import tiny_wavlm
 from voxstrata.systems.recognition import EmotionModel
-from voxstrata.systems.tiny_encoder import tiny_wavlm
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 

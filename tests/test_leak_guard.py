@@ -20,13 +20,13 @@ from voxstrata.corpora.ravdess import FOLDS
 from voxstrata.corpora.ravdess import read as read_ravdess
 from voxstrata.corpora.summary import summarize
 from voxstrata.errors import RecipeError, VoxstrataError
-from voxstrata.experiments.leak_guard import compare, guard
-from voxstrata.experiments.leak_report import LeakError, LeakReport
-from voxstrata.experiments.reproduce import plan
+from voxstrata.experiments.leaks.guard import compare, guard
+from voxstrata.experiments.leaks.report import LeakError, LeakReport
+from voxstrata.experiments.leaks.training_clips import ClipTrace, TrainingClips, Use, training_clips_of
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.sources import build_sources
-from voxstrata.experiments.table import Table, read_table
-from voxstrata.experiments.training_clips import ClipTrace, TrainingClips, Use, training_clips_of
+from voxstrata.experiments.tables.reproduce import plan
+from voxstrata.experiments.tables.table import Table, read_table
 from voxstrata.recipes.leaks import LEAKS, MATCHES, SPLITS, STAGES
 from voxstrata.recipes.reading import validate
 from voxstrata.reporting.contents import read_run

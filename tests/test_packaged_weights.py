@@ -39,8 +39,8 @@ def test_the_packaged_expert_comes_from_the_packaged_base() -> None:
 def test_the_packaged_expert_hears_words_of_unheard_voices(tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
     from voxstrata.corpora.prepared import PreparedCorpus
-    from voxstrata.experiments.corpora import prepare_corpus
-    from voxstrata.experiments.table import CorpusSpec
+    from voxstrata.experiments.tables.corpora import prepare_corpus
+    from voxstrata.experiments.tables.table import CorpusSpec
     from voxstrata.predictions import Prediction
 
     spec = CorpusSpec(synth={"clips": [0, 0, 40], "voices": [0, 0, 10], "seed": 77})

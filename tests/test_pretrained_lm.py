@@ -14,8 +14,8 @@ from voxstrata.heads.tasks import Task
 from voxstrata.inference.path import predict
 from voxstrata.labels import LabelSet
 from voxstrata.speech_lm.pretrained import PretrainedLM, load_pretrained
-from voxstrata.systems.harmonifuse import HarmoniFuse
-from voxstrata.systems.harmonifuse_options import HarmoniFuseOptions, build_lm
+from voxstrata.systems.harmonifuse.options import HarmoniFuseOptions, build_lm
+from voxstrata.systems.harmonifuse.system import HarmoniFuse
 from voxstrata.vocabulary import Vocabulary
 
 

@@ -16,8 +16,8 @@ from voxstrata.backbone.encoder import build_backbone
 from voxstrata.backbone.front_end import PHASES, mel_frequencies, quadrature_filters, start_from_mel
 from voxstrata.heads.layer_sum import LayerSum
 from voxstrata.runs import RunFolder
-from voxstrata.systems.acoustic_targets import WINDOW, AcousticTargets, frames_of
-from voxstrata.systems.pretraining import (
+from voxstrata.systems.pretraining.acoustic_targets import WINDOW, AcousticTargets, frames_of
+from voxstrata.systems.pretraining.system import (
     SPAN,
     MaskedPrediction,
     PretrainingOptions,
@@ -26,7 +26,7 @@ from voxstrata.systems.pretraining import (
     masked_frames,
     span_mask,
 )
-from voxstrata.systems.tiny_encoder import tiny_wavlm
+from voxstrata.systems.pretraining.tiny_encoder import tiny_wavlm
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.build import fit_options
-from voxstrata.experiments.table import order, points, read_table, references, run_values, substitute
+from voxstrata.experiments.tables.table import order, points, read_table, references, run_values, substitute
 from voxstrata.recipes.reading import (
     dump,
     merged_values,
@@ -21,7 +21,8 @@ from voxstrata.recipes.reading import (
     read_yaml,
     validate,
 )
-from voxstrata.recipes.schema import TrainedRecipe
+from voxstrata.recipes.schema.any_recipe import TrainedRecipe
+from voxstrata.recipes.unique_keys import load_unique
 
 TABLE_SCALES = [(table, scale) for table in packaged("tables") for scale in read_table(table).scales]
 
@@ -178,3 +179,55 @@ def test_recipes_that_cannot_be_read_are_named(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(RecipeError, match=message):
             read_recipe(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("seed: 1\nsystem: text\nseed: 2\n", "'seed' .*line 1 and again in line 3"),
+        ("data:\n  crop_s: 3\n  batch_size: 2\n  'crop_s': 4\n", "'crop_s' .*line 2 and again in line 4"),
+        (
+            "data:\n  corpora:\n    - path: a\n      fold: 1\n      path: b\n",
+            "'path' .*line 3 and again in line 5",
+        ),
+        ("vectors: {asr: a, asr: b}\n", "'asr' .*line 1 and again in line 1"),
+        ("kept: &kept {a: 1}\nx:\n  <<: *kept\n  b: 1\n  b: 2\n", "'b' .*line 4 and again in line 5"),
+        ("kept: &kept {a: 1, a: 2}\nx: *kept\n", "'a' .*line 1 and again in line 1"),
+        ("folds:\n  1: a\n  0x1: b\n", "'0x1' .*line 2 and again in line 3"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_at_every_depth(content, message, tmp_path):
+    (tmp_path / "mine.yaml").write_text(content)
+    with pytest.raises(RecipeError, match=rf"mine\.yaml: the key {message}") as caught:
+        read_yaml(tmp_path / "mine.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_override_with_a_key_that_stands_twice_is_refused():
+    with pytest.raises(RecipeError, match=r"'vectors=\{asr: a, asr: b\}': the key 'asr'"):
+        parse_overrides(["vectors={asr: a, asr: b}"])
+
+
+def test_anchors_and_merge_keys_mean_what_they_mean_without_the_check(tmp_path):
+    content = """
+small: &small {a: 1, b: 2}
+large: &large
+  <<: *small
+  b: 3
+both:
+  <<: [*large, *small]
+  a: 4
+each:
+  <<: *small
+  <<: {c: 5}
+again: [*large, *large, {a: 1}, {a: 1}]
+"""
+    (tmp_path / "mine.yaml").write_text(content)
+    read = read_yaml(tmp_path / "mine.yaml")
+    assert read == yaml.safe_load(content)
+    assert read["both"] == {"a": 4, "b": 3}
+
+
+@given(MAPPINGS)
+def test_what_is_written_with_unique_keys_reads_back(values):
+    assert load_unique(yaml.safe_dump(values)) == values

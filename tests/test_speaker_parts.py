@@ -16,7 +16,7 @@ from voxstrata.corpora.speaker_parts import speaker_parts
 from voxstrata.errors import CorpusError, RecipeError
 from voxstrata.experiments.sources import build_sources, split_cuts
 from voxstrata.recipes.reading import validate
-from voxstrata.recipes.schema import Data
+from voxstrata.recipes.schema.data import Data
 
 COUNTS = st.dictionaries(st.text(max_size=4), st.integers(1, 40), min_size=1, max_size=30)
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import RecipeError
-from voxstrata.experiments.reproduce import PlannedRun, _collect, plan
 from voxstrata.experiments.run import execute
-from voxstrata.experiments.table import (
+from voxstrata.experiments.tables.reproduce import PlannedRun, _collect, plan
+from voxstrata.experiments.tables.table import (
     Table,
     content_key,
     order,

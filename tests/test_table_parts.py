@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from voxstrata.cli.main import app
 from voxstrata.errors import RecipeError, VoxstrataError
-from voxstrata.experiments.table import narrowed, points, read_table
+from voxstrata.experiments.tables.table import narrowed, points, read_table
 from voxstrata.reporting import page
 from voxstrata.runs import RunFolder, folder_lock
 

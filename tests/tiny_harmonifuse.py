@@ -10,14 +10,14 @@ from voxstrata.batches.batch import Batch
 from voxstrata.heads.tasks import Task
 from voxstrata.labels import LabelSet
 from voxstrata.speech_lm.language_model import SmallLM
-from voxstrata.systems.harmonifuse import HarmoniFuse
-from voxstrata.systems.harmonifuse_options import (
+from voxstrata.systems.harmonifuse.options import (
     ConnectorOptions,
     HarmoniFuseOptions,
     HarmoniFuseRates,
     LayerFusionOptions,
     build_lm,
 )
+from voxstrata.systems.harmonifuse.system import HarmoniFuse
 from voxstrata.vocabulary import Vocabulary
 
 LABELS = LabelSet(("anger", "neutral", "sadness"))

@@ -31,9 +31,9 @@ from voxstrata.predictions import Prediction
 from voxstrata.runs import RunFolder
 from voxstrata.systems import cached_states
 from voxstrata.systems.adaltm import AdaLTM, AdaLTMRates
+from voxstrata.systems.pretraining.tiny_encoder import start_front_end, tiny_wavlm
 from voxstrata.systems.recognition import DimensionModel
 from voxstrata.systems.system import ParameterGroup, System
-from voxstrata.systems.tiny_encoder import start_front_end, tiny_wavlm
 from voxstrata.training import loop
 from voxstrata.training.learning import Learner
 from voxstrata.training.loop import fit

@@ -128,20 +128,22 @@ class _GatedAttention(torch.autograd.Function):
                 matrix_grad = torch.zeros_like(matrix)
                 for rows in rows_together:
                     at = (rows, slice(None), heads)
-                    q, k, v, grad = (_heads(t[at]).contiguous().to(gate.dtype) for t in (query, key, value, attended_grad))
+                    q, k, v, grad = (
+                        _heads(tensor[at]).contiguous().to(gate.dtype)
+                        for tensor in (query, key, value, attended_grad)
+                    )
                     mask = _mask(gate[at], matrix, padded if padded is None else padded[rows])
                     weights = _weights(mask, q, k)
-                    weights_grad = (grad @ v.mT).to(gate.dtype)
+                    weights_grad = grad @ v.mT
                     used = weights
                     if ctx.dropout:
                         kept = _kept(weights, ctx.dropout, generator)
                         weights_grad.mul_(kept)
                         used = weights * kept
-                    value_grad[at] = _heads(used.to(grad.dtype).mT @ grad)
+                    value_grad[at] = _heads(used.mT @ grad)
                     scores_grad = weights_grad.sub_(_heads(shared[at])).mul_(weights)
-                    rounded = scores_grad.to(q.dtype)
-                    query_grad[at] = _heads(rounded @ k).mul_(scale)
-                    key_grad[at] = _heads(rounded.mT @ q).mul_(scale)
+                    query_grad[at] = _heads(scores_grad @ k).mul_(scale)
+                    key_grad[at] = _heads(scores_grad.mT @ q).mul_(scale)
                     gate_grad[at] = _heads(torch.mul(scores_grad, matrix, out=mask).sum(-1))
                     if bias_grad is not None:
                         matrix_grad += scores_grad.mul_(_heads(gate[at]).unsqueeze(-1)).sum(0)

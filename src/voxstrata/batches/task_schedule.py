@@ -84,7 +84,30 @@ class TaskSchedule:
         return np.array([min(int(end * _CIRCLE), _CIRCLE - 1) for end in ends], dtype=np.uint64)
 
 
-class TaskBatches:
+class _Sources:
+    """Sources of several tasks, and what they tell together."""
+
+    def __init__(self, sources: Mapping[str, BatchSource]) -> None:
+        self.sources = dict(sources)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Clips that lack what their task needs, by task and reason."""
+        return {
+            f"{name}, {reason}": count
+            for name, source in self.sources.items()
+            for reason, count in source.left_out.items()
+        }
+
+    def plan(self, epoch: int) -> list[list[str]]:
+        """The clips' ids of each batch of one pass over each task's source, task by task."""
+        return [ids for source in self.sources.values() for ids in source.plan(epoch)]
+
+    def _batches_in_all(self) -> int:
+        return sum(source.batches_per_epoch() for source in self.sources.values())
+
+
+class TaskBatches(_Sources):
     """Training batches of several tasks; a pure function of (seed, batch number).
 
     Each task's source goes through its own epochs, as often as its share asks for. All batches of one step
@@ -108,7 +131,7 @@ class TaskBatches:
         seed: int = 0,
         accumulate: int = 1,
     ) -> None:
-        self.sources = dict(sources)
+        super().__init__(sources)
         given = dict(shares or {})
         if unknown := sorted(given.keys() - self.sources.keys()):
             raise RecipeError(f"no task {', '.join(unknown)} to give a share; tasks are {', '.join(sources)}")
@@ -116,21 +139,11 @@ class TaskBatches:
         steps = {name: given.get(name, 1.0) / source.mean_batch_s() for name, source in sources.items()}
         self.schedule = TaskSchedule(steps, seed)
         self.accumulate = accumulate
-        in_all = sum(source.batches_per_epoch() for source in self.sources.values())
-        self._batches_per_epoch = -(-in_all // accumulate) * accumulate
+        self._batches_per_epoch = -(-self._batches_in_all() // accumulate) * accumulate
 
     def batches_per_epoch(self) -> int:
         """Batches in an epoch; whole steps."""
         return self._batches_per_epoch
-
-    @property
-    def left_out(self) -> dict[str, int]:
-        """Clips that lack what their task needs, by task and reason."""
-        return _left_out(self.sources)
-
-    def plan(self, epoch: int) -> list[list[str]]:
-        """The clips' ids of each batch of one pass over each task's source, task by task."""
-        return [ids for source in self.sources.values() for ids in source.plan(epoch)]
 
     def task(self, number: int) -> str:
         """The task of a batch, counted from the start of training."""
@@ -173,19 +186,16 @@ def _endless(source: BatchSource, done: int) -> Generator[Batch, None, None]:
         epoch, skip = epoch + 1, 0
 
 
-class TasksInTurn:
+class TasksInTurn(_Sources):
     """All clips of several tasks once, task by task: for validation and predictions.
 
     Args:
         sources: task -> its batches, made for that task.
     """
 
-    def __init__(self, sources: Mapping[str, BatchSource]) -> None:
-        self.sources = dict(sources)
-
     def batches_per_epoch(self) -> int:
         """Batches of all tasks."""
-        return sum(source.batches_per_epoch() for source in self.sources.values())
+        return self._batches_in_all()
 
     def epoch(self, index: int, *, skip: int = 0) -> Iterator[Batch]:
         """The batches of all tasks, without the first `skip`."""
@@ -195,15 +205,6 @@ class TasksInTurn:
                 yield from source.epoch(index, skip=skip)
             skip = max(0, skip - there)
 
-    @property
-    def left_out(self) -> dict[str, int]:
-        """Clips that lack what their task needs, by task and reason."""
-        return _left_out(self.sources)
-
-    def plan(self, epoch: int) -> list[list[str]]:
-        """The clips' ids of each batch, task by task."""
-        return [ids for source in self.sources.values() for ids in source.plan(epoch)]
-
     def clips(self) -> dict[str, int]:
         """Clips of each task."""
         return {name: len(source) for name, source in self.sources.items()}
@@ -211,11 +212,3 @@ class TasksInTurn:
     def shared(self, share: Share) -> TasksInTurn:
         """The same batches, of each the clips that fall to one process."""
         return TasksInTurn({name: source.shared(share) for name, source in self.sources.items()})
-
-
-def _left_out(sources: Mapping[str, BatchSource]) -> dict[str, int]:
-    return {
-        f"{name}, {reason}": count
-        for name, source in sources.items()
-        for reason, count in source.left_out.items()
-    }

@@ -25,14 +25,14 @@ from voxstrata.heads.tasks import Task
 from voxstrata.speech_lm.decoding import DecodingOptions, decode
 from voxstrata.speech_lm.language_model import SmallLM, small_lm
 from voxstrata.speech_lm.sequences import join
-from voxstrata.systems.harmonifuse import HarmoniFuse
-from voxstrata.systems.harmonifuse_options import (
+from voxstrata.systems.harmonifuse.options import (
     ConnectorOptions,
     EncoderFusionOptions,
     HarmoniFuseOptions,
     LayerFusionOptions,
     build_lm,
 )
+from voxstrata.systems.harmonifuse.system import HarmoniFuse
 from voxstrata.training.seeding import seed_everything
 from voxstrata.vocabulary import Vocabulary
 

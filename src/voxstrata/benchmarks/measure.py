@@ -37,11 +37,13 @@ class Runs:
         peak_bytes: highest resident memory during a run beyond what was resident before; None where the
             system does not tell (it takes Linux).
         fault: why there are no figures (memory was out); None where there are.
+        cpu_seconds: processor time of each timed run, in all threads; other work on the machine adds little.
     """
 
     seconds: tuple[float, ...]
     peak_bytes: int | None
     fault: str | None = None
+    cpu_seconds: tuple[float, ...] = ()
 
     @property
     def median_s(self) -> float:
@@ -52,11 +54,14 @@ class Runs:
 @dataclass
 class _Tally:
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     peak_bytes: int | None = None
     fault: str | None = None
 
     def runs(self) -> Runs:
-        return Runs((), None, self.fault) if self.fault else Runs(tuple(self.seconds), self.peak_bytes)
+        if self.fault:
+            return Runs((), None, self.fault)
+        return Runs(tuple(self.seconds), self.peak_bytes, cpu_seconds=tuple(self.cpu_seconds))
 
 
 def interleaved(
@@ -138,11 +143,12 @@ def _workers(modes: Mapping[str, Callable[[], Step]], threads: int | None) -> It
 
 def _run(worker: Worker, case: object, kind: str, tally: _Tally) -> None:
     try:
-        seconds, peak = worker.run(case, kind)
+        seconds, cpu_seconds, peak = worker.run(case, kind)
     except MemoryOut as fault:
         tally.fault = str(fault)
         return
     if kind == "time":
         tally.seconds.append(seconds)
+        tally.cpu_seconds.append(cpu_seconds)
     elif kind == "memory":
         tally.peak_bytes = peak

@@ -29,6 +29,12 @@ class Row:
             return None
         return median(a / b for a, b in zip(ours.seconds, theirs.seconds, strict=True))
 
+    def cpu_ratio(self, mode: str, reference: str) -> float | None:
+        """As `time_ratio`, of processor time, which other work on the machine changes less."""
+        ours, theirs = self.runs[mode].cpu_seconds, self.runs[reference].cpu_seconds
+        ratios = [a / b for a, b in zip(ours, theirs, strict=False) if b > 0]
+        return median(ratios) if ratios else None
+
     def memory_ratio(self, mode: str, reference: str) -> float | None:
         """Peak memory of a way over that of the reference, both beyond resident; None if not known."""
         ours, theirs = self.runs[mode].peak_bytes, self.runs[reference].peak_bytes
@@ -74,7 +80,7 @@ class BenchmarkResult:
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Headings, and a row per case and way: median, peak and ratios to the reference."""
         headings = [*self.rows[0].case] if self.rows else []
-        headings += ["way", "median s", "MB", "time ratio", "memory ratio"]
+        headings += ["way", "median s", "MB", "time ratio", "CPU ratio", "memory ratio"]
         return headings, [
             [
                 *map(str, row.case.values()),
@@ -82,6 +88,7 @@ class BenchmarkResult:
                 "failed" if runs.fault else f"{runs.median_s:.3f}",
                 "-" if runs.peak_bytes is None else f"{runs.peak_bytes / 1e6:.0f}",
                 _ratio(row.time_ratio(mode, self.reference)),
+                _ratio(row.cpu_ratio(mode, self.reference)),
                 _ratio(row.memory_ratio(mode, self.reference)),
             ]
             for row in self.rows
@@ -106,6 +113,7 @@ class BenchmarkResult:
             modes[mode] = {
                 "median_s": runs.median_s,
                 "runs_s": list(runs.seconds),
+                "cpu_s": list(runs.cpu_seconds),
                 "peak_bytes": runs.peak_bytes,
             }
             if mode != self.reference:
@@ -118,6 +126,7 @@ class BenchmarkResult:
 def _ratios(row: Row, mode: str, reference: str) -> dict[str, float | None]:
     return {
         "time_ratio": row.time_ratio(mode, reference),
+        "cpu_ratio": row.cpu_ratio(mode, reference),
         "memory_ratio": row.memory_ratio(mode, reference),
     }
 

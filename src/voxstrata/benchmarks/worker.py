@@ -50,7 +50,7 @@ class Worker:
         self._process.start()
         other_end.close()
 
-    def run(self, case: object, kind: str) -> tuple[float, int | None]:
+    def run(self, case: object, kind: str) -> tuple[float, float, int | None]:
         """Runs a case.
 
         Args:
@@ -58,7 +58,8 @@ class Worker:
             kind: "memory" measures the peak.
 
         Returns:
-            Seconds, and the peak in bytes beyond resident where it is asked for and can be told.
+            Seconds, seconds of processor time in all threads, and the peak in bytes beyond resident where it
+            is asked for and can be told.
 
         Raises:
             MemoryOut: if memory was out.
@@ -77,8 +78,8 @@ class Worker:
             raise MemoryOut(answer[0])
         if what == "failed":
             raise RuntimeError(f"{self._name!r} failed at {case}:\n{answer[0]}")
-        seconds, peak = answer
-        return seconds, peak
+        seconds, cpu_seconds, peak = answer
+        return seconds, cpu_seconds, peak
 
     def stop(self) -> int | None:
         """Ends the process; its exit status, negative for a signal."""
@@ -145,12 +146,13 @@ def _serve(prepare: Callable[[], Step], threads: int | None, connection: Connect
                     torch.set_num_threads(threads)
                 step = prepare()
             peak = None
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             if kind == "memory":
                 peak = peak_beyond_resident(partial(step, case))
             else:
                 step(case)
-            connection.send(("done", time.perf_counter() - start, peak))
+            took = time.perf_counter() - start, time.process_time() - cpu_start
+            connection.send(("done", *took, peak))
         except Exception as fault:
             if wants_memory(fault):
                 connection.send(("memory out", str(fault).partition("\n")[0] or "memory was out"))

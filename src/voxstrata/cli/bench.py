@@ -6,7 +6,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from voxstrata.benchmarks.measure import Progress
     from voxstrata.benchmarks.result import BenchmarkResult
 
+Options = TypeVar("Options")
+
+SHAPE = typer.Option("base", "--shape", help="WavLM of this shape: base or large.")
+BATCH_SIZE = typer.Option(4, "--batch-size", min=1, help="Clips in a batch.")
+CLIP_S = typer.Option(3.0, "--clip-s", min=0.1, help="Length of each clip in seconds.")
 JSON_FILE = typer.Option(None, "--json", metavar="FILE", help="Also write the result as JSON.")
 QUICK = typer.Option(False, "--quick", help="Tiny shapes, to see that it runs; the figures say nothing.")
 REPEATS = typer.Option(5, "--repeats", min=1, help="Timed runs of each way and case.")
@@ -32,8 +37,8 @@ def register(app: typer.Typer) -> None:
 
 
 def attention(
-    shape: str = typer.Option("base", "--shape", help="WavLM of this shape: base or large."),
-    batch_size: int = typer.Option(4, "--batch-size", min=1, help="Clips in a batch."),
+    shape: str = SHAPE,
+    batch_size: int = BATCH_SIZE,
     clips_s: str = typer.Option("2,5,10,20", "--clips", help="Lengths of clips in seconds: a,b,c."),
     dropout: bool = typer.Option(False, "--dropout", help="Train mode with dropout; else eval mode."),
     repeats: int = REPEATS,
@@ -61,7 +66,7 @@ def attention(
         dropout=dropout,
         threads=threads,
     )
-    answer(lambda progress: run(options.quick() if quick else options, progress), json_file)
+    answer(run, options.quick() if quick else options, json_file)
 
 
 def lambda_step(
@@ -70,8 +75,8 @@ def lambda_step(
     vector_dtype: str = typer.Option(
         "float32", "--vector-dtype", help="In which they are held: float32, bfloat16 or float16."
     ),
-    batch_size: int = typer.Option(4, "--batch-size", min=1, help="Clips in a batch."),
-    clip_s: float = typer.Option(3.0, "--clip-s", min=0.1, help="Length of each clip in seconds."),
+    batch_size: int = BATCH_SIZE,
+    clip_s: float = CLIP_S,
     cases: str = typer.Option(
         "all-groups,front-zero,front-kept", "--cases", help="What the task vectors change: a,b,c."
     ),
@@ -97,14 +102,14 @@ def lambda_step(
         repeats=repeats,
         threads=threads,
     )
-    answer(lambda progress: run(options.quick() if quick else options, progress), json_file)
+    answer(run, options.quick() if quick else options, json_file)
 
 
 def cached(
-    shape: str = typer.Option("base", "--shape", help="WavLM of this shape: base or large."),
+    shape: str = SHAPE,
     epochs: int = typer.Option(100, "--epochs", min=1, help="Length of a training."),
     clips: int = typer.Option(40, "--clips", min=10, help="Recordings of noise; a fifth is for validation."),
-    clip_s: float = typer.Option(3.0, "--clip-s", min=0.1, help="Length of each clip in seconds."),
+    clip_s: float = CLIP_S,
     batch_size: int = typer.Option(8, "--batch-size", min=1, help="Clips in a batch."),
     repeats: int = typer.Option(1, "--repeats", min=1, help="Timed trainings of each way."),
     threads: int | None = THREADS,
@@ -123,14 +128,14 @@ def cached(
         repeats=repeats,
         threads=threads,
     )
-    answer(lambda progress: run(options.quick() if quick else options, progress), json_file)
+    answer(run, options.quick() if quick else options, json_file)
 
 
 def harmonifuse(
     shape: str = typer.Option("base", "--shape", help="Encoder, a WavLM of this shape: base or large."),
     lm_layers: int = typer.Option(12, "--lm-layers", min=1, help="Layers of the language model."),
     lm_size: int = typer.Option(768, "--lm-size", min=64, help="Its features; heads of 64."),
-    batch_size: int = typer.Option(4, "--batch-size", min=1, help="Clips in a batch."),
+    batch_size: int = BATCH_SIZE,
     clip_s: float = typer.Option(5.0, "--clip-s", min=0.1, help="Length of each clip in seconds."),
     tokens: int = typer.Option(100, "--tokens", min=2, help="Tokens to decode, and of each transcript."),
     corpora: list[Path] | None = typer.Option(
@@ -155,23 +160,30 @@ def harmonifuse(
         repeats=repeats,
         threads=threads,
     )
-    answer(lambda progress: run(options.quick() if quick else options, progress), json_file)
+    answer(run, options.quick() if quick else options, json_file)
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
 
 
-def answer(measure: Callable[[Progress], BenchmarkResult], json_file: Path | None) -> None:
+def answer(
+    run: Callable[[Options, Progress], BenchmarkResult], options: Options, json_file: Path | None
+) -> None:
     """Runs a benchmark under a progress bar, prints its table and writes its JSON.
 
     Exits with 3 where a way failed for want of memory; each is named.
+
+    Args:
+        run: of a module of `voxstrata.benchmarks`.
+        options: of that benchmark.
+        json_file: None: no JSON.
     """
     from voxstrata.cli.progress import bar
     from voxstrata.runs import write_json
 
     with bar("runs") as (_, advance):
-        result = measure(advance)
+        result = run(options, advance)
     if json_file is not None:
         write_json(json_file, result.as_dict())
     show(result)
@@ -209,7 +221,7 @@ def _notes(result: BenchmarkResult) -> tuple[str, ...]:
     figures = ", ".join(f"{name} {value:.3f}" for name, value in result.figures.items())
     return (
         *([figures] if figures else []),
-        f"ratios: to {result.reference}, medians over the turns; MB: peak beyond what is resident",
+        f"ratios: to {result.reference}, medians over turns; CPU: processor time; MB: peak beyond resident",
         f"settings: {settings}",
         ", ".join([told["processor"], f"{told['cores']} cores", *versions]),
     )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from voxstrata.experiments.dry_run import DryRun
-    from voxstrata.experiments.estimate import Assumptions
+    from voxstrata.experiments.dry_run.estimate import Assumptions
+    from voxstrata.experiments.dry_run.run import DryRun
 
 TFLOPS = typer.Option(
     None, "--tflops", help="With --dry-run: what one GPU sustains in the recipe's precision, in TFLOP/s."
@@ -27,7 +27,7 @@ def assumptions(tflops: float | None) -> Assumptions:
         RecipeError: if the throughput is not positive.
     """
     from voxstrata.errors import RecipeError
-    from voxstrata.experiments.estimate import Assumptions
+    from voxstrata.experiments.dry_run.estimate import Assumptions
 
     if tflops is None:
         return Assumptions()

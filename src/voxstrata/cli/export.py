@@ -31,7 +31,7 @@ def export(
 
     from voxstrata.backbone.encoder import load_backbone
     from voxstrata.errors import VoxstrataError
-    from voxstrata.experiments.training_clips import list_of
+    from voxstrata.experiments.leaks.training_clips import list_of
     from voxstrata.runs import TRAINING_CLIPS
     from voxstrata.systems.model_folder import find_model, load_model, save_model
 

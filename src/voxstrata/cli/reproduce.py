@@ -48,7 +48,7 @@ def reproduce(
     folder = run_table(table, scale, data, out)
     show(folder, as_json)
     if results is not None:
-        from voxstrata.experiments.results import write_section
+        from voxstrata.experiments.tables.results import write_section
 
         write_section(results, folder)
 
@@ -75,8 +75,8 @@ def _refuse(part: _Part, others: dict[str, bool]) -> None:
 
 def _train_part(table: str, scale: str, data: Path | None, out: Path, part: _Part) -> list[Path]:
     from voxstrata.cli.progress import bar
-    from voxstrata.experiments.reproduce import train_part
-    from voxstrata.experiments.table import narrowed, read_table
+    from voxstrata.experiments.tables.reproduce import train_part
+    from voxstrata.experiments.tables.table import narrowed, read_table
 
     given = read_table(table)
     chosen = narrowed(given, given.scale(scale), row=part.row, fold=part.fold, seed=part.seed)
@@ -94,8 +94,8 @@ def _train_part(table: str, scale: str, data: Path | None, out: Path, part: _Par
 def run_table(table: str, scale: str, data: Path | None, out: Path) -> Path:
     """Runs a table under a progress bar; returns its folder."""
     from voxstrata.cli.progress import bar
-    from voxstrata.experiments.reproduce import reproduce as run
-    from voxstrata.experiments.table import read_table
+    from voxstrata.experiments.tables.reproduce import reproduce as run
+    from voxstrata.experiments.tables.table import read_table
 
     with bar() as (say, advance):
         return run(
@@ -118,8 +118,8 @@ def data_root(given: Path | None) -> Path | None:
 
 def _check(table: str, scale: str, data: Path | None, out: Path, tflops: float | None, as_json: bool) -> None:
     from voxstrata.cli.dry_run import show as show_found
-    from voxstrata.experiments.table import read_table
-    from voxstrata.experiments.table_dry_run import dry_run_table
+    from voxstrata.experiments.dry_run.table import dry_run_table
+    from voxstrata.experiments.tables.table import read_table
 
     assumed = assumptions(tflops)
     found = dry_run_table(read_table(table), scale, out=out, data=data_root(data), assumed=assumed)
@@ -128,7 +128,7 @@ def _check(table: str, scale: str, data: Path | None, out: Path, tflops: float |
 
 def show(folder: Path, as_json: bool) -> None:
     """Prints a table's rows and where it lies."""
-    from voxstrata.experiments.results import rich_table
+    from voxstrata.experiments.tables.results import rich_table
 
     table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
     if as_json:

@@ -10,7 +10,7 @@ import typer
 from voxstrata.cli.dry_run import DRY_RUN, TFLOPS, assumptions, refuse_without_dry_run, show
 
 if TYPE_CHECKING:
-    from voxstrata.recipes.schema import AnyRecipe
+    from voxstrata.recipes.schema.any_recipe import AnyRecipe
     from voxstrata.runs import RunFolder
 
 RECIPE = typer.Argument(..., help="A recipe file, or the name of a packaged recipe.")
@@ -46,7 +46,7 @@ def pretrain(recipe: str = RECIPE, overrides: list[str] | None = OVERRIDES, out:
 
 
 def _check(source: str, overrides: list[str], out: Path | None, tflops: float | None, as_json: bool) -> None:
-    from voxstrata.experiments.dry_run import dry_run
+    from voxstrata.experiments.dry_run.run import dry_run
     from voxstrata.recipes.reading import read_recipe
 
     name = Path(source).stem

@@ -18,24 +18,19 @@ from voxstrata.labels import DIMENSIONS
 from voxstrata.losses import class_balanced_weights
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.merging.task_vector import TaskVector
-from voxstrata.recipes.schema import (
-    AdaLTMRecipe,
-    AnyRecipe,
-    FinetuneRecipe,
-    HarmoniFuseRecipe,
-    LateFusionRecipe,
-    MultitaskRecipe,
-    PretrainRecipe,
-    TrainedRecipe,
-    YardstickRecipe,
-)
-from voxstrata.systems.acoustic_targets import AcousticTargets
+from voxstrata.recipes.schema.any_recipe import AnyRecipe, TrainedRecipe
+from voxstrata.recipes.schema.encoders import AdaLTMRecipe, FinetuneRecipe, LateFusionRecipe, MultitaskRecipe
+from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
+from voxstrata.recipes.schema.pretraining import PretrainRecipe
+from voxstrata.recipes.schema.yardsticks import YardstickRecipe
 from voxstrata.systems.adaltm import AdaLTM, AdaLTMRates, coefficient_reach
 from voxstrata.systems.finetune import ASRFinetune, FinetuneRates, SERFinetune
 from voxstrata.systems.frozen_encoder import HeadRates
 from voxstrata.systems.late_fusion import LateFusion
 from voxstrata.systems.multitask import Multitask, MultitaskModel
-from voxstrata.systems.pretraining import MaskedPrediction, PretrainingOptions, frame_offset
+from voxstrata.systems.pretraining.acoustic_targets import AcousticTargets
+from voxstrata.systems.pretraining.system import MaskedPrediction, PretrainingOptions, frame_offset
+from voxstrata.systems.pretraining.tiny_encoder import start_front_end, tiny_wavlm
 from voxstrata.systems.recognition import (
     ClipBackbone,
     ClipModel,
@@ -44,7 +39,6 @@ from voxstrata.systems.recognition import (
     TranscriptionModel,
 )
 from voxstrata.systems.system import System
-from voxstrata.systems.tiny_encoder import start_front_end, tiny_wavlm
 from voxstrata.training.options import FitOptions
 from voxstrata.training.seeding import seed_everything
 

@@ -9,12 +9,11 @@ import torch
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.experiments.task_sources import TaskSources
 from voxstrata.losses import class_balanced_weights
-from voxstrata.recipes.schema import HarmoniFuseRecipe
+from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
 from voxstrata.speech_lm.decoding import DecodingOptions
 from voxstrata.speech_lm.language_model import SmallLM
 from voxstrata.speech_lm.pretrained import PretrainedLM
-from voxstrata.systems.harmonifuse import HarmoniFuse
-from voxstrata.systems.harmonifuse_options import (
+from voxstrata.systems.harmonifuse.options import (
     ConnectorOptions,
     EncoderFusionOptions,
     HarmoniFuseOptions,
@@ -22,6 +21,7 @@ from voxstrata.systems.harmonifuse_options import (
     LayerFusionOptions,
     build_lm,
 )
+from voxstrata.systems.harmonifuse.system import HarmoniFuse
 from voxstrata.training.seeding import seed_everything
 
 Say = Callable[[str], None]

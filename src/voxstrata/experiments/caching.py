@@ -17,7 +17,8 @@ from voxstrata.experiments.sources import AnySources, Sources
 from voxstrata.experiments.task_sources import TaskSources
 from voxstrata.merging.front_cache import FrontCache, front_bytes
 from voxstrata.merging.merged import MergedBackbone
-from voxstrata.recipes.schema import AdaLTMRecipe, AnyRecipe, LateFusionRecipe
+from voxstrata.recipes.schema.any_recipe import AnyRecipe
+from voxstrata.recipes.schema.encoders import AdaLTMRecipe, LateFusionRecipe
 from voxstrata.runs import RunFolder
 from voxstrata.systems.adaltm import AdaLTM
 from voxstrata.systems.cached_states import CachedStates, cached_states, gigabytes

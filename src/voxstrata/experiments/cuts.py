@@ -11,7 +11,9 @@ from lhotse.cut import Cut
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.corpora.speaker_parts import SpeakerShare, taken_speakers
 from voxstrata.errors import CorpusError, RecipeError
-from voxstrata.recipes.schema import AnyRecipe, CorpusUse, Data, HarmoniFuseRecipe, Speakers, TaskUse
+from voxstrata.recipes.schema.any_recipe import AnyRecipe
+from voxstrata.recipes.schema.data import CorpusUse, Data, Speakers
+from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe, TaskUse
 
 
 def corpora_of(recipe: AnyRecipe) -> tuple[CorpusUse, ...]:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from voxstrata.recipes.schema import (
-    AdaLTMRecipe,
-    AnyRecipe,
-    BaseRecipe,
-    LateFusionRecipe,
-    MultitaskRecipe,
-    TextRecipe,
-)
+from voxstrata.recipes.schema.any_recipe import AnyRecipe
+from voxstrata.recipes.schema.encoders import AdaLTMRecipe, LateFusionRecipe, MultitaskRecipe
+from voxstrata.recipes.schema.recipe import BaseRecipe
+from voxstrata.recipes.schema.yardsticks import TextRecipe
 
 
 def experts_of(recipe: AnyRecipe) -> dict[str, str]:

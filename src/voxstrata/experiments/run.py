@@ -17,7 +17,7 @@ from voxstrata.evaluation.score import score
 from voxstrata.experiments.build import Say, build_system, fit_options
 from voxstrata.experiments.caching import cache_folder, keep, release
 from voxstrata.experiments.cuts import corpora_of
-from voxstrata.experiments.leak_guard import Guarded, guard
+from voxstrata.experiments.leaks.guard import Guarded, guard
 from voxstrata.experiments.parents import base_of, experts_of
 from voxstrata.experiments.provenance import now, provenance
 from voxstrata.experiments.sources import AnySources, Sources, build_sources
@@ -26,15 +26,16 @@ from voxstrata.inference.tasks import answers as answers_of
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.predictions import Prediction, read_predictions, write_predictions
 from voxstrata.recipes.reading import dump
-from voxstrata.recipes.schema import AnyRecipe, YardstickRecipe
+from voxstrata.recipes.schema.any_recipe import AnyRecipe
+from voxstrata.recipes.schema.yardsticks import YardstickRecipe
 from voxstrata.runs import RunFolder, atomic_write, write_json
 from voxstrata.systems.adaltm import AdaLTM
 from voxstrata.systems.finetune import ASRFinetune, SERFinetune
-from voxstrata.systems.harmonifuse import HarmoniFuse
+from voxstrata.systems.harmonifuse.system import HarmoniFuse
 from voxstrata.systems.late_fusion import LateFusion
 from voxstrata.systems.model_folder import save_model
 from voxstrata.systems.multitask import Multitask
-from voxstrata.systems.pretraining import MaskedPrediction
+from voxstrata.systems.pretraining.system import MaskedPrediction
 from voxstrata.systems.system import System
 from voxstrata.training.loop import fit
 from voxstrata.training.options import Progress

@@ -13,13 +13,10 @@ from voxstrata.errors import RecipeError
 from voxstrata.experiments.cuts import split_cuts as split_cuts
 from voxstrata.experiments.task_sources import TaskSources, build_task_sources
 from voxstrata.labels import LabelSet
-from voxstrata.recipes.schema import (
-    AnyRecipe,
-    FinetuneRecipe,
-    HarmoniFuseRecipe,
-    MultitaskRecipe,
-    PretrainRecipe,
-)
+from voxstrata.recipes.schema.any_recipe import AnyRecipe
+from voxstrata.recipes.schema.encoders import FinetuneRecipe, MultitaskRecipe
+from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
+from voxstrata.recipes.schema.pretraining import PretrainRecipe
 from voxstrata.vocabulary import Vocabulary
 
 

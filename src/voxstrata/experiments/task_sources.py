@@ -15,7 +15,7 @@ from voxstrata.errors import CorpusError, RecipeError
 from voxstrata.experiments.cuts import read_cuts, task_corpora
 from voxstrata.heads.tasks import EMOTION, Task
 from voxstrata.labels import LabelSet
-from voxstrata.recipes.schema import HarmoniFuseRecipe, TaskUse
+from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe, TaskUse
 from voxstrata.speech_lm.pretrained import load_tokenizer
 from voxstrata.vocabulary import Vocabulary
 

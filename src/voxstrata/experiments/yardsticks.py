@@ -10,7 +10,7 @@ from voxstrata.errors import RecipeError
 from voxstrata.experiments.build import Say
 from voxstrata.experiments.sources import Sources
 from voxstrata.predictions import Prediction, read_predictions
-from voxstrata.recipes.schema import StatisticsRecipe, TextRecipe, YardstickRecipe
+from voxstrata.recipes.schema.yardsticks import StatisticsRecipe, TextRecipe, YardstickRecipe
 from voxstrata.runs import RunFolder
 from voxstrata.systems.statistics import svm_answers
 from voxstrata.systems.text import text_answers

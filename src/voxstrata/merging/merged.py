@@ -186,6 +186,10 @@ class MergedBackbone(nn.Module):
         rows: list[list[float]] = self.coefficients.detach().tolist()
         return rows if len(rows) > 1 else [list(rows[0]) for _ in range(1 + self.num_layers)]
 
+    def weights(self) -> dict[str, Tensor]:
+        """The merged floating-point tensors as a forward without gradients uses them."""
+        return dict(self._merged_once())
+
     @torch.no_grad()
     def merged_state(self) -> dict[str, Tensor]:
         """All tensors of the merged model in its own names, merged in float64 and rounded once."""

@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from voxstrata.errors import RecipeError
-from voxstrata.recipes.schema import RECIPE, AnyRecipe
+from voxstrata.recipes.schema.any_recipe import RECIPE, AnyRecipe
+from voxstrata.recipes.unique_keys import DuplicateKeyError, load_unique
 
 #: Folder of the recipes at the scale of the paper.
 PAPER = "paper"
@@ -29,14 +30,16 @@ def read_yaml(source: str | Path, folder: str = "") -> dict[str, Any]:
     """A YAML mapping from a file, or a packaged one by its name.
 
     Raises:
-        RecipeError: if there is neither, or it is not a mapping.
+        RecipeError: if there is neither, it is not a mapping, or a key stands twice in one of its mappings.
     """
     known = packaged(folder)
     path = known.get(str(source), Path(source))
     if not path.is_file():
         raise RecipeError(f"no recipe {str(source)!r}: neither a file nor one of {', '.join(known)}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_unique(path.read_text(encoding="utf-8"))
+    except DuplicateKeyError as fault:
+        raise RecipeError(f"{path}: {fault}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as fault:
         raise RecipeError(f"{path} is not YAML: {' '.join(str(fault).split())}") from None
     if not isinstance(content, dict):
@@ -66,7 +69,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     {'training': {'steps': 10}, 'vectors': {'asr': 'x'}}
 
     Raises:
-        RecipeError: for an override without "=".
+        RecipeError: for an override without "=", or whose value is not YAML or has a key twice.
     """
     result: dict[str, Any] = {}
     for override in overrides:
@@ -74,7 +77,9 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         if not equals or not key:
             raise RecipeError(f"override {override!r} is not of the form key=value, e.g. training.epochs=3")
         try:
-            value: Any = yaml.safe_load(text)
+            value: Any = load_unique(text)
+        except DuplicateKeyError as fault:
+            raise RecipeError(f"{override!r}: {fault}") from None
         except yaml.YAMLError as fault:
             raise RecipeError(f"{override!r} is not YAML: {' '.join(str(fault).split())}") from None
         for part in reversed(key.split(".")):

@@ -176,12 +176,8 @@ def _key(model: ClipModel, source: BatchSource, form: Form, *, bf16: bool) -> st
 
 
 def _identity(encoder: Backbone) -> str:
-    plain, state = (
-        (encoder, encoder.weights())
-        if isinstance(encoder, SpeechEncoder)
-        else (encoder.base, encoder.merged_state())
-    )
-    weights = fingerprint({name: tensor for name, tensor in state.items() if tensor.is_floating_point()})
+    plain = encoder if isinstance(encoder, SpeechEncoder) else encoder.base
+    weights = fingerprint(encoder.weights())
     config = plain.model.config.to_json_string(use_diff=False)
     return f"{weights} {plain.normalize} {plain.final_norm} {config}"
 

@@ -21,8 +21,8 @@ from voxstrata.heads.ctc import CTCHead
 from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.labels import LabelSet
 from voxstrata.runs import write_json
-from voxstrata.systems import harmonifuse_folder
-from voxstrata.systems.harmonifuse import HarmoniFuse
+from voxstrata.systems.harmonifuse import folder as harmonifuse_folder
+from voxstrata.systems.harmonifuse.system import HarmoniFuse
 from voxstrata.systems.multitask import MultitaskModel
 from voxstrata.systems.recognition import (
     ClipBackbone,

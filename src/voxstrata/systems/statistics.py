@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from voxstrata.batches.batch import Batch, Reference
 from voxstrata.labels import LabelSet
 from voxstrata.predictions import Prediction
-from voxstrata.systems.acoustic_targets import HOP, WINDOW, AcousticTargets
+from voxstrata.systems.pretraining.acoustic_targets import HOP, WINDOW, AcousticTargets
 
 Statistics = NDArray[np.float64]
 

@@ -17,9 +17,9 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from voxstrata.errors import RecipeError
-from voxstrata.experiments.sweeps import grid_points, settings
+from voxstrata.experiments.tables.sweeps import grid_points, settings
 from voxstrata.recipes.reading import merged_values, read_yaml
-from voxstrata.recipes.schema import Strict
+from voxstrata.recipes.schema.strict import Strict
 
 #: Metrics that a table can show.
 COLUMNS = (

@@ -14,11 +14,11 @@ from voxstrata.backbone.locate import locate
 from voxstrata.corpora.msp_podcast import PAPER_CLIPS
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import CorpusError, VoxstrataError
-from voxstrata.experiments.costs import EncoderSizes, Load
-from voxstrata.experiments.estimate import Loads
+from voxstrata.experiments.dry_run.costs import EncoderSizes, Load
+from voxstrata.experiments.dry_run.estimate import Loads
 from voxstrata.experiments.sources import AnySources, Sources, build_sources
 from voxstrata.recipes.reading import read_yaml
-from voxstrata.recipes.schema import AnyRecipe
+from voxstrata.recipes.schema.any_recipe import AnyRecipe
 from voxstrata.runs import RunFolder
 
 T = TypeVar("T")

@@ -2,7 +2,7 @@
 
 Speech encoder -> gated encoder fusion -> connector -> decoder-only language model over
 `[speech][task prompt][text]` -> prompt-adaptive dynamic layer fusion -> head of the task. A batch is of one
-task, from a corpus of that task alone. What the paper leaves open stands in `harmonifuse_options`.
+task, from a corpus of that task alone. What the paper leaves open stands in `options`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from voxstrata.speech_lm.decoding import decode
 from voxstrata.speech_lm.language_model import LanguageModel
 from voxstrata.speech_lm.sequences import join, valid
 from voxstrata.speech_lm.tokenizers import TextTokenizer
-from voxstrata.systems.harmonifuse_answers import Answers, predictions
-from voxstrata.systems.harmonifuse_notes import ValidationNotes
-from voxstrata.systems.harmonifuse_options import HarmoniFuseOptions
-from voxstrata.systems.harmonifuse_targets import class_targets, task_of, text_targets, with_end
-from voxstrata.systems.harmonifuse_training import open_encoder, parameter_groups
+from voxstrata.systems.harmonifuse.answers import Answers, predictions
+from voxstrata.systems.harmonifuse.notes import ValidationNotes
+from voxstrata.systems.harmonifuse.options import HarmoniFuseOptions
+from voxstrata.systems.harmonifuse.targets import class_targets, task_of, text_targets, with_end
+from voxstrata.systems.harmonifuse.training import open_encoder, parameter_groups
 from voxstrata.systems.recognition import Backbone
 from voxstrata.systems.system import ParameterGroup, System
 

@@ -14,18 +14,18 @@ from typing import Any
 from lhotse.cut import Cut
 
 from voxstrata.experiments.cuts import cuts_of
-from voxstrata.experiments.leak_report import Leak, LeakReport, Overlap
-from voxstrata.experiments.parents import base_of, experts_of
-from voxstrata.experiments.sources import AnySources
-from voxstrata.experiments.training_clips import (
+from voxstrata.experiments.leaks.report import Leak, LeakReport, Overlap
+from voxstrata.experiments.leaks.training_clips import (
     ClipTrace,
     TrainingClips,
     Use,
     has_pseudo_label,
     training_clips_of,
 )
+from voxstrata.experiments.parents import base_of, experts_of
+from voxstrata.experiments.sources import AnySources
 from voxstrata.recipes.leaks import MATCHES, SPLITS, STAGES
-from voxstrata.recipes.schema import AnyRecipe
+from voxstrata.recipes.schema.any_recipe import AnyRecipe
 from voxstrata.runs import RunFolder, write_json
 
 SELECTION = "selection"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from voxstrata.audio import SAMPLE_RATE
-from voxstrata.experiments.costs import (
+from voxstrata.experiments.dry_run.costs import (
     FP32_BYTES,
     TRAINED_BYTES,
     EncoderSizes,
@@ -17,7 +17,7 @@ from voxstrata.experiments.costs import (
     merge_step_bytes,
     tuning_step_bytes,
 )
-from voxstrata.recipes.schema import AdaLTMRecipe, FinetuneRecipe, LateFusionRecipe, MultitaskRecipe
+from voxstrata.recipes.schema.encoders import AdaLTMRecipe, FinetuneRecipe, LateFusionRecipe, MultitaskRecipe
 
 #: Recipes whose costs are known here.
 EncoderRecipe = AdaLTMRecipe | FinetuneRecipe | LateFusionRecipe | MultitaskRecipe

@@ -23,7 +23,7 @@ from voxstrata.batches.batch import Batch
 from voxstrata.batches.phonemes import UNKNOWN, frame_phonemes
 from voxstrata.heads.emotion import masked_mean
 from voxstrata.predictions import Prediction
-from voxstrata.systems.acoustic_targets import HOP, STATISTICS, AcousticTargets
+from voxstrata.systems.pretraining.acoustic_targets import HOP, STATISTICS, AcousticTargets
 from voxstrata.systems.system import ParameterGroup, System
 
 SPAN = 10

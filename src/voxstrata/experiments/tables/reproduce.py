@@ -20,13 +20,13 @@ from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import RecipeError
 from voxstrata.evaluation.score import score
 from voxstrata.experiments.build import Say, planned_steps
-from voxstrata.experiments.corpora import prepare_corpus
 from voxstrata.experiments.parents import experts_of
 from voxstrata.experiments.provenance import commit, machine, now
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.sources import build_sources
-from voxstrata.experiments.sweeps import best, told
-from voxstrata.experiments.table import (
+from voxstrata.experiments.tables.corpora import prepare_corpus
+from voxstrata.experiments.tables.sweeps import best, told
+from voxstrata.experiments.tables.table import (
     RowSpec,
     Scale,
     Table,
@@ -38,7 +38,8 @@ from voxstrata.experiments.table import (
 )
 from voxstrata.predictions import Prediction, read_predictions
 from voxstrata.recipes.reading import validate
-from voxstrata.recipes.schema import AnyRecipe, BaseRecipe
+from voxstrata.recipes.schema.any_recipe import AnyRecipe
+from voxstrata.recipes.schema.recipe import BaseRecipe
 from voxstrata.runs import RunFolder, folder_lock, write_json
 from voxstrata.training.options import Progress
 

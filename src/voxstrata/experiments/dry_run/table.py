@@ -7,12 +7,12 @@ from pathlib import Path
 
 from voxstrata.corpora.msp_podcast import PAPER_CLIPS
 from voxstrata.errors import VoxstrataError
-from voxstrata.experiments.corpora import corpus_folder, how_to_prepare
-from voxstrata.experiments.dry_run import DryRun, dry_run
-from voxstrata.experiments.estimate import Assumptions
-from voxstrata.experiments.table import Scale, Table, order, points, run_values, substitute
+from voxstrata.experiments.dry_run.estimate import Assumptions
+from voxstrata.experiments.dry_run.run import DryRun, dry_run
+from voxstrata.experiments.tables.corpora import corpus_folder, how_to_prepare
+from voxstrata.experiments.tables.table import Scale, Table, order, points, run_values, substitute
 from voxstrata.recipes.reading import validate
-from voxstrata.recipes.schema import AnyRecipe
+from voxstrata.recipes.schema.any_recipe import AnyRecipe
 
 
 def dry_run_table(

@@ -16,8 +16,7 @@ from voxstrata.speech_lm.decoding import DecodingOptions
 from voxstrata.speech_lm.language_model import SmallLM
 from voxstrata.speech_lm.pretrained import PretrainedLM
 from voxstrata.speech_lm.tokenizers import CharacterTokenizer
-from voxstrata.systems.harmonifuse import HarmoniFuse
-from voxstrata.systems.harmonifuse_options import (
+from voxstrata.systems.harmonifuse.options import (
     ConnectorOptions,
     EncoderFusionOptions,
     HarmoniFuseOptions,
@@ -25,6 +24,7 @@ from voxstrata.systems.harmonifuse_options import (
     LayerFusionOptions,
     build_lm,
 )
+from voxstrata.systems.harmonifuse.system import HarmoniFuse
 from voxstrata.vocabulary import Vocabulary
 
 KIND = "harmonifuse"

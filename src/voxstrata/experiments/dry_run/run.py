@@ -14,15 +14,24 @@ from typing import Any
 
 from voxstrata.backbone.headers import EncoderHeaders
 from voxstrata.errors import VoxstrataError
-from voxstrata.experiments.costs import EncoderSizes
 from voxstrata.experiments.cuts import corpora_of
-from voxstrata.experiments.estimate import ASSUMED_CLIP_S, Assumptions, Costs, EncoderRecipe, Loads, estimate
-from voxstrata.experiments.inspection import CorpusCheck, Inspection
-from voxstrata.experiments.leak_guard import guard
+from voxstrata.experiments.dry_run.costs import EncoderSizes
+from voxstrata.experiments.dry_run.estimate import (
+    ASSUMED_CLIP_S,
+    Assumptions,
+    Costs,
+    EncoderRecipe,
+    Loads,
+    estimate,
+)
+from voxstrata.experiments.dry_run.inspection import CorpusCheck, Inspection
+from voxstrata.experiments.leaks.guard import guard
+from voxstrata.experiments.leaks.training_clips import TrainingClips
 from voxstrata.experiments.parents import base_of, experts_of
 from voxstrata.experiments.sources import Sources
-from voxstrata.experiments.training_clips import TrainingClips
-from voxstrata.recipes.schema import AnyRecipe, BaseRecipe, LateFusionRecipe
+from voxstrata.recipes.schema.any_recipe import AnyRecipe
+from voxstrata.recipes.schema.encoders import LateFusionRecipe
+from voxstrata.recipes.schema.recipe import BaseRecipe
 
 UNPREPARED = (
     f"of a corpus that is not prepared the paper's counts are taken, and clips of {ASSUMED_CLIP_S:g} s"

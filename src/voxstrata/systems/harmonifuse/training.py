@@ -11,7 +11,7 @@ from voxstrata.backbone.groups import layer_index
 from voxstrata.errors import RecipeError
 from voxstrata.speech_lm.language_model import LanguageModel
 from voxstrata.systems.finetune import trainable_encoder_parameters
-from voxstrata.systems.harmonifuse_options import HarmoniFuseOptions, HarmoniFuseRates
+from voxstrata.systems.harmonifuse.options import HarmoniFuseOptions, HarmoniFuseRates
 from voxstrata.systems.recognition import Backbone
 from voxstrata.systems.system import ParameterGroup
 

@@ -1,0 +1,1 @@
+"""Tables of experiments: from a YAML file to many runs, and to rows with intervals."""

@@ -1,0 +1,116 @@
+"""Recipes of emotions and words over one encoder or several: finetune, adaltm, multitask, late-fusion."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from voxstrata.recipes.schema.recipe import BaseRecipe, Head, Recipe, Training
+from voxstrata.recipes.schema.strict import Count, Rate, Strict
+
+Gigabytes = Annotated[float, Field(ge=0)]
+
+
+class FinetuneRates(Strict):
+    """See `systems.finetune.FinetuneRates`."""
+
+    encoder: Rate = 1e-5
+    head: Rate = 1e-4
+    layer_weights: Rate = 1e-3
+    weight_decay: Rate = 0.01
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    warm_head_steps: Count = 0
+
+
+class FinetuneRecipe(BaseRecipe):
+    """An expert: `task: ser` with an emotion head, `task: asr` with CTC over characters."""
+
+    system: Literal["finetune"] = "finetune"
+    task: Literal["ser", "asr"]
+    rates: FinetuneRates = FinetuneRates()
+    head: Head = Head()
+    freeze_front_end: bool = True
+    training: Training
+
+    @model_validator(mode="after")
+    def _whole_clips_for_asr(self) -> FinetuneRecipe:
+        if self.task == "asr":
+            self.data.require_whole_clips("task asr")
+            if self.data.targets == "dimensions":
+                raise ValueError("data.targets dimensions is of task ser: leave it out for task asr")
+        return self
+
+
+class AdaLTMRates(Strict):
+    """See `systems.adaltm.AdaLTMRates`."""
+
+    coefficients: Rate = 1e-4
+    layer_weights: Rate = 1e-4
+    head: Rate = 1e-4
+    weight_decay: Rate = 0.01
+
+
+class AdaLTMRecipe(BaseRecipe):
+    """Merge task vectors of the experts in `vectors` (name -> run, model folder or checkpoint).
+
+    `cache_gb` is the disk for what is the same in every epoch; 0 computes it anew.
+    """
+
+    system: Literal["adaltm"] = "adaltm"
+    vectors: dict[str, str] = Field(default_factory=dict)
+    granularity: Literal["layer", "global", "static"] = "layer"
+    init: float | dict[str, float] = 0.5
+    rates: AdaLTMRates = AdaLTMRates()
+    head: Head = Head()
+    cache_gb: Gigabytes = 10.0
+    training: Training
+
+
+class MultitaskRecipe(BaseRecipe):
+    """Emotions and words learned jointly by one encoder, all of it trained (see `systems.multitask`).
+
+    With `vectors` (name -> run, model folder or checkpoint) the start is the base merged with them, once.
+    """
+
+    system: Literal["multitask"] = "multitask"
+    vectors: dict[str, str] = Field(default_factory=dict)
+    init: float | dict[str, float] = 0.5
+    asr_weight: Rate = 0.1
+    selected_by: Literal["joint", "emotion"] = "joint"
+    clips: Literal["both", "any"] = "both"
+    rates: FinetuneRates = FinetuneRates()
+    head: Head = Head()
+    freeze_front_end: bool = True
+    training: Training
+
+    @model_validator(mode="after")
+    def _whole_clips_with_classes(self) -> MultitaskRecipe:
+        self.data.require_whole_clips(self.system)
+        self.data.require_classes(self.system)
+        return self
+
+
+class LateFusionRates(Strict):
+    """See `systems.frozen_encoder.HeadRates`."""
+
+    layer_weights: Rate = 1e-4
+    head: Rate = 1e-4
+    weight_decay: Rate = 0.01
+
+
+class LateFusionRecipe(Recipe):
+    """One head over the features of several frozen experts (see `systems.late_fusion`).
+
+    `experts`: name -> run, model folder or checkpoint. `cache_gb` is the disk for their states.
+    """
+
+    system: Literal["late-fusion"] = "late-fusion"
+    experts: dict[str, str] = Field(default_factory=dict)
+    architecture: str | None = None
+    final_norm: bool = False
+    normalize: bool | None = None
+    rates: LateFusionRates = LateFusionRates()
+    head: Head = Head()
+    cache_gb: Gigabytes = 10.0
+    training: Training

@@ -1,0 +1,69 @@
+"""What recipes of several systems share: the loop, a head, a base encoder."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, model_validator
+
+from voxstrata.recipes.leaks import checked_leaks
+from voxstrata.recipes.schema.data import Data
+from voxstrata.recipes.schema.strict import Count, Fraction, Positive, PositiveNumber, Strict
+
+
+class Training(Strict):
+    """The loop: exactly one of epochs and steps."""
+
+    epochs: Positive | None = None
+    steps: Positive | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    accumulate: Positive = 1
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    clip_norm: PositiveNumber = 1.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: Count = 0
+    patience: Positive | None = None
+    validate_every: Positive | None = None
+    checkpoint_every_steps: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Training:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of epochs and steps")
+        return self
+
+
+class Head(Strict):
+    """Layer sum and head (see heads/)."""
+
+    form: Literal["a", "b", "c"] = "a"
+    width: Positive | None = None
+    dropout: Fraction | None = None
+    batch_norm: bool = False
+    normalize_layers: bool = False
+
+    @model_validator(mode="after")
+    def _batch_norm_of_form_a(self) -> Head:
+        if self.batch_norm and self.form != "a":
+            raise ValueError(f"head.batch_norm is of form a: leave it out for form {self.form}")
+        return self
+
+
+class Recipe(Strict):
+    """What all recipes share. Leaks that are allowed are named as in `recipes.leaks`."""
+
+    seed: int = 0
+    data: Data = Data()
+    allow_leaks: Annotated[tuple[str, ...], AfterValidator(checked_leaks)] = ()
+
+
+class BaseRecipe(Recipe):
+    """Recipes that start from a base encoder: a packaged name, a folder or a Hub id.
+
+    Architecture: an encoder of the same form, for a checkpoint that does not tell its own.
+    """
+
+    base: str = "wavlm-tiny"
+    architecture: str | None = None
+    final_norm: bool = False
+    normalize: bool | None = None

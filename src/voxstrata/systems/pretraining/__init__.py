@@ -1,0 +1,1 @@
+"""Pre-training a small encoder by masked prediction of acoustic clusters."""
