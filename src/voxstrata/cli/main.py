@@ -18,6 +18,7 @@ COMMANDS = (
     "reproduce",
     "report",
     "inspect",
+    "probe",
     "export",
     "bench",
     "demo",

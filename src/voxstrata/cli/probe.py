@@ -1,0 +1,109 @@
+"""`voxstrata probe`: what each layer of an encoder knows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from voxstrata.analysis.result import ProbeStudy, TargetScores
+
+#: Measure in JSON -> name in print.
+TITLES = {"uar": "UAR %", "accuracy": "accuracy %", "r2": "R2"}
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("probe")(probe)
+
+
+def probe(
+    model: str = typer.Argument(
+        ..., help="Encoder: packaged name, checkpoint or run folder, or hub id. It is not trained."
+    ),
+    corpus: Path = typer.Option(..., "--corpus", help="A prepared corpus."),
+    targets: list[str] | None = typer.Option(
+        None,
+        "--target",
+        help="emotion, speaker, phonemes, pitch, energy, or a column such as gender; may be given again. "
+        "Default: all of these that the corpus tells.",
+    ),
+    fold: int | None = typer.Option(None, "--fold", min=1, help="Of the corpus; default: its own splits."),
+    train: str = typer.Option("train", "--train", help="Split to train the probes on."),
+    test: str = typer.Option("test", "--test", help="Split to test them on."),
+    max_clips: int | None = typer.Option(None, "--max-clips", min=2, help="Of each split, drawn by seed."),
+    max_frames: int = typer.Option(
+        10_000, "--max-frames", min=100, help="To train on; dev and test have half as many."
+    ),
+    resamples: int = typer.Option(1000, "--resamples", min=2, help="Bootstrap samples of the intervals."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Of draws and resampling."),
+    json_file: Path | None = typer.Option(
+        None, "--json", metavar="FILE", help="Also write the result as JSON."
+    ),
+) -> None:
+    """Tell what each layer of an encoder knows, by linear probes.
+
+    Layer 0 is the front end's projected features. Emotion, speaker and columns are read from the mean over a
+    clip's frames; phonemes, pitch and energy from single frames.
+    """
+    import torch
+
+    from voxstrata.analysis.plan import ProbeOptions, plan_probes
+    from voxstrata.analysis.study import study
+    from voxstrata.backbone.encoder import load_backbone
+    from voxstrata.backbone.fingerprint import fingerprint
+    from voxstrata.cli.progress import bar
+    from voxstrata.corpora.prepared import PreparedCorpus
+    from voxstrata.experiments.provenance import provenance
+    from voxstrata.runs import write_json
+
+    options = ProbeOptions(tuple(targets or ()), train, test, fold, max_clips, max_frames, resamples, seed)
+    prepared = PreparedCorpus.load(corpus)
+    plan = plan_probes(prepared, options)
+    encoder = load_backbone(model)
+    identity = fingerprint(encoder.weights())
+    encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+    with bar("done") as (_, advance):
+        found = study(encoder, prepared, plan, advance)
+    if json_file is not None:
+        about = provenance(
+            seed=seed, fingerprints={str(corpus): prepared.fingerprint}, parents={"encoder": model}
+        )
+        told = {"encoder": {"name": model, "sha256": identity, "layers": encoder.num_layers}}
+        write_json(json_file, {**told, "settings": asdict(options), **found.as_dict(), "provenance": about})
+    for note in found.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"{model} on {prepared.name}" + (f", fold {fold}" if fold else ""))
+    typer.echo(text(found))
+
+
+def text(found: ProbeStudy) -> str:
+    """Layers as rows, targets as columns; the best layer of each is marked."""
+    layers = [str(layer) for layer in range(len(found.targets[0].scores.layers))]
+    columns = [["layer", "", *layers, "chance", "train", "test"]]
+    for target in found.targets:
+        columns.append([target.name, TITLES[target.scores.measure], *_cells(target)])
+    widths = [max(map(len, column)) for column in columns]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in zip(*columns, strict=True)
+    ]
+    legend = "*: the best layer; [95 %, by resampling speakers]; train, test: clips or frames"
+    return "\n".join([*lines, "", legend])
+
+
+def _cells(target: TargetScores) -> list[str]:
+    scores = target.scores
+
+    def shown(value: float) -> str:
+        return f"{value:.3f}" if scores.measure == "r2" else f"{100 * value:.1f}"
+
+    cells = []
+    for layer, score in enumerate(scores.layers):
+        bounds = "" if score.interval is None else " [{}, {}]".format(*map(shown, score.interval))
+        cells.append(f"{shown(score.value)}{bounds}{'*' if layer == scores.best else ' '}")
+    examples = (str(target.examples[part]) for part in ("train", "test"))
+    return [*cells, *(f"{cell} " for cell in (shown(scores.chance), *examples))]
