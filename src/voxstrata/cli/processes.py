@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -32,6 +34,9 @@ def joined() -> Iterator[Processes]:
     except BaseException as fault:
         if processes.count == 1:
             raise
+        # The launcher ends the others as soon as one is gone; what happened is to be told before.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         code = fault.exit_code if isinstance(fault, VoxstrataError) else 1
         if not _speaks(processes):
             with suppress(RuntimeError):
