@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -124,7 +125,7 @@ class MergedBackbone(nn.Module):
             weights = task_arithmetic(self._weights, self._deltas, self.coefficients)
             return self._encode(weights, waveforms, lengths)
 
-    @property
+    @cached_property
     def fixed_layers(self) -> int | None:
         """Lower layers that give the same under all coefficients; None where not even the front end does."""
         return fixed_layers(self.base, {name for vector in self._deltas for name in vector})
