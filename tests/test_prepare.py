@@ -272,3 +272,40 @@ def test_the_command_lists_corpora() -> None:
     }  # fmt: skip
     with pytest.raises(CorpusError, match="there are ravdess, tess"):
         prepare("timit", Path(), Path("out"))
+
+
+def test_trimmed_clips_are_what_batches_give_and_the_whole_files_stay(tmp_path: Path) -> None:
+    from voxstrata.batches.source import BatchOptions, BatchSource
+
+    speech = np.random.default_rng(0).normal(size=(2, 8000)) * 0.1
+    # Half a second of faint hiss before, a second behind; a pause in the middle of the second clip.
+    hiss = np.random.default_rng(1).normal(size=24_000) * 1e-4
+    clips = [np.concatenate([hiss[:8000], each, hiss[8000:]]) for each in speech]
+    clips[1][10_000:14_000] = hiss[:4000]
+    for i, samples in enumerate(clips):
+        soundfile.write(tmp_path / f"{i}.wav", samples, 16_000)
+    rows = [{"path": f"{i}.wav", "emotion": "joy", "split": "train"} for i in range(2)]
+    table = write_table(tmp_path, rows)
+    arguments = ["corpus", "prepare", "table", str(table), str(tmp_path / "out"), "--trim-silence"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    trimmed, whole = PreparedCorpus.load(tmp_path / "out"), prepare("table", table, tmp_path / "whole")
+    assert trimmed.fingerprint != whole.fingerprint
+    assert "silence at both ends trimmed (35 dB under the loudest" in result.output
+    assert trimmed.summary.splits["train"].duration_min == pytest.approx(2 * 0.7 / 60, rel=0.05)
+    (batch,) = BatchSource(trimmed.stream(), BatchOptions(batch_size=2, shuffle=False)).epoch(0)
+    assert batch.lengths.tolist() == [cut.num_samples for cut in trimmed.cuts()]
+    for waveform, cut in zip(batch.waveforms, trimmed.cuts(), strict=True):
+        assert 0.39 < cut.start < 0.41 and 1.09 < cut.end < 1.13
+        start = round(cut.start * 16_000)
+        expected = clips[int(Path(cut.recording.sources[0].source).stem)][start : start + cut.num_samples]
+        # Decoded clips are kept with 16 bits.
+        np.testing.assert_allclose(waveform[: cut.num_samples], expected, atol=2**-15)
+
+
+def test_clips_with_the_times_of_their_phonemes_are_not_trimmed(good: Path, tmp_path: Path) -> None:
+    rows = [{**json.loads(line), "phonemes": "0.0 a"} for line in good.read_text().splitlines()]
+    good.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(CorpusError, match="6 clips of table tell when their phonemes are spoken"):
+        prepare("table", good, tmp_path / "out", trim_silence=True)
+    assert not (tmp_path / "out").exists()

@@ -64,6 +64,9 @@ def prepare_corpus(
     maps: list[str] | None = typer.Option(
         None, "--map", metavar="NAME", help="Map emotions by this named map; any number, applied in order."
     ),
+    trim_silence: bool = typer.Option(
+        False, "--trim-silence", help="Let clips begin and end where speech does; files stay as they are."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Check every clip of a corpus, print its counts and write it as lhotse cuts.
@@ -90,6 +93,7 @@ def prepare_corpus(
                 labels=names,
                 options=parse_options(option or []),
                 maps=maps or (),
+                trim_silence=trim_silence,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
     except FaultyCorpusError as error:

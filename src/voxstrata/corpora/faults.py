@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from pathlib import Path
 from voxstrata.audio import SAMPLE_RATE, decode, downmix, resampled_length
 from voxstrata.corpora.clip import SPLITS, Clip
 from voxstrata.corpora.files import is_lfs_stub
+from voxstrata.corpora.silence import without_silence
 from voxstrata.errors import AudioError, CorpusError
 
 #: The shortest clip, in samples at 16 kHz: one frame of a speech encoder's convolutions (25 ms).
@@ -69,11 +71,13 @@ class Inspection:
     Args:
         samples: length after resampling to 16 kHz.
         sha256: of the mono samples before resampling, so that format and header do not matter.
+        heard: the stretch without silence at either end, in samples at 16 kHz.
         fault: kind and detail, if the audio cannot be used.
     """
 
     samples: int = 0
     sha256: str = ""
+    heard: tuple[int, int] = (0, 0)
     fault: tuple[str, str] | None = None
 
 
@@ -94,10 +98,13 @@ def inspect_audio(path: Path) -> Inspection:
     length = resampled_length(len(mono), sample_rate)
     digest = hashlib.sha256(f"{sample_rate}\n".encode() + mono.tobytes()).hexdigest()
     if length < SHORTEST:
-        return Inspection(
-            length, digest, ("too short", f"{length} of at least {SHORTEST} samples at {SAMPLE_RATE} Hz")
-        )
-    return Inspection(length, digest)
+        detail = f"{length} of at least {SHORTEST} samples at {SAMPLE_RATE} Hz"
+        return Inspection(length, digest, fault=("too short", detail))
+    start_s, end_s = without_silence(mono, sample_rate)
+    start, end = int(start_s * SAMPLE_RATE), min(length, math.ceil(end_s * SAMPLE_RATE))
+    # A click in silence is no clip of its own.
+    heard = (start, end) if end - start >= SHORTEST else (0, length)
+    return Inspection(length, digest, heard)
 
 
 def inspect_all(

@@ -7,12 +7,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from voxstrata.audio import SAMPLE_RATE
 from voxstrata.corpora.clip import SPLITS, Clip
-from voxstrata.corpora.faults import Fault, FaultyCorpusError, clip_faults, inspect_all, split_faults
+from voxstrata.corpora.faults import (
+    Fault,
+    FaultyCorpusError,
+    Inspection,
+    clip_faults,
+    inspect_all,
+    split_faults,
+)
 from voxstrata.corpora.label_maps import LabelMap, label_map_named, map_labels
 from voxstrata.corpora.options import chosen_options, counted
 from voxstrata.corpora.prepared import PreparedCorpus, write_prepared
 from voxstrata.corpora.readers import READERS, Reader
+from voxstrata.corpora.silence import BELOW_DB, MARGIN_S
 from voxstrata.corpora.summary import summarize
 from voxstrata.errors import CorpusError
 from voxstrata.labels import LabelSet
@@ -27,6 +36,7 @@ def prepare(
     labels: Sequence[str] | None = None,
     options: Mapping[str, str] | None = None,
     maps: Sequence[str] = (),
+    trim_silence: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> PreparedCorpus:
     """Reads a corpus, looks at every clip and writes the prepared corpus; on any fault nothing is written.
@@ -35,24 +45,22 @@ def prepare(
         name: one of `READERS`.
         folder: where the corpus was unpacked; for "table", the table or its folder.
         out: folder to write; made if need be.
-        skip_bad: leave out clips with faults instead of refusing. Of clips with the same audio the first
-            stays. A speaker in two splits is refused all the same: no clip of it is bad, the division is,
-            and dropping either side would change the experiment behind the user's back.
-        labels: allowed class names, in the order of a model's outputs; None takes the corpus's own, and for a
-            corpus without its own, all names that occur. Names are those after the maps.
+        skip_bad: leave out clips with faults instead of refusing; of the same audio the first clip stays.
+            A speaker in two splits is refused all the same: dropping either side would change the experiment.
+        labels: allowed class names after the maps, in the order of a model's outputs; None takes the
+            corpus's own, and for a corpus without its own, all names that occur.
         options: of the reader, name -> value; what is not given takes the reader's default.
         maps: names of label maps, applied in this order.
+        trim_silence: let clips begin and end where speech does (`corpora.silence`); files stay as they are.
         progress: called with (clips looked at, clips in all).
 
     Raises:
-        CorpusError: if there is no such reader or option, nothing to read, or nowhere to write.
+        CorpusError: if there is no such reader or option, nothing to read, nowhere to write, or clips to be
+            trimmed tell when their phonemes are spoken.
         FaultyCorpusError: with every fault.
-        LabelError: if the labels are not a label set, or there is no such map, or it meets a label that it
-            does not know.
+        LabelError: if the labels are no label set, or there is no such map or it does not know a label.
     """
-    if name not in READERS:
-        raise CorpusError(f"no corpus {name!r}; there are {', '.join(READERS)}")
-    reader = READERS[name]
+    reader = _reader(name)
     label_maps = [label_map_named(label_map) for label_map in maps]
     allowed = _allowed(reader, label_maps, labels)
     choices = chosen_options(name, reader.options, options or {})
@@ -60,23 +68,31 @@ def prepare(
     clips, notes = _read(reader, folder, choices, label_maps)
     inspections = inspect_all([clip.path for clip in clips], progress)
     kept, faults = _good(clips, clip_faults(clips, inspections, allowed), skip_bad)
-    chosen = [clips[position] for position in kept]
-    audio = [(inspections[position].samples, inspections[position].sha256) for position in kept]
+    chosen, audio = [clips[position] for position in kept], [inspections[position] for position in kept]
+    spans = [one.heard if trim_silence else (0, one.samples) for one in audio]
+    lengths = [end - start for start, end in spans]
+    notes += _notes_on_silence(name, chosen, audio) if trim_silence else []
     names = allowed or _labels_of(chosen)
-    notes += _note_on_speakers(chosen)
     return write_prepared(
         out,
         name,
         chosen,
-        audio,
+        [(one.samples, one.sha256) for one in audio],
         labels=names,
         folds=reader.folds,
-        summary=summarize(chosen, [samples for samples, _ in audio], names),
+        spans=spans,
+        summary=summarize(chosen, lengths, names),
         left_out=tuple(map(str, faults)),
-        notes=tuple(notes),
+        notes=(*notes, *_notes_on_speakers(chosen)),
         options=choices,
         maps=tuple(maps),
     )
+
+
+def _reader(name: str) -> Reader:
+    if name not in READERS:
+        raise CorpusError(f"no corpus {name!r}; there are {', '.join(READERS)}")
+    return READERS[name]
 
 
 def _read(
@@ -108,7 +124,7 @@ def _good(clips: Sequence[Clip], faults: list[Fault], skip_bad: bool) -> tuple[l
     return kept, faults
 
 
-def _note_on_speakers(clips: Sequence[Clip]) -> list[str]:
+def _notes_on_speakers(clips: Sequence[Clip]) -> list[str]:
     unknown = Counter(clip.split for clip in clips if clip.speaker is None)
     if not unknown:
         return []
@@ -116,6 +132,21 @@ def _note_on_speakers(clips: Sequence[Clip]) -> list[str]:
     return [
         f"speaker unknown: {counted(held)}; each of these clips may be of any speaker, also of one in "
         "another split"
+    ]
+
+
+def _notes_on_silence(name: str, clips: Sequence[Clip], audio: Sequence[Inspection]) -> list[str]:
+    timed = sum("phonemes" in clip.extras for clip in clips)
+    if timed:
+        raise CorpusError(
+            f"{timed} clips of {name} tell when their phonemes are spoken, from the start of the file; "
+            "prepare them with their silence"
+        )
+    whole = sum(one.samples for one in audio)
+    heard = sum(end - start for start, end in (one.heard for one in audio))
+    return [
+        f"silence at both ends trimmed ({BELOW_DB:g} dB under the loudest, {MARGIN_S:g} s kept): "
+        f"{whole / SAMPLE_RATE / 60:.1f} min become {heard / SAMPLE_RATE / 60:.1f}"
     ]
 
 

@@ -34,8 +34,8 @@ class PreparedCorpus:
         name: of the corpus.
         labels: class names, in the order of a model's outputs; empty if no clip carries an emotion.
         folds: groups of speakers; empty where the corpus has one fixed division.
-        fingerprint: SHA-256, in hexadecimal, over ids, audio, speakers, labels, votes, ratings, texts and
-            splits; not over the places of the files.
+        fingerprint: SHA-256, in hexadecimal, over ids, audio, spans, speakers, labels, votes, ratings, texts
+            and splits; not over the places of the files.
         summary: counts.
         left_out: what `skip_bad` left out, one line a fault.
         notes: what reader and label maps said: what they left out or changed, what is not known.
@@ -100,9 +100,10 @@ class PreparedCorpus:
     ) -> CutSet:
         """The clips of a split, in the corpus's order.
 
-        A cut spans a whole recording at 16 kHz; `cut.recording.sources[0].source` is the file, to be
-        decoded with `voxstrata.audio.load_audio`. Its one supervision has text, speaker and, in `custom`,
-        "emotion", "votes" and the corpus's extras. `cut.custom` has "split" and "audio_sha256".
+        A cut spans a recording at 16 kHz, or what trimming left of it; `cut.recording.sources[0].source` is
+        the file, to be decoded with `voxstrata.audio.load_audio`. Its one supervision has text,
+        speaker and, in `custom`, "emotion", "votes" and the corpus's extras. `cut.custom` has "split" and
+        "audio_sha256".
 
         Args:
             split: "train", "dev" or "test"; None for all.
@@ -185,6 +186,7 @@ def write_prepared(
     labels: tuple[str, ...],
     folds: tuple[tuple[str, ...], ...],
     summary: CorpusSummary,
+    spans: Sequence[tuple[int, int]] | None = None,
     left_out: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
     options: Mapping[str, str] | None = None,
@@ -200,17 +202,19 @@ def write_prepared(
         labels: class names.
         folds: groups of speakers.
         summary: of these clips.
+        spans: of each clip the stretch of its file that it is, in samples at 16 kHz; None: the whole.
         left_out: one line a fault.
         notes: of reader and label maps.
         options: of the reader.
         maps: names of the label maps.
     """
+    spans = [(0, samples) for samples, _ in audio] if spans is None else spans
     lines = [
-        json.dumps(_cut(clip, *known).to_dict(), ensure_ascii=False)
-        for clip, known in zip(clips, audio, strict=True)
+        json.dumps(_cut(clip, *known, *span).to_dict(), ensure_ascii=False)
+        for clip, known, span in zip(clips, audio, spans, strict=True)
     ]
     packed = gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
-    fingerprint = _fingerprint(clips, [digest for _, digest in audio], labels, folds)
+    fingerprint = _fingerprint(clips, audio, spans, labels, folds)
     prepared = PreparedCorpus(
         folder, name, labels, folds, fingerprint, summary, left_out, notes, dict(options or {}), maps
     )
@@ -232,10 +236,10 @@ def write_prepared(
     return prepared
 
 
-def _cut(clip: Clip, samples: int, digest: str) -> MonoCut:
-    duration_s = samples / SAMPLE_RATE
+def _cut(clip: Clip, samples: int, digest: str, start: int, end: int) -> MonoCut:
+    duration_s = (end - start) / SAMPLE_RATE
     source = AudioSource(type="file", channels=[0], source=str(clip.path))
-    recording = Recording(clip.id, [source], SAMPLE_RATE, samples, duration_s)
+    recording = Recording(clip.id, [source], SAMPLE_RATE, samples, samples / SAMPLE_RATE)
     supervision = SupervisionSegment(
         id=clip.id,
         recording_id=clip.id,
@@ -247,7 +251,7 @@ def _cut(clip: Clip, samples: int, digest: str) -> MonoCut:
     )
     return MonoCut(
         id=clip.id,
-        start=0.0,
+        start=start / SAMPLE_RATE,
         duration=duration_s,
         channel=0,
         supervisions=[supervision],
@@ -257,14 +261,26 @@ def _cut(clip: Clip, samples: int, digest: str) -> MonoCut:
 
 
 def _fingerprint(
-    clips: Sequence[Clip], digests: Sequence[str], labels: Sequence[str], folds: Sequence[Sequence[str]]
+    clips: Sequence[Clip],
+    audio: Sequence[tuple[int, str]],
+    spans: Sequence[tuple[int, int]],
+    labels: Sequence[str],
+    folds: Sequence[Sequence[str]],
 ) -> str:
     rows = sorted(
         [clip.id, digest, clip.speaker, clip.emotion, sorted(clip.votes.items()), clip.text, clip.split]
         + [[name, clip.extras[name]] for name in DIMENSIONS if name in clip.extras]
-        for clip, digest in zip(clips, digests, strict=True)
+        for clip, (_, digest) in zip(clips, audio, strict=True)
     )
-    return _sha256(json.dumps([FORMAT_VERSION, rows, labels, folds], ensure_ascii=True).encode())
+    lengths = (samples for samples, _ in audio)
+    parts = [
+        [clip.id, *span]
+        for clip, span, samples in zip(clips, spans, lengths, strict=True)
+        if span != (0, samples)
+    ]
+    # A corpus of whole files keeps the fingerprint that it had before clips could be parts of them.
+    content = [FORMAT_VERSION, rows, labels, folds, *([sorted(parts)] if parts else [])]
+    return _sha256(json.dumps(content, ensure_ascii=True).encode())
 
 
 def _sha256(content: bytes) -> str:

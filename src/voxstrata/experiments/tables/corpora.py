@@ -50,6 +50,7 @@ def prepare_corpus(
         skip_bad=spec.skip_bad,
         options=spec.options,
         maps=spec.maps,
+        trim_silence=spec.trim_silence,
         progress=lambda done, total: counted(f"preparing {name}", done, total),
     )
 
@@ -80,6 +81,7 @@ def how_to_prepare(name: str, spec: CorpusSpec, out: Path, data: Path | None) ->
         ),
         *(shlex.quote(str(corpus_folder(name, spec, out, data))), *options, *maps),
         *(["--skip-bad"] if spec.skip_bad else []),
+        *(["--trim-silence"] if spec.trim_silence else []),
     ]
     return " ".join(words)
 

@@ -43,7 +43,7 @@ CLASS_COLUMN = re.compile(r"(uar|precision|macro_f1|accuracy)_[a-z]\w*")
 class CorpusSpec(Strict):
     """A corpus to prepare: a reader over a folder of the data root, or synthetic speech.
 
-    Options and maps are those of `corpus prepare`.
+    Options, maps and trimming are those of `corpus prepare`.
     """
 
     reader: str | None = None
@@ -51,6 +51,7 @@ class CorpusSpec(Strict):
     options: dict[str, str] = Field(default_factory=dict)
     maps: tuple[str, ...] = ()
     skip_bad: bool = False
+    trim_silence: bool = False
     synth: dict[str, Any] | None = None
 
 
