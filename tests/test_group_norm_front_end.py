@@ -5,8 +5,9 @@ import pytest
 import torch
 from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
 
+from voxstrata.backbone import clip_by_clip
+from voxstrata.backbone.clip_by_clip import features_in_pieces
 from voxstrata.backbone.encoder import build_backbone
-from voxstrata.backbone.unequal_lengths import features_by_length
 
 #: Of transformers' own attention on padded batches.
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
@@ -111,13 +112,35 @@ def test_features_stand_in_the_order_of_the_clips_and_are_zero_behind():
     encoder = build_backbone(group_norm("wavlm"), seed=0).eval()
     waveforms, lengths = batch()
     front_end = encoder.model.feature_extractor
-    features = features_by_length(front_end, waveforms, LENGTHS)
+    features = features_in_pieces(front_end, waveforms, LENGTHS, clips=1)
     frames = encoder.frame_lengths(lengths).tolist()
     assert features.shape == (5, 16, 24) and frames == [24, 15, 24, 1, 15]
     for row, (n, valid) in enumerate(zip(LENGTHS, frames, strict=True)):
         alone = front_end(waveforms[row : row + 1, :n])[0]
         torch.testing.assert_close(features[row, :, :valid], alone, atol=1e-6, rtol=1e-5)
         assert not features[row, :, valid:].any()
+
+
+@pytest.mark.parametrize("clips", [1, 2])
+def test_a_large_front_end_runs_in_pieces_on_a_cpu(monkeypatch, clips):
+    config = group_norm("wavlm")
+    config.feat_extract_norm = "layer"
+    encoder = build_backbone(config, seed=0).eval()
+    waveforms, lengths = batch()
+    whole = encoder(waveforms, lengths).layers
+    assert clip_by_clip.clips_at_a_time(config, waveforms) == len(waveforms)
+    one = (waveforms.shape[1] - config.conv_kernel[0]) // config.conv_stride[0] + 1
+    monkeypatch.setattr(clip_by_clip, "_PIECE_BYTES", clips * one * config.conv_dim[0] * 4)
+    sizes = []
+    encoder.model.feature_extractor.conv_layers[0].register_forward_hook(
+        lambda m, args, out: sizes.append(len(out))
+    )
+    pieces = encoder(waveforms, lengths)
+    assert sizes == ([1] * 5 if clips == 1 else [2, 2, 1])
+    mask = pieces.mask()
+    for expected, found in zip(whole, pieces.layers, strict=True):
+        torch.testing.assert_close(found[mask], expected[mask], atol=1e-5, rtol=1e-4)
+    assert clip_by_clip.clips_at_a_time(config, waveforms.to("meta")) == len(waveforms)
 
 
 def test_a_copy_runs_its_own_front_end():

@@ -1,6 +1,7 @@
 """The lean engine: equal to the plain merge and to float64, and nothing of a merged weight's size is kept."""
 
 import contextlib
+import platform
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tiny_merges import KINDS, batch, by_hand, moved, parts, score, tiny
 from voxstrata.backbone.encoder import build_backbone
 from voxstrata.errors import CheckpointError
 from voxstrata.merging import engine, rebuilt
+from voxstrata.merging.heap import Heap, heap
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.merging.rules import inner_products, merge_values
 from voxstrata.merging.task_vector import TaskVector
@@ -23,6 +25,7 @@ GRANULARITIES = ["layer", "global"]
 def tidied(monkeypatch):
     """Idle memory is given back also between tiny layers, as it is between large ones."""
     monkeypatch.setattr(engine, "_LARGE_BYTES", 1)
+    monkeypatch.setattr(engine, "_IDLE_SHARE", 0)
 
 
 def unequal(merged):
@@ -359,13 +362,31 @@ def test_blockwise_arithmetic_is_that_of_a_plain_expression(size, vectors, dtype
     )
 
 
-def test_idle_memory_is_given_back_around_large_layers_only(monkeypatch):
+def test_idle_memory_is_looked_at_around_large_layers_only(monkeypatch):
     base, vectors = parts()
     calls = []
-    monkeypatch.setattr(engine, "give_back", lambda: calls.append(1))
+    monkeypatch.setattr(heap(), "give_back", calls.append)
     merged = MergedBackbone(base, vectors)
     gradient(merged, *batch())
     assert not calls
     monkeypatch.setattr(engine, "_LARGE_BYTES", 1)
     gradient(merged, *batch())
-    assert len(calls) == 2 * (7 + 2)
+    weights = sum(weight.nbytes for weight in merged.weights().values())
+    assert len(calls) == 2 * (7 + 2) and set(calls) == {weights // 4}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's heap")
+def test_idle_memory_is_known_and_given_back():
+    own = Heap()
+    own.give_back()
+    if own.idle() is None:
+        pytest.skip("glibc before 2.33 does not tell what is in use")
+    # Below the size that glibc maps, with every second block kept, so that nothing leaves by itself.
+    blocks = [torch.ones(2**14) for _ in range(1024)]
+    assert own.idle() < 8e6
+    del blocks[::2]
+    assert 24e6 < own.idle() < 42e6
+    own.give_back(allowed=50_000_000)
+    assert own.idle() > 24e6
+    own.give_back(allowed=10_000_000)
+    assert own.idle() < 8e6

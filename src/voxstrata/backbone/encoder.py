@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from voxstrata.backbone.attention import Attention, set_attention
+from voxstrata.backbone.clip_by_clip import accept_features, clips_at_a_time, features_in_pieces
 from voxstrata.backbone.folder import write_model_folder
 from voxstrata.backbone.origin import check_architecture, find_origin
 from voxstrata.backbone.precision import keep_positions_exact
-from voxstrata.backbone.unequal_lengths import accept_features, features_by_length
 from voxstrata.backbone.waveforms import normalize_waveforms, receptive_field
 from voxstrata.errors import AudioError, CheckpointError
 
@@ -112,8 +112,10 @@ class SpeechEncoder(nn.Module):
         if len(set(counts)) > 1:
             samples = torch.arange(waveforms.shape[1], device=waveforms.device)
             mask = (samples < lengths.unsqueeze(1)).long()
-        if mask is not None and self._padding_matters:
-            waveforms = features_by_length(self.model.feature_extractor, waveforms, counts)
+        alone = mask is not None and self._padding_matters
+        clips = 1 if alone else clips_at_a_time(self.model.config, waveforms)
+        if alone or clips < len(counts):
+            waveforms = features_in_pieces(self.model.feature_extractor, waveforms, counts, clips)
         return States(self._layers(waveforms, mask), self.frame_lengths(lengths))
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ the first tensor that one changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,12 +23,14 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from voxstrata.backbone.groups import layer_index
-from voxstrata.merging.heap import give_back
+from voxstrata.merging.heap import heap
 from voxstrata.merging.rebuilt import Rebuilt, rebuilding, source_of
 from voxstrata.merging.rules import inner_products, merge_values
 
-#: Weights of a unit on a CPU from which idle memory matters more than the millisecond to give it back.
+#: Weights of a unit on a CPU from which idle memory is looked at around it.
 _LARGE_BYTES = 2**20
+#: Idle memory that is left alone, as a share of all weights: less memory costs more page faults.
+_IDLE_SHARE = 1 / 4
 
 
 class MergeTensor(torch.autograd.Function):
@@ -132,6 +134,7 @@ def merging(
     inside = {prefix: [name for name in merge.weights if name.startswith(f"{prefix}.")] for prefix in units}
     taken = {name for names in inside.values() for name in names}
     outside = [name for name in merge.weights if name not in taken]
+    on_cpu = _bytes_on_cpu(merge, merge.weights)
     with ExitStack() as stack:
         stack.enter_context(swapped(model, {**counters, **merge.weights}))
         stack.enter_context(swapped(model, {name: merge.tensor(name) for name in outside}))
@@ -139,8 +142,8 @@ def merging(
             forward = partial(_run_merged, unit, unit.forward, merge, prefix, inside[prefix])
             if gradient_checkpointing:
                 forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
-            if _is_large(merge, inside[prefix]):
-                forward = partial(_tidied, forward)
+            if _bytes_on_cpu(merge, inside[prefix]) >= _LARGE_BYTES:
+                forward = partial(_tidied, forward, int(_IDLE_SHARE * on_cpu))
             stack.enter_context(forward_replaced(unit, forward))
         for module in model.modules():
             if _is_cheap(module):
@@ -171,18 +174,18 @@ def _run_merged(
         return forward(*args, **kwargs)
 
 
-def _is_large(merge: Merge, names: Sequence[str]) -> bool:
+def _bytes_on_cpu(merge: Merge, names: Iterable[str]) -> int:
     weights = [merge.weights[name] for name in names]
-    return sum(w.nbytes for w in weights if w.device.type == "cpu") >= _LARGE_BYTES
+    return sum(weight.nbytes for weight in weights if weight.device.type == "cpu")
 
 
-def _tidied(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Runs a unit; idle memory is given back before it and before its backward."""
-    give_back()
+def _tidied(forward: Callable[..., Any], idle_allowed: int, *args: Any, **kwargs: Any) -> Any:
+    """Runs a unit; idle memory beyond what is allowed is given back before it and before its backward."""
+    heap().give_back(idle_allowed)
     output = forward(*args, **kwargs)
     states = output[0] if isinstance(output, tuple) else output
     if isinstance(states, Tensor) and states.requires_grad:
-        states.register_hook(lambda _: give_back())
+        states.register_hook(lambda _: heap().give_back(idle_allowed))
     return output
 
 

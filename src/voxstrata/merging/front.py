@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from voxstrata.backbone.attention import FastWavLMAttention
+from voxstrata.backbone.clip_by_clip import features_in_pieces
 from voxstrata.backbone.encoder import SpeechEncoder, States
 from voxstrata.backbone.groups import layer_index
-from voxstrata.backbone.unequal_lengths import features_by_length
 from voxstrata.backbone.waveforms import normalize_waveforms
 from voxstrata.errors import CheckpointError
 from voxstrata.merging.engine import forward_replaced
@@ -77,7 +77,7 @@ def front_features(encoder: SpeechEncoder, waveforms: Tensor, lengths: Tensor) -
     if encoder.normalize:
         waveforms = normalize_waveforms(waveforms, lengths)
     waveforms = waveforms.to(next(encoder.model.parameters()).dtype)
-    return features_by_length(encoder.model.feature_extractor, waveforms, counts)
+    return features_in_pieces(encoder.model.feature_extractor, waveforms, counts, clips=1)
 
 
 def front_states(encoder: SpeechEncoder, waveforms: Tensor, lengths: Tensor, layers: int) -> Tensor:

@@ -3,22 +3,68 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from functools import cache
+from pathlib import Path
 
 
-def give_back() -> None:
-    """Gives freed memory back to the system where the C library is glibc, and changes nothing else.
+class _Mallinfo2(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+class Heap:
+    """Gives freed memory back to the system, once enough of it lies idle.
 
     What passes through a layer leaves holes between the states that are kept, and glibc before 2.38 does not
-    even put an aligned tensor into a hole of its own size: after a few layers as much lies idle as is used.
-    It takes about a millisecond.
+    even put an aligned tensor into a hole of its own size: after some layers as much lies idle as is used. To
+    give it back takes a millisecond, to use it again a page fault for every 4 KB.
+
+    Where the C library is not glibc nothing is done; where it does not tell what is in use (glibc before
+    2.33) any idle memory is given back.
     """
-    library = _glibc()
-    if library is not None:
-        library.malloc_trim(0)
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+        self._tells = self._library is not None and hasattr(self._library, "mallinfo2")
+        if self._tells:
+            self._library.mallinfo2.restype = _Mallinfo2  # type: ignore[union-attr]
+        #: Resident memory that is not on the heap, as it was when nothing on the heap was idle.
+        self._elsewhere: int | None = None
+
+    def idle(self) -> int | None:
+        """Bytes that are resident and not in use; None where that is not known."""
+        return None if self._elsewhere is None else _resident() - self._used() - self._elsewhere
+
+    def give_back(self, allowed: int = 0) -> None:
+        """Gives idle memory back if it is more than allowed, in bytes."""
+        if self._library is None:
+            return
+        idle = self.idle()
+        if idle is None or idle > allowed:
+            self._library.malloc_trim(0)
+            if self._tells:
+                self._elsewhere = _resident() - self._used()
+
+    def _used(self) -> int:
+        told = self._library.mallinfo2()  # type: ignore[union-attr]
+        return int(told.uordblks + told.hblkhd)
 
 
 @cache
-def _glibc() -> ctypes.CDLL | None:
-    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+def heap() -> Heap:
+    """The heap of this process."""
+    return Heap()
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
