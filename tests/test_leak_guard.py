@@ -349,3 +349,17 @@ def test_an_exported_model_keeps_its_list(tmp_path: Path, encoder_folder: Path) 
     listed.write(RunFolder(tmp_path / "run").training_clips)
     assert CliRunner().invoke(app, ["export", str(tmp_path / "run"), str(tmp_path / "out")]).exit_code == 0
     assert training_clips_of(tmp_path / "out", "ser") == listed
+
+
+@pytest.mark.parametrize(
+    ("training", "chosen"),
+    [({}, True), ({"keep_best": False}, False), ({"keep_best": False, "patience": 3}, True)],
+)
+def test_dev_clips_that_chose_nothing_are_not_listed(
+    tmp_path: Path, training: dict[str, object], chosen: bool
+) -> None:
+    path = corpus(tmp_path / "c", ("a", "train", "ann", "x"), ("b", "dev", "bob", "y"))
+    data = {"corpora": [{"path": path}], "labels": ["anger", "fear"]}
+    read = validate(SER | {"data": data, "training": {"steps": 1, **training}}, "made")
+    stages = {use.stage for use in guard(read, build_sources(read), "this").trained.uses}
+    assert stages == {"fine-tuning"} | ({"selection"} if chosen else set())

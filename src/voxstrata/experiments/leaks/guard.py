@@ -93,7 +93,13 @@ def guard(
     listed = trained.with_parent(TrainingClips({Use(SELECTION, run): frozenset(map(ClipTrace.of, dev))}))
     tested = {"dev": dev, **{split: used(source) for split, source in sources.evaluated.items()}}
     traced = {split: [ClipTrace.of(cut) for cut in clips] for split, clips in tested.items() if clips}
-    return Guarded(listed if dev else trained, compare(trained, traced, recipe.allow_leaks))
+    chosen = dev and _chooses_by_dev(recipe)
+    return Guarded(listed if chosen else trained, compare(trained, traced, recipe.allow_leaks))
+
+
+def _chooses_by_dev(recipe: AnyRecipe) -> bool:
+    training = getattr(recipe, "training", None)
+    return training is None or training.keep_best or training.patience is not None
 
 
 def compare(

@@ -25,6 +25,7 @@ class Training(Strict):
     patience: Positive | None = None
     validate_every: Positive | None = None
     checkpoint_every_steps: Positive | None = None
+    keep_best: bool = True
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:
