@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 BENCH := $(BENCH_VENV)/bin/voxstrata bench
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
-.PHONY: setup demo test test-all check lint types bench clean
+.PHONY: setup demo test test-all check lint types bench weights clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -56,6 +56,18 @@ bench: $(BENCH_VENV)/.ready  ## time and memory beside others, into build/benchm
 	$(BENCH) lambda-step --shape base --json build/benchmarks/lambda-step-base.json || test $$? -eq 3
 	$(BENCH) lambda-step --shape large --json build/benchmarks/lambda-step-large.json || test $$? -eq 3
 	$(BENCH) cached --json build/benchmarks/cached.json || test $$? -eq 3
+
+# The packaged models, made anew: two to three hours on two cores. VOXSTRATA_DATA holds AN4.
+W := build/weights
+weights: setup  ## train the packaged models again, into build/weights
+	test -d $(W)/speech || $(BIN)/voxstrata corpus synth $(W)/speech --minutes 600 --shares 0.97,0.03,0 --voices 260,20,1 --seed 7 --unlabelled
+	test -d $(W)/letters || $(BIN)/voxstrata corpus synth $(W)/letters --clips 4300 --shares 0.93,0.023,0.047 --voices 120,10,20 --seed 11
+	test -d $(W)/an4 || $(BIN)/voxstrata corpus prepare an4 $(VOXSTRATA_DATA)/AN4 $(W)/an4
+	$(BIN)/voxstrata pretrain pretrain-tiny 'data.corpora=[{path: $(W)/speech, splits: [train, dev]}, {path: $(W)/an4, splits: [train, dev]}]' --out $(W)/base
+	test -d $(W)/wavlm-tiny || $(BIN)/voxstrata export $(W)/base $(W)/wavlm-tiny --dtype float16
+	$(BIN)/voxstrata train tiny-asr base=$(W)/wavlm-tiny 'data.corpora=[{path: $(W)/letters}]' --out $(W)/asr
+	test -d $(W)/wavlm-tiny-asr || $(BIN)/voxstrata export $(W)/asr $(W)/wavlm-tiny-asr --dtype float16
+	sha256sum $(W)/wavlm-tiny/model.safetensors $(W)/wavlm-tiny-asr/encoder/model.safetensors
 
 clean:  ## remove what was built (runs stay)
 	rm -rf $(VENV) $(BENCH_VENV) build dist .mypy_cache .ruff_cache .pytest_cache

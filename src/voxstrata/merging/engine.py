@@ -30,7 +30,7 @@ from voxstrata.merging.rules import inner_products, merge_values
 #: Weights of a unit on a CPU from which idle memory is looked at around it.
 _LARGE_BYTES = 2**20
 #: Idle memory that is left alone, as a share of all weights: less memory costs more page faults.
-_IDLE_SHARE = 1 / 4
+_IDLE_SHARE = 1 / 6
 
 
 class MergeTensor(torch.autograd.Function):
