@@ -6,7 +6,10 @@ import pytest
 
 import voxstrata
 from voxstrata.backbone.encoder import load_backbone
+from voxstrata.corpora.prepared import sha256_of
+from voxstrata.corpora.synthetic.voices import timbres
 from voxstrata.evaluation.score import score
+from voxstrata.experiments.leaks.training_clips import training_clips_of
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.merging.task_vector import TaskVector
 
@@ -20,6 +23,22 @@ def size(folder: Path) -> int:
 def test_the_package_stays_small() -> None:
     assert size(WEIGHTS / "wavlm-tiny") <= 4.5e6
     assert size(WEIGHTS) <= 20e6
+
+
+def test_the_model_card_names_these_weights() -> None:
+    card = (Path(__file__).parents[1] / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for folder in ("wavlm-tiny", "wavlm-tiny-asr/encoder"):
+        assert f"`{sha256_of(WEIGHTS / folder / 'model.safetensors')}`" in card, folder
+
+
+def test_what_the_packaged_models_heard_is_told_and_no_test_voice_is_in_it() -> None:
+    base, expert = (training_clips_of(name, "it") for name in ("wavlm-tiny", "wavlm-tiny-asr"))
+    assert not base.unknown and not expert.unknown
+    assert {use.stage for use in base.uses} == {"pretraining", "selection"}
+    assert set(base.uses) < set(expert.uses) and {use.stage for use in expert.uses} >= {"fine-tuning"}
+    heard = {clip.speaker for use, clips in expert.uses.items() if use.stage != "selection" for clip in clips}
+    kept_for_tests = {f"synthetic-{name}" for split in ("dev", "test") for name in timbres(split)}
+    assert len(heard) > 300 and not {str(name).rsplit(".", 1)[0] for name in heard} & kept_for_tests
 
 
 def test_wavlm_tiny_is_wavlm_as_transformers_builds_it() -> None:

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from voxstrata.backbone.groups import layer_index
-from voxstrata.merging.heap import heap
+from voxstrata.merging.heap import Heap
 from voxstrata.merging.rebuilt import Rebuilt, rebuilding, source_of
 from voxstrata.merging.rules import inner_products, merge_values
 
@@ -120,7 +120,12 @@ def swapped(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
 
 @contextmanager
 def merging(
-    model: nn.Module, merge: Merge, counters: Mapping[str, Tensor], *, gradient_checkpointing: bool = False
+    model: nn.Module,
+    merge: Merge,
+    counters: Mapping[str, Tensor],
+    heap: Heap,
+    *,
+    gradient_checkpointing: bool = False,
 ) -> Iterator[None]:
     """Inside, a model computes with merged weights, and keeps little for the backward pass.
 
@@ -128,6 +133,7 @@ def merging(
         model: a transformers speech encoder in eval mode; its own tensors are not read.
         merge: what to merge.
         counters: the model's other tensors.
+        heap: looked at around each large unit; the same in every step of a model.
         gradient_checkpointing: keep of each layer its input only, and run it again in the backward.
     """
     units = dict(_units(model))
@@ -143,7 +149,7 @@ def merging(
             if gradient_checkpointing:
                 forward = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
             if _bytes_on_cpu(merge, inside[prefix]) >= _LARGE_BYTES:
-                forward = partial(_tidied, forward, int(_IDLE_SHARE * on_cpu))
+                forward = partial(_tidied, forward, partial(heap.give_back, int(_IDLE_SHARE * on_cpu)))
             stack.enter_context(forward_replaced(unit, forward))
         for module in model.modules():
             if _is_cheap(module):
@@ -179,13 +185,13 @@ def _bytes_on_cpu(merge: Merge, names: Iterable[str]) -> int:
     return sum(weight.nbytes for weight in weights if weight.device.type == "cpu")
 
 
-def _tidied(forward: Callable[..., Any], idle_allowed: int, *args: Any, **kwargs: Any) -> Any:
-    """Runs a unit; idle memory beyond what is allowed is given back before it and before its backward."""
-    heap().give_back(idle_allowed)
+def _tidied(forward: Callable[..., Any], tidy: Callable[[], None], *args: Any, **kwargs: Any) -> Any:
+    """Runs a unit; too much idle memory is given back before it and before its backward."""
+    tidy()
     output = forward(*args, **kwargs)
     states = output[0] if isinstance(output, tuple) else output
     if isinstance(states, Tensor) and states.requires_grad:
-        states.register_hook(lambda _: heap().give_back(idle_allowed))
+        states.register_hook(lambda _: tidy())
     return output
 
 

@@ -22,7 +22,7 @@ class _Mallinfo2(ctypes.Structure):
 
 
 class Heap:
-    """Gives freed memory back to the system, once too much of it lies idle.
+    """Gives freed memory back to the system, once too much of it lies idle for a model, say.
 
     What passes through a layer leaves holes between the states that are kept, and glibc before 2.38 does not
     even put an aligned tensor into a hole of its own size: after some layers as much lies idle as is used. To
@@ -34,10 +34,6 @@ class Heap:
     """
 
     def __init__(self) -> None:
-        self._library = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
-        self._tells = self._library is not None and hasattr(self._library, "mallinfo2")
-        if self._tells:
-            self._library.mallinfo2.restype = _Mallinfo2  # type: ignore[union-attr]
         #: Resident memory that is not on the heap, as it was when nothing on the heap was idle.
         self._elsewhere: int | None = None
         #: The most that was in use at any look.
@@ -48,24 +44,33 @@ class Heap:
 
         Below that, what lies idle serves again: in a backward pass, or in the next step.
         """
-        if self._library is None:
+        library = _glibc()
+        if library is None:
             return
-        if self._tells:
-            self._most = max(self._most, self._used())
+        used = _used(library)
+        self._most = max(self._most, used or 0)
         if self._elsewhere is None or _resident() - self._elsewhere > self._most + allowed:
-            self._library.malloc_trim(0)
-            if self._tells:
-                self._elsewhere = _resident() - self._used()
-
-    def _used(self) -> int:
-        told = self._library.mallinfo2()  # type: ignore[union-attr]
-        return int(told.uordblks + told.hblkhd)
+            library.malloc_trim(0)
+            used = _used(library)
+            self._elsewhere = None if used is None else _resident() - used
 
 
 @cache
-def heap() -> Heap:
-    """The heap of this process."""
-    return Heap()
+def _glibc() -> ctypes.CDLL | None:
+    if platform.libc_ver()[0] != "glibc":
+        return None
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallinfo2"):
+        library.mallinfo2.restype = _Mallinfo2
+    return library
+
+
+def _used(library: ctypes.CDLL) -> int | None:
+    """Bytes of the heap that are in use; None where glibc does not tell."""
+    if not hasattr(library, "mallinfo2"):
+        return None
+    told = library.mallinfo2()
+    return int(told.uordblks + told.hblkhd)
 
 
 def _resident() -> int:

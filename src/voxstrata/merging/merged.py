@@ -18,6 +18,7 @@ from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.errors import CheckpointError
 from voxstrata.merging.engine import Merge, merging, swapped
 from voxstrata.merging.front import FRONT_END, fixed_layers, from_front, front_features, front_states
+from voxstrata.merging.heap import Heap
 from voxstrata.merging.rebuilt import forget
 from voxstrata.merging.rules import merged_values, task_arithmetic
 from voxstrata.merging.task_vector import TaskVector
@@ -87,6 +88,7 @@ class MergedBackbone(nn.Module):
         device = next(iter(self._weights.values())).device
         self._deltas = [_held(vector, device, dtype) for vector in vectors.values()]
         self._reused: tuple[Tensor, dict[str, Tensor]] | None = None
+        self._heap = Heap()
         rows = 1 + self.num_layers if granularity == "layer" else 1
         start = torch.tensor([_start(init, self.vectors)], device=device).reshape(1, -1).repeat(rows, 1)
         if granularity == "static" or not vectors:
@@ -225,7 +227,11 @@ class MergedBackbone(nn.Module):
         encoder = self._skeleton[0]
         merge = Merge.of(self._weights, self._deltas, self.coefficients)
         with merging(
-            encoder.model, merge, self._counters, gradient_checkpointing=self.gradient_checkpointing
+            encoder.model,
+            merge,
+            self._counters,
+            self._heap,
+            gradient_checkpointing=self.gradient_checkpointing,
         ):
             states: States = encoder(waveforms, lengths)
         for layer in states.layers:

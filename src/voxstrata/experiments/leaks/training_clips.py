@@ -146,7 +146,7 @@ def training_clips_of(source: str | Path, role: str) -> TrainingClips:
     path = list_of(source)
     if path is not None:
         return TrainingClips.read(path)
-    kind = "packaged" if packaged(str(source)) else "published" if not Path(source).exists() else "given"
+    kind = "given" if Path(source).exists() else "published"
     return TrainingClips(unknown=(f"{role} {source}: {kind} without a list of its training clips",))
 
 
