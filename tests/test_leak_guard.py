@@ -169,7 +169,11 @@ def test_only_clips_that_are_used_count_and_every_corpus_of_the_recipe(tmp_path:
     found = report(one, two)
     assert {leak.name for leak in found.leaks} == {"fine-tuning/test/audio"}
     assert [(o.second, o.shared, o.of) for o in found.sentences] == [("test", 1, 1)]
-    assert found.checked["fine-tuning (this)"] == 2
+    assert found.checked == {
+        "fine-tuning (this)": 2,
+        "pretraining (wavlm-tiny)": 12_497,
+        "selection (wavlm-tiny)": 451,
+    }
     assert report(one).leaks == ()
 
 

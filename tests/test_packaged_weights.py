@@ -72,5 +72,5 @@ def test_the_packaged_expert_hears_words_of_unheard_voices(tmp_path: Path) -> No
             Prediction(id=cut.id, transcript=heard.transcript, reference_transcript=cut.supervisions[0].text)
         )
     wer = score(rows).as_dict()["transcript"]["wer"]["value"]
-    # Measured .67 on 200 clips of 20 voices; a net that stays on blank has 1.
-    assert wer < 0.8, wer
+    # Measured .57 on 200 clips of 20 voices; a net that stays on blank has 1.
+    assert wer < 0.7, wer

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import multiprocessing
 import signal
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from voxstrata.errors import VoxstrataError
+from voxstrata.merging.heap import Heap
 
 #: Runs one case.
 Step = Callable[[Any], object]
@@ -106,8 +105,7 @@ class Worker:
 def peak_beyond_resident(work: Callable[[], object]) -> int | None:
     """Bytes that `work` needs at most beyond those resident before it; None where it cannot be told."""
     gc.collect()
-    with suppress(OSError, AttributeError):  # glibc keeps freed memory, which would hide what is needed anew
-        ctypes.CDLL(None).malloc_trim(0)
+    Heap().give_back()  # freed memory that is kept would hide what is needed anew
     try:
         _CLEAR.write_text("5")  # the high-water mark starts from what is resident now
         before = _status_bytes("VmRSS")

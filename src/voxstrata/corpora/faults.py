@@ -8,7 +8,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from voxstrata.audio import SAMPLE_RATE, decode, downmix, resampled_length
 from voxstrata.corpora.clip import SPLITS, Clip
@@ -71,7 +75,7 @@ class Inspection:
     Args:
         samples: length after resampling to 16 kHz.
         sha256: of the mono samples before resampling, so that format and header do not matter.
-        heard: the stretch without silence at either end, in samples at 16 kHz.
+        heard: the stretch that is used, in samples at 16 kHz: all of it, or what lies between silences.
         fault: kind and detail, if the audio cannot be used.
     """
 
@@ -81,8 +85,8 @@ class Inspection:
     fault: tuple[str, str] | None = None
 
 
-def inspect_audio(path: Path) -> Inspection:
-    """Decodes a file and says what is wrong with it, if anything."""
+def inspect_audio(path: Path, *, trim_silence: bool = False) -> Inspection:
+    """Decodes a file and says what is wrong with it, if anything, and which stretch of it is used."""
     if not path.is_file():
         return Inspection(fault=("missing file", f"no file at {path}"))
     if is_lfs_stub(path):
@@ -100,26 +104,35 @@ def inspect_audio(path: Path) -> Inspection:
     if length < SHORTEST:
         detail = f"{length} of at least {SHORTEST} samples at {SAMPLE_RATE} Hz"
         return Inspection(length, digest, fault=("too short", detail))
-    start_s, end_s = without_silence(mono, sample_rate)
-    start, end = int(start_s * SAMPLE_RATE), min(length, math.ceil(end_s * SAMPLE_RATE))
-    # A click in silence is no clip of its own.
-    heard = (start, end) if end - start >= SHORTEST else (0, length)
+    heard = _between_silences(mono, sample_rate, length) if trim_silence else (0, length)
     return Inspection(length, digest, heard)
 
 
+def _between_silences(mono: NDArray[np.float32], sample_rate: int, length: int) -> tuple[int, int]:
+    start_s, end_s = without_silence(mono, sample_rate)
+    start, end = int(start_s * SAMPLE_RATE), min(length, math.ceil(end_s * SAMPLE_RATE))
+    # A click in silence is no clip of its own.
+    return (start, end) if end - start >= SHORTEST else (0, length)
+
+
 def inspect_all(
-    paths: Sequence[Path], progress: Callable[[int, int], None] | None = None, *, threads: int = 4
+    paths: Sequence[Path],
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    trim_silence: bool = False,
+    threads: int = 4,
 ) -> list[Inspection]:
     """Decodes many files; the decoder and the hash release the interpreter lock, so threads help.
 
     Args:
         paths: audio files.
         progress: called with (files done, files in all).
+        trim_silence: use no silence at either end of a clip.
         threads: how many files at a time.
     """
     inspections = []
     with ThreadPoolExecutor(threads) as pool:
-        for inspection in pool.map(inspect_audio, paths):
+        for inspection in pool.map(partial(inspect_audio, trim_silence=trim_silence), paths):
             inspections.append(inspection)
             if progress is not None:
                 progress(len(inspections), len(paths))

@@ -66,10 +66,10 @@ def prepare(
     choices = chosen_options(name, reader.options, options or {})
     _check_writable(out)
     clips, notes = _read(reader, folder, choices, label_maps)
-    inspections = inspect_all([clip.path for clip in clips], progress)
+    inspections = inspect_all([clip.path for clip in clips], progress, trim_silence=trim_silence)
     kept, faults = _good(clips, clip_faults(clips, inspections, allowed), skip_bad)
     chosen, audio = [clips[position] for position in kept], [inspections[position] for position in kept]
-    spans = [one.heard if trim_silence else (0, one.samples) for one in audio]
+    spans = [one.heard for one in audio]
     lengths = [end - start for start, end in spans]
     notes += _notes_on_silence(name, chosen, audio) if trim_silence else []
     names = allowed or _labels_of(chosen)
