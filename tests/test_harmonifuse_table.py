@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from voxstrata.experiments.tables.reproduce import plan
+from voxstrata.experiments.tables.plan import plan
 from voxstrata.experiments.tables.table import read_table
 from voxstrata.recipes.reading import merged_values, read_yaml
 from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe

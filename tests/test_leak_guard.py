@@ -25,7 +25,7 @@ from voxstrata.experiments.leaks.report import LeakError, LeakReport
 from voxstrata.experiments.leaks.training_clips import ClipTrace, TrainingClips, Use, training_clips_of
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.sources import build_sources
-from voxstrata.experiments.tables.reproduce import plan
+from voxstrata.experiments.tables.plan import plan
 from voxstrata.experiments.tables.table import Table, read_table
 from voxstrata.recipes.leaks import LEAKS, MATCHES, SPLITS, STAGES
 from voxstrata.recipes.reading import validate

@@ -13,16 +13,19 @@ from hypothesis import strategies as st
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.run import execute
-from voxstrata.experiments.tables.reproduce import PlannedRun, _collect, plan
+from voxstrata.experiments.tables.plan import PlannedRun, plan
+from voxstrata.experiments.tables.rows import contrasts_of, rows_of
 from voxstrata.experiments.tables.table import (
     Table,
     content_key,
+    narrowed,
     order,
     points,
     read_table,
     references,
     run_values,
     substitute,
+    variants,
 )
 from voxstrata.predictions import Prediction, write_predictions
 from voxstrata.recipes.reading import merged_values, validate
@@ -152,7 +155,8 @@ def test_a_row_shows_the_setting_that_is_best_on_dev(choose, chosen, tmp_path):
             write_predictions(run.predictions(split), rows)
         recipe = validate({"system": "statistics"}, name)
         planned.append(PlannedRun(name, recipe, run, (("$seed", 0), ("$fold", None))))
-    (row,) = _collect(content, at, "t", "small", planned, tmp_path)["rows"]
+    (found,) = rows_of(content, at, planned)
+    row = found.as_dict(content.columns, 1)
     assert row["runs"] == [f"../../{chosen}"]
     point = content.members(at, "joint")[chosen]
     assert row["title"] == f"Joint (asr_weight {point['asr_weight']}, rates.encoder {point['rates.encoder']})"
@@ -160,6 +164,65 @@ def test_a_row_shows_the_setting_that_is_best_on_dev(choose, chosen, tmp_path):
     assert [tried["asr_weight"] for tried in row["tried_on_dev"]] == [0.1, 0.1, 1.0, 1.0]
     scores = [tried[choose] for tried in row["tried_on_dev"]]
     assert scores == ([0.5, 1.0, 0.5, 0.5] if choose == "uar" else [1.0, 1.0, 0.0, 1.0])
+
+
+def test_contrasts_are_paired_over_the_clips_of_both_rows(tmp_path):
+    content = table({"contrasts": [{"run": "dual", "over": "single"}]})
+    at = content.scale("small")
+
+    def planned(name: str, answers: str, words: str | None = None) -> PlannedRun:
+        run = RunFolder(tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}")
+        rows = [
+            Prediction(f"{n}", speaker=f"s{n}", emotion=answer, reference_emotion="abab"[n % 4])
+            for n, answer in enumerate(answers)
+        ]
+        if words is not None:
+            # A clip of its own, which the other row does not have.
+            rows.append(Prediction("w", speaker="w", transcript=words, reference_transcript="go"))
+        write_predictions(run.predictions("test"), rows)
+        return PlannedRun(name, validate({"system": "statistics"}, name), run, (("$seed", 0), ("$fold", 1)))
+
+    rows = rows_of(content, at, [planned("dual", "ababaaaa", "go"), planned("single", "aaaaaaaa")])
+    (found,) = contrasts_of(content, rows)
+    assert (found["name"], found["title"]) == ("dual - single", "Dual, less Single")
+    assert found["clips"] == 8
+    difference = found["differences"]["uar"]
+    assert (difference["a"], difference["b"], difference["difference"]) == (0.5, 0.75, 0.25)
+    assert difference["unit"] == "speaker" and difference["interval"][0] >= 0
+    assert "wer" not in found["differences"]
+    # One row alone has no difference to tell.
+    assert contrasts_of(content, rows[:1]) == []
+    stranger = planned("single", "")
+    write_predictions(
+        stranger.folder.predictions("test"), [Prediction("z", emotion="a", reference_emotion="a")]
+    )
+    with pytest.raises(RecipeError, match="contrast dual less single: "):
+        contrasts_of(content, rows_of(content, at, [planned("dual", "abab"), stranger]))
+
+
+def test_each_lexical_strength_has_corpora_runs_and_rows_of_its_own():
+    at = table(
+        {
+            "scales": {
+                "small": {
+                    "corpora": {
+                        "speech": {"reader": None, "folder": None,
+                                   "synth": {"seed": 1, "lexical_strength": "$lexical_strength"}},
+                        "other": {"synth": {"seed": 2}},
+                    },
+                    "axes": {"lexical_strength": [0, 0.5], "seed": [3, 4]},
+                }
+            }
+        }
+    ).scale("small")  # fmt: skip
+    found = variants(narrowed(table(), at, row=None, fold=None, seed=4))
+    assert list(found) == ["lexical strength 0", "lexical strength 0.5"]
+    for strength, scale in zip((0, 0.5), found.values(), strict=True):
+        assert scale.corpora["speech"].synth == {"seed": 1, "lexical_strength": strength}
+        assert scale.corpora["other"].synth == {"seed": 2}
+        assert scale.axes.seed == (4,) and not scale.axes.lexical_strength
+    plain = table().scale("small")
+    assert variants(plain) == {"": plain}
 
 
 def test_references_are_found_and_replaced_at_any_depth():
@@ -191,6 +254,7 @@ def test_tables_that_do_not_hold_are_refused_with_every_fault(tmp_path):
     refused({"rows": [{"run": "dual", "title": "x", "choose": "luck"}]}, "chosen by 'luck'")
     refused({"scales": {"small": {"rows": ["asr"]}}}, "'asr', which no row shows")
     refused({"scales": {"small": {"grids": {"daul": {"seed": [1]}}}}}, "grids.daul is no run")
+    refused({"contrasts": [{"run": "dual", "over": "asr"}]}, "contrast names 'asr', which no row shows")
     refused({"runs": {"asr": {"grid": {"seed": []}}}}, "runs.asr.grid.seed")
     refused({"runs": {"a.b": {"recipe": "adaltm"}}}, "'a.b' is no word")
     with pytest.raises(RecipeError, match="no scale 'huge'; this table has small"):

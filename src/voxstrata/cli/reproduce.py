@@ -128,7 +128,7 @@ def _check(table: str, scale: str, data: Path | None, out: Path, tflops: float |
 
 def show(folder: Path, as_json: bool) -> None:
     """Prints a table's rows and where it lies."""
-    from voxstrata.experiments.tables.results import rich_table
+    from voxstrata.experiments.tables.results import rich_contrasts, rich_table
 
     table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
     if as_json:
@@ -136,7 +136,10 @@ def show(folder: Path, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    Console(highlight=False).print(rich_table(table))
+    console = Console(highlight=False)
+    for shown in (rich_table(table), rich_contrasts(table)):
+        if shown is not None:
+            console.print(shown)
     if table["note"]:
         typer.echo(f"note: {table['note']}")
     typer.echo(f"report: {folder / 'report.html'}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voxstrata.reporting.contents import read_run
+from voxstrata.reporting.contrasts import contrast_figure
 from voxstrata.reporting.forest import ForestRow, forest_figure, overlay_figure
 from voxstrata.reporting.sections import (
     flat,
@@ -16,7 +17,7 @@ from voxstrata.reporting.sections import (
     training_drawings,
 )
 from voxstrata.reporting.table import read_table, table_curves
-from voxstrata.reporting.wording import cell, interval, metric_title, percent
+from voxstrata.reporting.wording import cell, interval, metric_title, percent, points
 from voxstrata.runs import RunFolder, atomic_write
 
 if TYPE_CHECKING:
@@ -71,16 +72,18 @@ def write_table_report(folder: Path) -> Path:
         for column in table.columns
         if any(row.metrics.get(column) or row.paper_number(column) is not None for row in table.rows)
     ]
+    contrasts = [contrast_figure(column, table.contrasts) for column in table.contrast_columns]
     curves = table_curves(folder, table)
     overlays = [overlay_figure(curves)] if curves else []
     target = RunFolder(folder)
-    for drawing in [*forests, *overlays]:
+    for drawing in [*forests, *contrasts, *overlays]:
         drawing.save(target.figures)
     page = _templates().get_template("table.html.j2")
     html = page.render(
         table=table,
         paper_columns=[column for column in table.columns if table.has_paper(column)],
         forests=forests,
+        contrasts=contrasts,
         overlays=overlays,
     )
     atomic_write(target.report, html)
@@ -98,5 +101,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters.update(percent=percent, interval=interval, cell=cell, metric_title=metric_title)
+    templates.filters.update(
+        percent=percent, interval=interval, cell=cell, metric_title=metric_title, points=points
+    )
     return templates

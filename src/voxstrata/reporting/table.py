@@ -37,6 +37,26 @@ class TableRow(BaseModel):
         return (self.paper or {}).get(column)
 
 
+class Difference(BaseModel):
+    """A metric's paired difference, as a rate, with its 95 % interval over `unit` (speaker or clip)."""
+
+    model_config = ConfigDict(frozen=True)
+    difference: float
+    interval: tuple[float, float]
+    smallest: float
+    unit: str
+
+
+class Contrast(BaseModel):
+    """A paired difference of two rows, per metric."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    title: str
+    clips: int
+    differences: dict[str, Difference]
+
+
 class Table(BaseModel):
     """`table.json`."""
 
@@ -50,6 +70,12 @@ class Table(BaseModel):
     note: str = ""
     columns: tuple[str, ...]
     rows: tuple[TableRow, ...]
+    contrasts: tuple[Contrast, ...] = ()
+
+    @property
+    def contrast_columns(self) -> list[str]:
+        """The metrics that any paired difference has."""
+        return [name for name in self.columns if any(name in one.differences for one in self.contrasts)]
 
     def has_paper(self, column: str) -> bool:
         """Whether the paper states this metric for any row."""

@@ -54,6 +54,15 @@ def interval(bounds: tuple[float, float] | None) -> str:
     return "–" if bounds is None else f"[{percent(bounds[0])}, {percent(bounds[1])}]"
 
 
+def points(difference: float, bounds: tuple[float, float]) -> str:
+    """A difference of rates in percentage points.
+
+    >>> points(0.021, (-0.004, 0.05))
+    '+2.1 [-0.4, +5.0]'
+    """
+    return f"{100 * difference:+.1f} [{100 * bounds[0]:+.1f}, {100 * bounds[1]:+.1f}]"
+
+
 def sentence(score: Score) -> str:
     """A score with its intervals, in words.
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from voxstrata.corpora.msp_podcast import PAPER_CLIPS
 from voxstrata.errors import VoxstrataError
 from voxstrata.experiments.dry_run.estimate import Assumptions
 from voxstrata.experiments.dry_run.run import DryRun, dry_run
 from voxstrata.experiments.tables.corpora import corpus_folder, how_to_prepare
-from voxstrata.experiments.tables.table import Scale, Table, order, points, run_values, substitute
+from voxstrata.experiments.tables.table import Scale, Table, order, points, run_values, substitute, variants
 from voxstrata.recipes.reading import validate
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
 
@@ -32,31 +33,39 @@ def dry_run_table(
     """
     scale = table.scale(scale_name)
     faults: list[str] = []
-    corpora: dict[str, str] = {}
     unprepared: dict[str, Mapping[str, int]] = {}
-    for name, spec in scale.corpora.items():
-        folder = corpus_folder(name, spec, out / "corpora", data)
-        corpora[f"$corpus.{name}"] = str(folder)
-        if not (folder / "corpus.json").is_file():
-            faults.append(_unprepared(name, scale, out, data))
-            # Of the corpora that readers know, the paper tells of one how many clips it has.
-            unprepared[str(folder)] = PAPER_CLIPS if spec.reader == "msp-podcast" else {}
     runs: dict[str, AnyRecipe] = {}
     folders: dict[str, str] = {}
-    for point in points(scale.axes):
-        told = [f"{key[1:]} {value}" for key, value in point.items() if value is not None]
-        label = f" ({', '.join(told)})" if len(list(points(scale.axes))) > 1 else ""
-        # A run's folder is named by its base's weights, which are not read here.
-        known = {**corpora, **point, **{f"$run.{name}": f"$run.{name}{label}" for name in table.runs}}
-        for name in order(table, scale):
-            try:
-                recipe = validate(substitute(run_values(table, scale, name), known), f"run {name}")
-            except VoxstrataError as fault:
-                faults.append(str(fault))
-                continue
-            runs[f"{name}{label}"] = recipe
-            folders[f"$run.{name}{label}"] = f"{name}{label}"
+    for title, variant in variants(scale).items():
+        corpora: dict[str, str] = {}
+        for name, spec in variant.corpora.items():
+            folder = corpus_folder(name, spec, out / "corpora", data)
+            corpora[f"$corpus.{name}"] = str(folder)
+            if not (folder / "corpus.json").is_file() and str(folder) not in unprepared:
+                faults.append(_unprepared(name, variant, out, data))
+                # Of the corpora that readers know, the paper tells of one how many clips it has.
+                unprepared[str(folder)] = PAPER_CLIPS if spec.reader == "msp-podcast" else {}
+        for label, point in _labelled(variant, title):
+            # A run's folder is named by its base's weights, which are not read here.
+            known = {**corpora, **point, **{f"$run.{name}": f"$run.{name}{label}" for name in table.runs}}
+            for name in order(table, variant):
+                try:
+                    recipe = validate(substitute(run_values(table, variant, name), known), f"run {name}")
+                except VoxstrataError as fault:
+                    faults.append(str(fault))
+                    continue
+                runs[f"{name}{label}"] = recipe
+                folders[f"$run.{name}{label}"] = f"{name}{label}"
     return dry_run(runs, out, folders=folders, unprepared=unprepared, faults=faults, assumed=assumed)
+
+
+def _labelled(variant: Scale, title: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every point of a variant, with what tells it from the others; "" where there is one only."""
+    every = list(points(variant.axes))
+    for point in every:
+        told = [f"{key[1:]} {value}" for key, value in point.items() if value is not None]
+        parts = [*([title] if title else []), *(told if len(every) > 1 else [])]
+        yield f" ({', '.join(parts)})" if parts else "", point
 
 
 def _unprepared(name: str, scale: Scale, out: Path, data: Path | None) -> str:

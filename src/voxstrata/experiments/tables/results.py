@@ -9,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table as RichTable
 
-from voxstrata.reporting.wording import metric_title
+from voxstrata.reporting.wording import metric_title, points
 from voxstrata.runs import atomic_write
 
 
@@ -30,6 +30,36 @@ def _cells(table: dict[str, Any]) -> list[list[str]]:
         [row["title"], *(percent(row["metrics"].get(column)) for column in table["columns"])]
         for row in table["rows"]
     ]
+
+
+def _contrast_columns(table: dict[str, Any]) -> list[str]:
+    contrasts = table["contrasts"]
+    return [name for name in table["columns"] if any(name in one["differences"] for one in contrasts)]
+
+
+def _contrast_cells(table: dict[str, Any]) -> list[list[str]]:
+    columns = _contrast_columns(table)
+    return [
+        [one["title"], *(_difference(one["differences"].get(column)) for column in columns)]
+        for one in table["contrasts"]
+    ]
+
+
+def _difference(cell: dict[str, Any] | None) -> str:
+    return "-" if cell is None else points(cell["difference"], cell["interval"])
+
+
+def rich_contrasts(table: dict[str, Any]) -> RichTable | None:
+    """The paired differences for a terminal; None where the table names none."""
+    if not table["contrasts"]:
+        return None
+    shown = RichTable(title="paired differences in points", box=box.SIMPLE, padding=(0, 1))
+    shown.add_column("row, less another")
+    for column in _contrast_columns(table):
+        shown.add_column(metric_title(column), justify="right", no_wrap=True)
+    for cells in _contrast_cells(table):
+        shown.add_row(*cells)
+    return shown
 
 
 def rich_table(table: dict[str, Any]) -> RichTable:
@@ -59,8 +89,21 @@ def markdown(table: dict[str, Any]) -> str:
         "|" + "---|" * len(header),
         *("| " + " | ".join(cells) + " |" for cells in _cells(table)),
         "",
+        *_contrast_lines(table),
     ]
     return "\n".join(lines)
+
+
+def _contrast_lines(table: dict[str, Any]) -> list[str]:
+    if not table["contrasts"]:
+        return []
+    header = ["paired difference, points", *(metric_title(name) for name in _contrast_columns(table))]
+    return [
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(cells) + " |" for cells in _contrast_cells(table)),
+        "",
+    ]
 
 
 def write_section(path: Path, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """A table of experiments as data: runs, what each needs, rows, axes. Read from YAML, no Python per paper.
 
 In values, `$corpus.NAME`, `$run.NAME`, `$fold` and `$seed` stand for a prepared corpus, another run's
-folder and the axes' values.
+folder and the axes' values; in a synthetic corpus `$lexical_strength` does.
 """
 
 from __future__ import annotations
@@ -82,11 +82,22 @@ class RowSpec(Strict):
     paper: dict[str, float] = Field(default_factory=dict)
 
 
+class ContrastSpec(Strict):
+    """A paired difference that is named beforehand: the row of `run` less the row of `over`."""
+
+    run: str
+    over: str
+
+
 class Axes(Strict):
-    """What every run is repeated over; predictions are pooled over folds, metrics over seeds."""
+    """What every run is repeated over.
+
+    Predictions are pooled over folds, metrics over seeds; each lexical strength has rows of its own.
+    """
 
     seed: tuple[int, ...] = (0,)
     fold: tuple[int, ...] = ()
+    lexical_strength: tuple[float, ...] = ()
 
 
 class Scale(Strict):
@@ -105,12 +116,13 @@ class Scale(Strict):
 
 
 class Table(Strict):
-    """Runs, rows and scales."""
+    """Runs, rows, paired differences between rows, and scales."""
 
     title: str
     columns: tuple[str, ...] = ("uar", "precision", "macro_f1")
     runs: dict[str, RunSpec]
     rows: tuple[RowSpec, ...]
+    contrasts: tuple[ContrastSpec, ...] = ()
     scales: dict[str, Scale]
 
     def scale(self, name: str) -> Scale:
@@ -167,6 +179,12 @@ def _unknown_names(table: Table) -> list[str]:
         f"row {r.title!r} is chosen by {r.choose!r}, which is not one of {', '.join(COLUMNS)}"
         for r in table.rows
         if r.choose not in COLUMNS
+    ]
+    problems += [
+        f"a contrast names {key!r}, which no row shows"
+        for contrast in table.contrasts
+        for key in (contrast.run, contrast.over)
+        if key not in {row.run for row in table.rows}
     ]
     problems += [
         f"run {name!r} is no word of letters, digits, - and _"
@@ -279,14 +297,34 @@ def narrowed(table: Table, scale: Scale, *, row: str | None, fold: int | None, s
             raise RecipeError(
                 f"no {name} {chosen}; this scale has {', '.join(map(str, there)) or f'no {name}s'}"
             )
-    axes = Axes(
-        seed=scale.axes.seed if seed is None else (seed,), fold=scale.axes.fold if fold is None else (fold,)
-    )
+    only = {name: (value,) for name, value in (("seed", seed), ("fold", fold)) if value is not None}
+    axes = scale.axes.model_copy(update=only)
     return scale.model_copy(update={"axes": axes, "rows": rows if row is None else (row,)})
 
 
+def variants(scale: Scale) -> dict[str, Scale]:
+    """A scale for each lexical strength, by what tells them apart; where it has none, itself, by "".
+
+    >>> list(variants(Scale(corpora={}, axes=Axes(lexical_strength=(0, 0.5)))))
+    ['lexical strength 0', 'lexical strength 0.5']
+    """
+    if not scale.axes.lexical_strength:
+        return {"": scale}
+    axes = scale.axes.model_copy(update={"lexical_strength": ()})
+    found = {}
+    for strength in scale.axes.lexical_strength:
+        known = {"$lexical_strength": strength}
+        corpora = {
+            name: spec.model_copy(update={"synth": spec.synth and substitute(spec.synth, known)})
+            for name, spec in scale.corpora.items()
+        }
+        update = {"axes": axes, "corpora": corpora}
+        found[f"lexical strength {strength:g}"] = scale.model_copy(update=update)
+    return found
+
+
 def points(axes: Axes) -> Iterator[dict[str, Any]]:
-    """Every combination of the axes' values."""
+    """Every combination of seed and fold."""
     for seed, fold in itertools.product(axes.seed, axes.fold or (None,)):
         yield {"$seed": seed, "$fold": fold}
 

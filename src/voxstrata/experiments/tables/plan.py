@@ -1,0 +1,82 @@
+"""Which runs a scale of a table needs, each with its folder.
+
+A run's folder is keyed by the hash of its resolved recipe, with its parents' keys and its corpora's and
+base's fingerprints in the place of paths: what is done is never done twice, and a change re-runs only
+what hangs on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from voxstrata.backbone.encoder import load_backbone
+from voxstrata.backbone.fingerprint import fingerprint
+from voxstrata.corpora.prepared import PreparedCorpus
+from voxstrata.experiments.parents import experts_of
+from voxstrata.experiments.tables.table import (
+    Scale,
+    Table,
+    content_key,
+    order,
+    points,
+    run_values,
+    substitute,
+)
+from voxstrata.recipes.reading import validate
+from voxstrata.recipes.schema.any_recipe import AnyRecipe
+from voxstrata.recipes.schema.recipe import BaseRecipe
+from voxstrata.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run at one point of the axes."""
+
+    name: str
+    recipe: AnyRecipe
+    folder: RunFolder
+    point: tuple[tuple[str, Any], ...]
+
+
+def plan(table: Table, scale: Scale, corpora: dict[str, PreparedCorpus], out: Path) -> list[PlannedRun]:
+    """All runs of a scale, parents before children, each with its folder.
+
+    Raises:
+        RecipeError: for a recipe that does not hold.
+    """
+    paths = {f"$corpus.{name}": str(corpus.folder) for name, corpus in corpora.items()}
+    prints = {f"$corpus.{name}": corpus.fingerprint for name, corpus in corpora.items()}
+    planned = []
+    for point in points(scale.axes):
+        known, keys = dict(paths | point), dict(prints | point)
+        for name in order(table, scale):
+            values = run_values(table, scale, name)
+            recipe = validate(substitute(values, known), f"run {name}")
+            keyed = substitute(values, keys)
+            key = content_key(_identity(validate(keyed, f"run {name}"), recipe))
+            folder = RunFolder(out / f"{name}-{key}")
+            known[f"$run.{name}"], keys[f"$run.{name}"] = str(folder.path), key
+            planned.append(PlannedRun(name, recipe, folder, tuple(point.items())))
+    return planned
+
+
+def _identity(keyed: AnyRecipe, recipe: AnyRecipe) -> dict[str, Any]:
+    """A recipe whose encoders are named by the hash of their weights (references are hashes already)."""
+    # What is allowed changes no result.
+    values = keyed.model_dump(mode="json", exclude={"allow_leaks"})
+    if isinstance(keyed, BaseRecipe) and isinstance(recipe, BaseRecipe) and keyed.base == recipe.base:
+        values["base"] = _weights_hash(recipe.base, recipe.architecture)
+    values.pop("cache_gb", None)  # decides what is computed twice, not what comes out
+    for name, source in experts_of(keyed).items():
+        kind = next((kind for kind in ("vectors", "experts") if kind in values), None)
+        if kind is not None and source == experts_of(recipe)[name]:
+            values[kind][name] = _weights_hash(source)
+    return values
+
+
+@cache
+def _weights_hash(source: str, architecture: str | None = None) -> str:
+    return fingerprint(load_backbone(source, architecture=architecture).weights())

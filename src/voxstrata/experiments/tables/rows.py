@@ -1,0 +1,170 @@
+"""Rows of a table from the predictions of its runs, and paired differences between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from voxstrata.errors import PredictionsError, RecipeError
+from voxstrata.evaluation.comparison import compare
+from voxstrata.evaluation.score import score
+from voxstrata.experiments.tables.plan import PlannedRun
+from voxstrata.experiments.tables.sweeps import best, told
+from voxstrata.experiments.tables.table import ContrastSpec, RowSpec, Scale, Table
+from voxstrata.predictions import Prediction, read_predictions
+
+#: Parts of a score that a column may come from.
+TASKS = ("emotion", "transcript", "dimensions")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row and what stands behind it.
+
+    Args:
+        spec: as the table names it.
+        title: with what was chosen on dev, and the variant.
+        variant: what tells a variant of the scale from the others; "" where there is one only.
+        runs: of all seeds and folds; of a grid those of the chosen setting.
+        tried: what each setting of a grid reached on dev; None where there is no grid.
+    """
+
+    spec: RowSpec
+    title: str
+    variant: str
+    runs: list[PlannedRun]
+    tried: list[dict[str, Any]] | None
+
+    def as_dict(self, columns: tuple[str, ...], seeds: int) -> dict[str, Any]:
+        """For JSON, with scores."""
+        return {
+            "name": self.spec.run,
+            "title": self.title,
+            "tried_on_dev": self.tried,
+            "runs": [str(Path("../..") / run.folder.path.name) for run in self.runs],
+            "seeds": seeds,
+            "metrics": _pooled_metrics(self.runs, columns),
+            "paper": self.spec.paper or None,
+        }
+
+
+def rows_of(table: Table, scale: Scale, planned: Sequence[PlannedRun], variant: str = "") -> list[Row]:
+    """The rows of a scale whose runs are done, each with the setting that is best on dev.
+
+    Args:
+        table: whose rows.
+        scale: one of its scales, or a variant of it.
+        planned: the scale's runs.
+        variant: what tells it from other variants, for the titles.
+
+    Raises:
+        RecipeError: if a row is chosen by a metric that its runs do not have on dev.
+    """
+    rows = []
+    for row in table.shown(scale):
+        members = table.members(scale, row.run)
+        dev = _dev_scores(row, members, planned) if len(members) > 1 else [0.0]
+        chosen, point = list(members.items())[best(dev, row.choose)]
+        tried = [{**other, row.choose: value} for other, value in zip(members.values(), dev, strict=True)]
+        title = ", ".join(filter(None, (f"{row.title} ({told(point)})" if point else row.title, variant)))
+        runs = [run for run in planned if run.name == chosen]
+        rows.append(Row(row, title, variant, runs, tried if len(members) > 1 else None))
+    return rows
+
+
+def contrasts_of(table: Table, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The table's paired differences between rows that are there: `run` less `over`, on the clips of both.
+
+    Clips of all folds and seeds are pooled, and speakers are resampled with all of theirs.
+
+    Raises:
+        RecipeError: if the two rows answer no clip in common.
+    """
+    there = {row.spec.run: row for row in rows}
+    return [
+        _contrast(spec, there[spec.run], there[spec.over], table.columns)
+        for spec in table.contrasts
+        if spec.run in there and spec.over in there
+    ]
+
+
+def _contrast(spec: ContrastSpec, row: Row, over: Row, columns: tuple[str, ...]) -> dict[str, Any]:
+    of_row, of_over = ({p.id: p for p in _pooled(_by_seed(one.runs))} for one in (row, over))
+    shared = [clip for clip in of_row if clip in of_over]
+    try:
+        found = compare([of_over[clip] for clip in shared], [of_row[clip] for clip in shared])
+    except PredictionsError as fault:
+        raise RecipeError(f"contrast {spec.run} less {spec.over}: {fault}") from None
+    return {
+        "run": spec.run,
+        "over": spec.over,
+        "name": ", ".join(filter(None, (f"{spec.run} - {spec.over}", row.variant))),
+        "title": f"{row.title}, less {over.spec.title}",
+        "clips": found.clips,
+        "differences": {
+            column: found.differences[column].as_dict() for column in columns if column in found.differences
+        },
+    }
+
+
+def _dev_scores(row: RowSpec, members: Iterable[str], planned: Sequence[PlannedRun]) -> list[float]:
+    """What each setting of a row's grid reaches on dev."""
+    scores = []
+    for name in members:
+        runs = [run for run in planned if run.name == name]
+        metrics = _pooled_metrics(runs, (row.choose,), "dev")
+        if row.choose not in metrics:
+            raise RecipeError(
+                f"row {row.title!r} is chosen by {row.choose} on dev, which its runs do not have; "
+                "choose by what they answer"
+            )
+        scores.append(float(metrics[row.choose]["value"]))
+    return scores
+
+
+def _by_seed(runs: Sequence[PlannedRun], split: str = "test") -> dict[Any, list[Prediction]]:
+    """Predictions of each seed, folds pooled."""
+    by_seed: dict[Any, list[Prediction]] = {}
+    for run in {run.folder.path: run for run in runs}.values():
+        point = dict(run.point)
+        rows = read_predictions(run.folder.predictions(split))
+        renamed = (replace(row, id=f"{row.id}@{point['$fold']}") for row in rows)
+        by_seed.setdefault(point["$seed"], []).extend(renamed)
+    return by_seed
+
+
+def _pooled(by_seed: dict[Any, list[Prediction]]) -> list[Prediction]:
+    return [replace(row, id=f"{row.id}@{seed}") for seed, rows in by_seed.items() for row in rows]
+
+
+def _pooled_metrics(
+    runs: Sequence[PlannedRun], columns: tuple[str, ...], split: str = "test"
+) -> dict[str, Any]:
+    """Scores over all points: folds are pooled, the value is the mean over seeds.
+
+    The interval by speaker resamples speakers with all their clips under all seeds; the i.i.d. one is the
+    mean over seeds of its bounds, since seeds are no further clips.
+    """
+    by_seed = _by_seed(runs, split)
+    single = [_scores(rows) for rows in by_seed.values()]
+    pooled = _scores(_pooled(by_seed))
+    return {
+        column: {
+            "value": fmean(scores[column]["value"] for scores in single),
+            "iid": [fmean(scores[column]["iid"][side] for scores in single) for side in (0, 1)],
+            "speaker": pooled[column]["speaker"],
+        }
+        for column in columns
+        if column in pooled
+    }
+
+
+def _scores(rows: list[Prediction]) -> dict[str, Any]:
+    scores = score(rows).as_dict()
+    found = {name: score for task in TASKS for name, score in scores.get(task, {}).items()}
+    for field, task in scores.get("classes", {}).items():
+        found |= {f"{name}_{field}": score for name, score in task.items()}
+    return found
