@@ -26,7 +26,7 @@ from voxstrata.merging.task_vector import TaskVector
 from voxstrata.runs import RunFolder
 from voxstrata.systems import cached_states as module
 from voxstrata.systems.adaltm import AdaLTM, AdaLTMRates
-from voxstrata.systems.cached_states import cached_states, states_bytes
+from voxstrata.systems.cached_states import FrozenLayers, cached_states
 from voxstrata.systems.recognition import EmotionModel
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
@@ -87,7 +87,7 @@ def in_float64(model: EmotionModel, path: str) -> tuple[Tensor, int]:
 @pytest.mark.parametrize("normalize", [False, True])
 def test_batches_are_those_of_the_source_with_pooled_layers(source, static, tmp_path, normalize):
     model, train = static(normalize_layers=normalize).model, source("train")
-    cached = cached_states(model, train, tmp_path, budget_bytes=ROOMY)
+    cached = cached_states(FrozenLayers.of(model), train, tmp_path, budget_bytes=ROOMY)
     assert cached.batches_per_epoch() == train.batches_per_epoch() == 3
     for epoch, skip in ((0, 0), (1, 0), (7, 0), (1, 2)):
         ours, theirs = list(cached.epoch(epoch, skip=skip)), list(train.epoch(epoch, skip=skip))
@@ -104,7 +104,7 @@ def test_batches_are_those_of_the_source_with_pooled_layers(source, static, tmp_
 
 def test_another_head_gets_all_frames(source, static, tmp_path):
     model, train = static(form="c").model, source("train")
-    (first, *_) = cached_states(model, train, tmp_path, budget_bytes=ROOMY).epoch(3)
+    (first, *_) = cached_states(FrozenLayers.of(model), train, tmp_path, budget_bytes=ROOMY).epoch(3)
     (plain, *_) = train.epoch(3)
     states = model.encoder(plain.waveforms, plain.lengths)
     assert torch.equal(first.frames, states.lengths) and len(set(first.frames.tolist())) > 1
@@ -126,7 +126,7 @@ def test_training_ends_with_the_same_weights_and_predictions(
         train, dev, test = (source(split) for split in ("train", "dev", "test"))
         if name == "cached":
             train, dev, test = (
-                cached_states(system.model, s, tmp_path / "cache", budget_bytes=ROOMY)
+                cached_states(FrozenLayers.of(system.model), s, tmp_path / "cache", budget_bytes=ROOMY)
                 for s in (train, dev, test)
             )
         result = fit(system, train, dev, RunFolder(tmp_path / name), FitOptions(epochs=5))
@@ -144,7 +144,7 @@ def test_training_ends_with_the_same_weights_and_predictions(
 def test_in_bf16_states_are_those_of_autocast(source, static, tmp_path):
     system, train = static(), source("train")
     known = {
-        bf16: cached_states(system.model, train, tmp_path, budget_bytes=ROOMY, bf16=bf16)
+        bf16: cached_states(FrozenLayers.of(system.model), train, tmp_path, budget_bytes=ROOMY, bf16=bf16)
         for bf16 in (False, True)
     }
     assert known[False].path != known[True].path
@@ -159,30 +159,34 @@ def test_in_bf16_states_are_those_of_autocast(source, static, tmp_path):
 @pytest.mark.parametrize("form", ["a", "b"])
 def test_the_size_is_known_before_and_refused(source, static, tmp_path, monkeypatch, form):
     model, train = static(form=form).model, source("train")
-    needed = states_bytes(model, train)
-    path = cached_states(model, train, tmp_path / "roomy", budget_bytes=needed).path
+    needed = FrozenLayers.of(model).file_bytes(train)
+    path = cached_states(FrozenLayers.of(model), train, tmp_path / "roomy", budget_bytes=needed).path
     assert path.stat().st_size == needed
     forbid_encoding(monkeypatch)
     gigabytes = f"{needed / 1e9:.3g} GB"
     with pytest.raises(CheckpointError, match=f"8 clips take {gigabytes}; .* are allowed.*cache_gb") as told:
-        cached_states(model, train, tmp_path / "small", budget_bytes=needed - 1)
+        cached_states(FrozenLayers.of(model), train, tmp_path / "small", budget_bytes=needed - 1)
     assert "\n" not in str(told.value)
     usage = namedtuple("usage", "total used free")(0, 0, needed - 1)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(CheckpointError, match=f"take {gigabytes}.* are free in"):
-        cached_states(model, train, tmp_path / "small", budget_bytes=ROOMY)
+        cached_states(FrozenLayers.of(model), train, tmp_path / "small", budget_bytes=ROOMY)
     assert not (tmp_path / "small").exists()
 
 
 def test_known_states_are_not_computed_again_and_need_no_room(source, static, tmp_path, monkeypatch):
     said: list[str] = []
-    first = cached_states(static().model, source("train"), tmp_path, budget_bytes=ROOMY, announce=said.append)
+    first = cached_states(
+        FrozenLayers.of(static().model), source("train"), tmp_path, budget_bytes=ROOMY, announce=said.append
+    )
     assert len(said) == 1 and "8 clips" in said[0] and "pooled" in said[0]
     model = static().model
     with torch.no_grad():
         model.head.projector.weight.zero_()  # what is trained has no part in the states
     forbid_encoding(monkeypatch)
-    again = cached_states(model, source("train"), tmp_path, budget_bytes=0, announce=said.append)
+    again = cached_states(
+        FrozenLayers.of(model), source("train"), tmp_path, budget_bytes=0, announce=said.append
+    )
     assert again.path == first.path and len(said) == 1
     for ours, theirs in zip(first.epoch(2), again.epoch(2), strict=True):
         assert torch.equal(ours.states, theirs.states)
@@ -190,7 +194,7 @@ def test_known_states_are_not_computed_again_and_need_no_room(source, static, tm
 
 def test_whatever_states_depend_on_makes_another_file(source, static, tmp_path):
     def path(model: EmotionModel, clips: BatchSource, **options) -> Path:
-        return cached_states(model, clips, tmp_path, budget_bytes=ROOMY, **options).path
+        return cached_states(FrozenLayers.of(model), clips, tmp_path, budget_bytes=ROOMY, **options).path
 
     model = static().model
     paths = [
@@ -233,37 +237,42 @@ def test_interrupted_writing_leaves_nothing_and_the_remains_of_a_killed_one_go(
 
     monkeypatch.setattr(BatchSource, "epoch", breaks)
     with pytest.raises(Crash):
-        cached_states(model, train, tmp_path, budget_bytes=ROOMY)
+        cached_states(FrozenLayers.of(model), train, tmp_path, budget_bytes=ROOMY)
     assert not [*tmp_path.iterdir()]
     monkeypatch.undo()
-    path = cached_states(model, train, tmp_path, budget_bytes=ROOMY).path
+    path = cached_states(FrozenLayers.of(model), train, tmp_path, budget_bytes=ROOMY).path
     content = path.read_bytes()
     path.rename(path.with_name(f".{path.name}.4711.tmp"))
-    assert cached_states(model, train, tmp_path, budget_bytes=ROOMY).path.read_bytes() == content
+    assert (
+        cached_states(FrozenLayers.of(model), train, tmp_path, budget_bytes=ROOMY).path.read_bytes()
+        == content
+    )
     assert [*tmp_path.iterdir()] == [path]
     path.write_bytes(content[:-100])
     with pytest.raises(CheckpointError, match="does not hold the states of these 8 clips; remove it"):
-        cached_states(model, train, tmp_path, budget_bytes=ROOMY)
+        cached_states(FrozenLayers.of(model), train, tmp_path, budget_bytes=ROOMY)
 
 
 def test_what_changes_over_epochs_is_not_kept(source, static, tmp_path, encoder_folder):
     system = static()
     with pytest.raises(CheckpointError, match=r"random crops of 0.25 s"):
-        cached_states(system.model, source("train", crop_s=0.25), tmp_path, budget_bytes=ROOMY)
+        cached_states(
+            FrozenLayers.of(system.model), source("train", crop_s=0.25), tmp_path, budget_bytes=ROOMY
+        )
     assert source("train", crop_s=0.25, shuffle=False).variation is None
     longest = max(source("train").sample_counts(list(source("train")._clips))) / 16_000
     assert source("train", crop_s=longest).variation is None
     assert source("train", crop_s=longest - 1 / 16_000).variation is not None
     trained = EmotionModel(load_backbone(encoder_folder).requires_grad_(True), LABELS)
     with pytest.raises(CheckpointError, match="encoder is trained"):
-        cached_states(trained, source("train"), tmp_path, budget_bytes=ROOMY)
+        cached_states(FrozenLayers.of(trained), source("train"), tmp_path, budget_bytes=ROOMY)
     assert not [*tmp_path.iterdir()]
 
 
 def test_a_frozen_encoder_without_a_merge_is_kept_too(source, tmp_path, encoder_folder):
     model = EmotionModel(load_backbone(encoder_folder), LABELS).eval()
     dev = source("dev")
-    cached = cached_states(model, dev, tmp_path, budget_bytes=ROOMY)
+    cached = cached_states(FrozenLayers.of(model), dev, tmp_path, budget_bytes=ROOMY)
     ours, theirs = ([*predict(model, s.epoch(0))] for s in (cached, dev))
     assert [row.id for row in ours] == [row.id for row in theirs]
     for row, expected in zip(ours, theirs, strict=True):
@@ -272,7 +281,7 @@ def test_a_frozen_encoder_without_a_merge_is_kept_too(source, tmp_path, encoder_
 
 def test_decoded_audio_is_not_held_beside_states(source, static, tmp_path):
     train = source("train")
-    cached_states(static().model, train, tmp_path, budget_bytes=ROOMY)
+    cached_states(FrozenLayers.of(static().model), train, tmp_path, budget_bytes=ROOMY)
     assert train._cache.held_bytes == 0
 
 

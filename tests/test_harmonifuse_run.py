@@ -17,7 +17,7 @@ import torch
 
 from tiny_harmonifuse import ASR, GENDER, LABELS, SER, SMALL, build, moved
 from toy_tasks import recipe, two_corpora, write_corpus
-from voxstrata.backbone.encoder import load_backbone
+from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
 from voxstrata.errors import CorpusError, RecipeError, VoxstrataError
 from voxstrata.experiments.build import build_system
 from voxstrata.experiments.run import execute
@@ -203,6 +203,53 @@ def test_killed_between_checkpoints_it_ends_with_the_same_model_and_answers(
     for kind in ("step", "validation"):
         rows, expected = ours.journal_rows(kind), theirs.journal_rows(kind)
         assert [{**row, "time_s": 0} for row in rows] == [{**row, "time_s": 0} for row in expected]
+
+
+@pytest.mark.parametrize("steps", [14, 2])
+def test_a_frozen_encoder_runs_once_over_clips_that_come_again(
+    steps, encoder_folder, corpora, tmp_path, monkeypatch
+):
+    heard: list[int] = []
+    real = SpeechEncoder.forward
+
+    def counted(self, waveforms, lengths):
+        heard.append(len(waveforms))
+        return real(self, waveforms, lengths)
+
+    monkeypatch.setattr(SpeechEncoder, "forward", counted)
+    said: dict[float, list[str]] = {}
+    runs, counts = {}, {}
+    for room in (0.0, 1e-5, 1.0):
+        heard.clear()
+        chosen = recipe(
+            encoder_folder, corpora, cache_gb=room, training={"steps": steps, "validate_every": 1}
+        )
+        said[room] = []
+        runs[room] = execute(chosen, RunFolder(tmp_path / f"{room}-{steps}"), say=said[room].append)
+        counts[room] = sum(heard)
+    # Words: 8, 3 and 3 clips; feelings: 18, 4 and 4. Predictions run it themselves.
+    predicted = (3 + 4) * 2
+    trained = 8 + 18 if steps == 14 else 0
+    assert counts[1.0] == (trained or 2 * 4) + (3 + 4) + predicted
+    assert counts[0.0] == counts[1e-5] > counts[1.0]
+    assert sum("the encoder runs once over" in line for line in said[1.0]) == (4 if trained else 2)
+    assert any("the encoder runs in every epoch" in line and "cache_gb" in line for line in said[1e-5])
+    assert not (runs[1.0].path / "cache").exists()
+    for other in (1e-5, 1.0):
+        for kind in ("step", "validation"):
+            ours, theirs = runs[other].journal_rows(kind), runs[0.0].journal_rows(kind)
+            assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], rel=1e-4)
+
+
+def test_an_encoder_that_is_trained_or_hears_noise_is_not_kept(encoder_folder, corpora, tmp_path):
+    said: list[str] = []
+    chosen = recipe(encoder_folder, corpora, encoder_trained="all", training={"steps": 4})
+    execute(chosen, RunFolder(tmp_path / "trained"), say=said.append)
+    assert not any("the encoder runs" in line for line in said)
+    chosen = recipe(encoder_folder, corpora, data={"augment": {"noise": 0.5}})
+    execute(chosen, RunFolder(tmp_path / "noisy"), say=said.append)
+    assert "train, asr: augmentation, nothing is kept; the encoder runs in every epoch" in said
+    assert any(line.startswith("dev, ser: the encoder runs once over 4 clips") for line in said)
 
 
 @pytest.mark.slow

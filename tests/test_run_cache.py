@@ -290,7 +290,7 @@ def kill_again_and_again(path: Path, run: RunFolder) -> None:
     """Kills a run while states or features are written and in the middle of training, then lets it end."""
 
     def while_writing() -> None:
-        real = cached_states._rows
+        real = cached_states.FrozenLayers.rows
         left = 2
 
         def rows(*given: Any, **how: Any) -> Any:
@@ -298,7 +298,7 @@ def kill_again_and_again(path: Path, run: RunFolder) -> None:
             left -= 1
             return die() if left < 0 else real(*given, **how)
 
-        cached_states._rows = rows
+        cached_states.FrozenLayers.rows = rows
         before, written = FrontCache._write, []
 
         def write(self: FrontCache, clip: str, *given: Any) -> None:

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -84,11 +85,42 @@ class TaskSchedule:
         return np.array([min(int(end * _CIRCLE), _CIRCLE - 1) for end in ends], dtype=np.uint64)
 
 
+class Stream(Protocol):
+    """Where a task's batches are read: its source, or states that are known of its clips."""
+
+    def batches_per_epoch(self) -> int:
+        """Batches in an epoch; the same in every epoch."""
+        ...
+
+    def epoch(self, index: int, *, skip: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, without the first `skip`."""
+        ...
+
+    def shared(self, share: Share) -> Stream:
+        """The same batches, of each the clips that fall to one process."""
+        ...
+
+
 class _Sources:
     """Sources of several tasks, and what they tell together."""
 
     def __init__(self, sources: Mapping[str, BatchSource]) -> None:
         self.sources = dict(sources)
+        self._streams: dict[str, Stream] = dict(sources)
+
+    def read_from(self, streams: Mapping[str, Stream]) -> Self:
+        """The same batches, those of some tasks read elsewhere.
+
+        Args:
+            streams: task -> its batches, as many and in the order of its source.
+        """
+        other = copy.copy(self)
+        other._streams = {**self._streams, **streams}
+        return other
+
+    def shared(self, share: Share) -> Self:
+        """The same batches, of each the clips that fall to one process."""
+        return self.read_from({name: stream.shared(share) for name, stream in self._streams.items()})
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -168,17 +200,11 @@ class TaskBatches(_Sources):
                 if name not in streams:
                     done = self.schedule.count(name, step) * self.accumulate
                     done += inside * (self.schedule.task(step) == name)
-                    streams[name] = opened.enter_context(closing(_endless(self.sources[name], done)))
+                    streams[name] = opened.enter_context(closing(_endless(self._streams[name], done)))
                 yield next(streams[name])
 
-    def shared(self, share: Share) -> TaskBatches:
-        """The same batches, of each the clips that fall to one process."""
-        divided = copy.copy(self)
-        divided.sources = {name: source.shared(share) for name, source in self.sources.items()}
-        return divided
 
-
-def _endless(source: BatchSource, done: int) -> Generator[Batch, None, None]:
+def _endless(source: Stream, done: int) -> Generator[Batch, None, None]:
     """A source's batches, epoch after epoch, without the first `done`."""
     epoch, skip = divmod(done, source.batches_per_epoch())
     while True:
@@ -199,7 +225,7 @@ class TasksInTurn(_Sources):
 
     def epoch(self, index: int, *, skip: int = 0) -> Iterator[Batch]:
         """The batches of all tasks, without the first `skip`."""
-        for source in self.sources.values():
+        for source in self._streams.values():
             there = source.batches_per_epoch()
             if skip < there:
                 yield from source.epoch(index, skip=skip)
@@ -208,7 +234,3 @@ class TasksInTurn(_Sources):
     def clips(self) -> dict[str, int]:
         """Clips of each task."""
         return {name: len(source) for name, source in self.sources.items()}
-
-    def shared(self, share: Share) -> TasksInTurn:
-        """The same batches, of each the clips that fall to one process."""
-        return TasksInTurn({name: source.shared(share) for name, source in self.sources.items()})

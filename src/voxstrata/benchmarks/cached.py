@@ -28,7 +28,7 @@ from voxstrata.merging.merged import MergedBackbone
 from voxstrata.merging.task_vector import TaskVector
 from voxstrata.runs import RunFolder
 from voxstrata.systems.adaltm import AdaLTM, AdaLTMRates
-from voxstrata.systems.cached_states import cached_states
+from voxstrata.systems.cached_states import FrozenLayers, cached_states
 from voxstrata.systems.recognition import EmotionModel
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
@@ -92,6 +92,7 @@ def run(options: CachedOptions, progress: Progress | None = None) -> BenchmarkRe
             [options.epochs],
             repeats=options.repeats,
             threads=options.threads,
+            short=min(2, options.epochs),
             progress=progress,
         )
     return BenchmarkResult(
@@ -133,8 +134,11 @@ def _prepare(way: str, options: CachedOptions, folder: Path) -> Step:
         with TemporaryDirectory(dir=folder, prefix=f"{way}-{next(numbers)}-") as run_folder:
             batches: dict[str, Batches] = {split: source(split) for split in ("train", "dev")}
             if way == "cached":
+                frozen = FrozenLayers.of(model)
                 batches = {
-                    split: cached_states(model, source(split), Path(run_folder) / "cache", budget_bytes=2**40)
+                    split: cached_states(
+                        frozen, source(split), Path(run_folder) / "cache", budget_bytes=2**40
+                    )
                     for split in batches
                 }
             fit(

@@ -70,6 +70,7 @@ def interleaved(
     *,
     repeats: int,
     threads: int | None = None,
+    short: _Case | None = None,
     progress: Progress | None = None,
 ) -> dict[_Case, dict[str, Runs]]:
     """Runs every case in every mode: once to warm up, once for the memory, then timed, turn by turn.
@@ -80,6 +81,8 @@ def interleaved(
         cases: what the steps are called with; can be pickled.
         repeats: timed runs of each mode and case.
         threads: of torch in each process; None leaves torch's choice.
+        short: a case that needs as much memory in less time, to warm up with and for the memory; None: the
+            case itself.
         progress: called before each run.
 
     Returns:
@@ -100,7 +103,7 @@ def interleaved(
                     if tallies[name].fault is None:
                         if progress is not None:
                             progress(done, total, f"{case}, {name}, {kind}")
-                        _run(worker, case, kind, tallies[name])
+                        _run(worker, case if kind == "time" or short is None else short, kind, tallies[name])
                     done += 1
             found[case] = {name: tally.runs() for name, tally in tallies.items()}
     faults = [runs.fault for by_mode in found.values() for runs in by_mode.values()]

@@ -11,6 +11,7 @@ from torch import nn
 
 from voxstrata.batches.processes import Processes
 from voxstrata.batches.source import BatchSource
+from voxstrata.batches.task_schedule import Stream
 from voxstrata.errors import CheckpointError
 from voxstrata.experiments.build import Say, planned_steps
 from voxstrata.experiments.sources import AnySources, Sources
@@ -19,14 +20,16 @@ from voxstrata.merging.front_cache import FrontCache, front_bytes
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
 from voxstrata.recipes.schema.encoders import AdaLTMRecipe, LateFusionRecipe
+from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
 from voxstrata.runs import RunFolder
 from voxstrata.systems.adaltm import AdaLTM
-from voxstrata.systems.cached_states import CachedStates, cached_states, gigabytes
+from voxstrata.systems.cached_states import CachedStates, FrozenLayers, cached_states, gigabytes
+from voxstrata.systems.harmonifuse.system import HarmoniFuse
 from voxstrata.systems.late_fusion import LateFusion
 from voxstrata.systems.system import System
 from voxstrata.training.shares import Batches
 
-CachedRecipe = AdaLTMRecipe | LateFusionRecipe
+CachedRecipe = AdaLTMRecipe | LateFusionRecipe | HarmoniFuseRecipe
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,13 @@ def keep(
             wait; a clip's front end is run by the process that the clip first falls to.
     """
     batches = RunBatches(sources.train, sources.dev, sources.evaluated)
-    if not isinstance(system, AdaLTM | LateFusion) or not isinstance(recipe, CachedRecipe):
-        return batches
-    if not recipe.cache_gb or isinstance(sources, TaskSources):
+    if not isinstance(recipe, CachedRecipe) or not recipe.cache_gb:
         return batches
     system.to(processes.device)
+    if isinstance(system, HarmoniFuse) and isinstance(sources, TaskSources):
+        return _with_task_states(recipe, system, sources, cache_folder(run), say, processes)
+    if not isinstance(system, AdaLTM | LateFusion) or isinstance(sources, TaskSources):
+        return batches
     repeated = planned_steps(recipe, sources) * recipe.training.accumulate > batches.train.batches_per_epoch()
     if not repeated:
         say("train: no clip is used twice, nothing is kept")
@@ -96,41 +101,78 @@ def _with_states(
     *,
     train: bool,
 ) -> RunBatches:
-    bf16 = recipe.training.precision == "bf16"
-    left_bytes = _budget_bytes(recipe)
-
-    def known(split: str, source: BatchSource) -> Batches:
-        nonlocal left_bytes
-        if source.variation is not None:
-            say(f"{split}: {source.variation}, nothing is kept; the encoder runs in every epoch")
-            return source
-        states: CachedStates | None = None
-        if processes.leads:
-            try:
-                states = cached_states(
-                    system.model,
-                    source,
-                    folder,
-                    budget_bytes=left_bytes,
-                    bf16=bf16,
-                    announce=lambda line: say(f"{split}: {line}"),
-                )
-            except CheckpointError as fault:
-                say(f"{split}: {fault}; the encoder runs in every epoch")
-        path = processes.from_leader(None if states is None else states.path)
-        if path is None:
-            return source
-        left_bytes -= path.stat().st_size
-        encoder = system.model.encoder
-        return states or CachedStates(source, path, layers=encoder.num_layers, size=encoder.hidden_size)
-
-    batches = known("train", sources.train) if train else sources.train
-    dev = None if sources.dev is None else known("dev", sources.dev)
+    store = _Store(recipe, FrozenLayers.of(system.model), folder, say, processes)
+    batches = store.known("train", sources.train) if train else sources.train
+    dev = None if sources.dev is None else store.known("dev", sources.dev)
     evaluated: dict[str, Batches] = dict(sources.evaluated)
     # Predictions are made in float32. Test clips are seen once, so that nothing of them need be kept.
-    if isinstance(dev, CachedStates) and "dev" in evaluated and not bf16:
-        evaluated["dev"] = known("dev", sources.evaluated["dev"])
+    if isinstance(dev, CachedStates) and "dev" in evaluated and not store.bf16:
+        evaluated["dev"] = store.known("dev", sources.evaluated["dev"])
     return RunBatches(batches, dev, evaluated)
+
+
+def _with_task_states(
+    recipe: CachedRecipe,
+    system: HarmoniFuse,
+    sources: TaskSources,
+    folder: Path,
+    say: Say,
+    processes: Processes,
+) -> RunBatches:
+    """Known states of every task's clips, where the encoder is not trained."""
+    batches = RunBatches(sources.train, sources.dev, sources.evaluated)
+    if system.encoder_parameters:
+        return batches
+    store = _Store(recipe, FrozenLayers(system.encoder, "frames", processes.device), folder, say, processes)
+    steps = planned_steps(recipe, sources)
+
+    def streams(split: str, sources: Mapping[str, BatchSource]) -> dict[str, Stream]:
+        return {name: store.known(f"{split}, {name}", source) for name, source in sources.items()}
+
+    repeated = {
+        name: source
+        for name, source in sources.train.sources.items()
+        if sources.train.schedule.count(name, steps) * recipe.training.accumulate > source.batches_per_epoch()
+    }
+    train = sources.train.read_from(streams("train", repeated))
+    dev = sources.dev and sources.dev.read_from(streams("dev", sources.dev.sources))
+    return RunBatches(train, dev, sources.evaluated)
+
+
+class _Store:
+    """States that are kept in a folder, as long as there is room."""
+
+    def __init__(
+        self, recipe: CachedRecipe, frozen: FrozenLayers, folder: Path, say: Say, processes: Processes
+    ) -> None:
+        self.frozen, self.folder, self.say, self.processes = frozen, folder, say, processes
+        self.bf16 = recipe.training.precision == "bf16"
+        self._left_bytes = _budget_bytes(recipe)
+
+    def known(self, what: str, source: BatchSource) -> BatchSource | CachedStates:
+        """The source's batches with known states; the source where its clips change or there is no room."""
+        if source.variation is not None:
+            self.say(f"{what}: {source.variation}, nothing is kept; the encoder runs in every epoch")
+            return source
+        states: CachedStates | None = None
+        if self.processes.leads:
+            try:
+                states = cached_states(
+                    self.frozen,
+                    source,
+                    self.folder,
+                    budget_bytes=self._left_bytes,
+                    bf16=self.bf16,
+                    announce=lambda line: self.say(f"{what}: {line}"),
+                )
+            except CheckpointError as fault:
+                self.say(f"{what}: {fault}; the encoder runs in every epoch")
+        path = self.processes.from_leader(None if states is None else states.path)
+        if path is None:
+            return source
+        self._left_bytes -= path.stat().st_size
+        encoder = self.frozen.encoder
+        return states or CachedStates(source, path, layers=encoder.num_layers, size=encoder.hidden_size)
 
 
 def _keep_fronts(

@@ -2,7 +2,7 @@
 
 Head A is linear before its mean over frames, and nothing random lies before that mean. So the layers' means
 over a clip's valid frames, [L, D], are all that it needs of a clip: mean(W h + b) = W mean(h) + b. Any other
-head gets all frames.
+head, and a language model, gets all frames.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
 from typing import Literal
@@ -31,6 +31,7 @@ from voxstrata.batches.source import BatchSource
 from voxstrata.errors import CheckpointError
 from voxstrata.fusion.parallel_encoders import ParallelEncoders
 from voxstrata.heads.emotion import masked_mean
+from voxstrata.heads.layer_sum import LayerSum
 from voxstrata.systems.recognition import Backbone, ClipModel
 
 #: One row [L, D] per clip, or all its frames.
@@ -38,6 +39,64 @@ Form = Literal["pooled", "frames"]
 
 _VALUE_BYTES = 4
 _COUNT_BYTES = 8
+
+
+@dataclass(frozen=True)
+class FrozenLayers:
+    """A frozen encoder, and what is kept of its layers.
+
+    Args:
+        encoder: has nothing that is trained.
+        form: "pooled" or "frames".
+        device: that the encoder is on.
+        layer_sum: the layers are kept as it weighs them; None: as they come.
+    """
+
+    encoder: Backbone | ParallelEncoders
+    form: Form
+    device: torch.device
+    layer_sum: LayerSum | None = None
+
+    @classmethod
+    def of(cls, model: ClipModel) -> FrozenLayers:
+        """What this model's head needs: pooled layers for head A."""
+        form: Form = "pooled" if getattr(model.head, "pools_first", False) else "frames"
+        return cls(model.encoder, form, model.layer_sum.logits.device, model.layer_sum)
+
+    def file_bytes(self, source: BatchSource) -> int:
+        """Disk that the states of a source's clips take."""
+        rows = len(source)
+        if self.form == "frames":
+            rows = int(self.encoder.frame_lengths(torch.tensor(source.sample_counts(_order(source)))).sum())
+        return _file_bytes(rows, self.encoder.num_layers, self.encoder.hidden_size, len(source))
+
+    @torch.no_grad()
+    def rows(self, batch: Batch, *, bf16: bool) -> list[Tensor]:
+        """States of each clip as they are kept: B tensors [T, L, D], T = 1 where they are pooled."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            states = self.encoder(batch.waveforms, batch.lengths)
+            prepared = (self._prepared(layer).float() for layer in states.layers)
+            if self.form == "pooled":
+                mask = states.mask()
+                pooled = torch.stack([masked_mean(layer, mask) for layer in prepared], dim=1)
+                return list(pooled.unsqueeze(1))
+            whole = list(prepared)
+        return [
+            torch.stack([layer[row, :count] for layer in whole], dim=1)
+            for row, count in enumerate(states.lengths.tolist())
+        ]
+
+    def key(self, source: BatchSource, *, bf16: bool) -> str:
+        """Fingerprint of all that the states depend on."""
+        encoder = self.encoder
+        encoders = encoder.encoders if isinstance(encoder, ParallelEncoders) else (encoder,)
+        normalized = self.layer_sum is not None and self.layer_sum.normalize
+        how = [self.form, normalized, bf16, self.device.type]
+        told = f"{how} {source.fingerprint()} {' '.join(map(_identity, encoders))}"
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def _prepared(self, layer: Tensor) -> Tensor:
+        return layer if self.layer_sum is None else self.layer_sum.prepared(layer)
 
 
 class CachedStates:
@@ -101,7 +160,7 @@ class CachedStates:
 
 
 def cached_states(
-    model: ClipModel,
+    frozen: FrozenLayers,
     source: BatchSource,
     folder: Path,
     *,
@@ -111,12 +170,11 @@ def cached_states(
 ) -> CachedStates:
     """Computes the states of all clips of a source, unless the folder holds them already.
 
-    Pooled where the model has head A, else all frames; layers are held as the layer sum weighs them. A file
-    has the fingerprint of all that they depend on in its name: weights, normalisation, form, precision and
-    clips. It is written aside and renamed when it is complete.
+    A file has the fingerprint of all that they depend on in its name: weights, normalisation, form, precision
+    and clips. It is written aside and renamed when it is complete.
 
     Args:
-        model: its encoder has nothing that is trained; on the device that it is to run on.
+        frozen: the encoder, and what of its layers.
         source: gives each clip the same samples in every epoch.
         folder: made if need be; no other process writes into it.
         budget_bytes: that the file may take.
@@ -126,32 +184,18 @@ def cached_states(
     Raises:
         CheckpointError: if the encoder or the samples change over epochs, or there is no room.
     """
-    if any(parameter.requires_grad for parameter in model.encoder.parameters()):
+    if any(parameter.requires_grad for parameter in frozen.encoder.parameters()):
         raise CheckpointError("the encoder is trained, so its states change; leave the cache out")
     if source.variation is not None:
         raise CheckpointError(f"{source.variation}: nothing can be kept, leave the cache out")
-    form = state_form(model)
-    path = folder / f"states-{_key(model, source, form, bf16=bf16)[:32]}"
+    path = folder / f"states-{frozen.key(source, bf16=bf16)[:32]}"
     if not path.is_file():
-        _check_room(model, source, folder, budget_bytes)
-        needed = gigabytes(states_bytes(model, source))
-        announce(f"the encoder runs once over {len(source)} clips; {needed} of {form} states are kept")
-        _write(path, model, source, form, bf16=bf16)
+        _check_room(frozen, source, folder, budget_bytes)
+        needed = gigabytes(frozen.file_bytes(source))
+        announce(f"the encoder runs once over {len(source)} clips; {needed} of {frozen.form} states are kept")
+        _write(path, frozen, source, bf16=bf16)
         source.drop_audio()
-    return CachedStates(source, path, layers=model.encoder.num_layers, size=model.encoder.hidden_size)
-
-
-def state_form(model: ClipModel) -> Form:
-    """What has to be kept of a clip for this model's head."""
-    return "pooled" if getattr(model.head, "pools_first", False) else "frames"
-
-
-def states_bytes(model: ClipModel, source: BatchSource) -> int:
-    """Disk that the states of a source's clips take."""
-    rows = len(source)
-    if state_form(model) == "frames":
-        rows = int(model.encoder.frame_lengths(torch.tensor(source.sample_counts(_order(source)))).sum())
-    return _file_bytes(rows, model.encoder.num_layers, model.encoder.hidden_size, len(source))
+    return CachedStates(source, path, layers=frozen.encoder.num_layers, size=frozen.encoder.hidden_size)
 
 
 def gigabytes(count: int) -> str:
@@ -167,14 +211,6 @@ def _file_bytes(rows: int, layers: int, size: int, clips: int) -> int:
     return rows * layers * size * _VALUE_BYTES + clips * _COUNT_BYTES
 
 
-def _key(model: ClipModel, source: BatchSource, form: Form, *, bf16: bool) -> str:
-    encoder = model.encoder
-    encoders = encoder.encoders if isinstance(encoder, ParallelEncoders) else (encoder,)
-    how = [form, model.layer_sum.normalize, bf16, _device(model).type]
-    told = f"{how} {source.fingerprint()} {' '.join(map(_identity, encoders))}"
-    return hashlib.sha256(told.encode()).hexdigest()
-
-
 def _identity(encoder: Backbone) -> str:
     plain = encoder if isinstance(encoder, SpeechEncoder) else encoder.base
     weights = fingerprint(encoder.weights())
@@ -182,23 +218,19 @@ def _identity(encoder: Backbone) -> str:
     return f"{weights} {plain.normalize} {plain.final_norm} {config}"
 
 
-def _device(model: ClipModel) -> torch.device:
-    return model.layer_sum.logits.device
-
-
-def _check_room(model: ClipModel, source: BatchSource, folder: Path, budget_bytes: int) -> None:
-    needed = states_bytes(model, source)
+def _check_room(frozen: FrozenLayers, source: BatchSource, folder: Path, budget_bytes: int) -> None:
+    needed = frozen.file_bytes(source)
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if needed > min(budget_bytes, free):
         raise CheckpointError(
-            f"the encoder's {state_form(model)} states of {len(source)} clips take {gigabytes(needed)}; "
+            f"the encoder's {frozen.form} states of {len(source)} clips take {gigabytes(needed)}; "
             f"{gigabytes(budget_bytes)} are allowed and {gigabytes(free)} are free in {place}: allow more "
             "(in a recipe: cache_gb), free space, or leave the cache out"
         )
 
 
-def _write(path: Path, model: ClipModel, source: BatchSource, form: Form, *, bf16: bool) -> None:
+def _write(path: Path, frozen: FrozenLayers, source: BatchSource, *, bf16: bool) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -207,7 +239,7 @@ def _write(path: Path, model: ClipModel, source: BatchSource, form: Form, *, bf1
         counts = []
         with partial.open("wb") as file, closing(_epoch(source)) as batches:
             for batch in batches:
-                for rows in _rows(model, batch.to(_device(model)), form, bf16=bf16):
+                for rows in frozen.rows(batch.to(frozen.device), bf16=bf16):
                     file.write(rows.cpu().numpy().data)
                     counts.append(len(rows))
             file.write(np.array(counts, np.int64).data)
@@ -226,23 +258,6 @@ def _write(path: Path, model: ClipModel, source: BatchSource, form: Form, *, bf1
 def _epoch(source: BatchSource) -> Generator[Batch, None, None]:
     """As a generator, so that leaving early ends the source's work at once."""
     yield from source.epoch(0)
-
-
-@torch.no_grad()
-def _rows(model: ClipModel, batch: Batch, form: Form, *, bf16: bool) -> list[Tensor]:
-    """States of each clip as they are kept: B tensors [T, L, D], T = 1 where they are pooled."""
-    with torch.autocast(_device(model).type, torch.bfloat16, enabled=bf16):
-        states = model.encoder(batch.waveforms, batch.lengths)
-        layers = (model.layer_sum.prepared(layer).float() for layer in states.layers)
-        if form == "pooled":
-            mask = states.mask()
-            pooled = torch.stack([masked_mean(layer, mask) for layer in layers], dim=1)
-            return list(pooled.unsqueeze(1))
-        whole = list(layers)
-    return [
-        torch.stack([layer[row, :count] for layer in whole], dim=1)
-        for row, count in enumerate(states.lengths.tolist())
-    ]
 
 
 def _padded(clips: Sequence[Tensor]) -> Tensor:

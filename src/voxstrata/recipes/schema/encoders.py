@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from voxstrata.recipes.schema.recipe import BaseRecipe, Head, Recipe, Training
-from voxstrata.recipes.schema.strict import Count, Rate, Strict
-
-Gigabytes = Annotated[float, Field(ge=0)]
+from voxstrata.recipes.schema.strict import Count, Gigabytes, Rate, Strict
 
 
 class FinetuneRates(Strict):

@@ -8,7 +8,15 @@ from pydantic import Field, field_validator, model_validator
 
 from voxstrata.recipes.schema.data import CorpusUse
 from voxstrata.recipes.schema.recipe import BaseRecipe, Training
-from voxstrata.recipes.schema.strict import Count, Fraction, Positive, PositiveNumber, Rate, Strict
+from voxstrata.recipes.schema.strict import (
+    Count,
+    Fraction,
+    Gigabytes,
+    Positive,
+    PositiveNumber,
+    Rate,
+    Strict,
+)
 
 
 class EncoderFusion(Strict):
@@ -111,7 +119,8 @@ class TaskUse(Strict):
 class HarmoniFuseRecipe(BaseRecipe):
     """One speech language model for several tasks, each from its own corpora (see `systems.harmonifuse`).
 
-    A task that is null is left out.
+    A task that is null is left out. `cache_gb` is the disk for the states of an encoder that is not trained;
+    0 computes them in every epoch.
     """
 
     system: Literal["harmonifuse"] = "harmonifuse"
@@ -126,6 +135,7 @@ class HarmoniFuseRecipe(BaseRecipe):
     class_weights: Literal["equal", "balanced"] = "equal"
     encoder_trained: Literal["none", "top", "all"] = "none"
     encoder_top: Positive = 4
+    cache_gb: Gigabytes = 10.0
     decoding: Decoding = Decoding()
     rates: HarmoniFuseRates = HarmoniFuseRates()
     training: Training

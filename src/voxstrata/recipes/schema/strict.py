@@ -11,6 +11,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+Gigabytes = Annotated[float, Field(ge=0)]
 
 
 class Strict(BaseModel):
