@@ -23,7 +23,7 @@ from voxstrata.corpora.prepare import prepare
 from voxstrata.experiments.tables.corpora import corpus_folder
 from voxstrata.experiments.tables.table import read_table
 from voxstrata.recipes.reading import packaged, read_recipe
-from voxstrata.recipes.schema.encoders import AdaLTMRecipe
+from voxstrata.recipes.schema.encoders import AdaLTMRecipe, MultitaskRecipe
 
 BASE, SER = "microsoft/wavlm-large", "tiantiaf/wavlm-large-categorical-emotion"
 ASR = "patrickvonplaten/wavlm-libri-clean-100h-large"
@@ -116,10 +116,12 @@ def test_a_table_without_faults_is_told_in_whole_and_exits_with_0(place: Path) -
     assert corpus["paper"] == PAPER_CLIPS == {"train": 89_752, "dev": 25_232, "test": 46_366}
     runs = {run["name"]: run for run in found["runs"]}
     rows = {row.run for row in read_table("adaltm-paper").rows}
-    assert set(runs) == rows and list(runs).index("asr-expert") < list(runs).index("dual")
+    assert {name.partition(".")[0] for name in runs} == rows and len(runs) == len(rows) + 4 * 5 + 1
+    assert list(runs).index("asr-expert") < list(runs).index("dual")
     assert all(run["clips"] == {"train": 24, "dev": 8, "test": 16} for run in runs.values())
     assert runs["dual"]["costs"]["steps"] == 100
-    assert {name for name, run in runs.items() if run["costs"]["cached"]} == {"frozen", "static", "ser-alone"}
+    cached = {name for name, run in runs.items() if (run["costs"] or {}).get("cached")}
+    assert cached == {"frozen", "static", "ser-alone", "late-fusion"}
     assert runs["dual"]["costs"]["one_gpu_s"] > 20 * runs["static"]["costs"]["one_gpu_s"]
     unverified = " ".join(runs["dual"]["notes"])
     assert f"ser {SER}: given without a list of its training clips" in unverified
@@ -265,7 +267,15 @@ def test_recipes_of_the_paper_share_all_but_what_a_row_is_about() -> None:
     recipes = {name: read_recipe(name) for name in names}
     merged = {name: recipe for name, recipe in recipes.items() if isinstance(recipe, AdaLTMRecipe)}
     assert len(merged) == 8 and all(recipe.final_norm for recipe in merged.values())
-    assert all(recipe.model_dump()["base"] == BASE for recipe in recipes.values())
+    based = {name for name, recipe in recipes.items() if recipe.model_dump().get("base") == BASE}
+    assert set(names) - based == {"paper/late-fusion", "paper/text"}
+    multitask = {name: recipe for name, recipe in recipes.items() if isinstance(recipe, MultitaskRecipe)}
+    assert len(multitask) == 3 and all(recipe.final_norm for recipe in multitask.values())
+    assert not any(recipe.freeze_front_end for recipe in multitask.values()), "fully trainable"
+    assert (
+        len({r.model_dump_json(exclude={"vectors", "init", "asr_weight"}) for r in multitask.values()}) == 1
+    )
+    assert multitask["paper/mtl-merged"].vectors == recipes["paper/dual"].vectors
     shared = {
         recipe.model_dump_json(exclude={"vectors", "granularity", "init"}) for recipe in merged.values()
     }

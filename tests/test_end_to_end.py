@@ -56,7 +56,7 @@ def other_runs(vectors: dict) -> dict:
         "dual-out": {"recipe": "adaltm", "set": {"vectors": vectors | {"asr": "$run.asr-out"}}},
         "ser-rest": {"recipe": "finetune-ser", "set": {"data": {"crop_s": 2}}},
         "dual-heard": {"recipe": "adaltm", "set": rest},
-        "dual-unheard": {"recipe": "adaltm", "set": rest},
+        "dual-unheard": {"recipe": "adaltm", "set": rest | {"fit_on": "heldout"}},
         "late-fusion": {"recipe": "late-fusion", "set": {"experts": vectors}},
         "text-reference": {"recipe": "text"},
         "text-recognized": {"recipe": "text", "set": {"transcripts": "$run.asr"}},
@@ -79,16 +79,13 @@ def toy_settings(base: Path) -> dict:
 
 
 def toy_parts() -> dict:
-    """One SER expert on half of the speakers; coefficients on that half, or on the other one."""
+    """A SER expert on half of the speakers; coefficients on that half, or on the other one."""
 
-    def speech(part: int, take: str) -> dict:
-        return {
-            "data": {
-                "corpora": [{"path": "$corpus.speech", "speakers": {"part": part, "of": 2, "take": take}}]
-            }
-        }
+    def speech(take: str) -> dict:
+        speakers = {"part": "$part", "of": 2, "take": take}
+        return {"data": {"corpora": [{"path": "$corpus.speech", "speakers": speakers}]}}
 
-    return {"ser-rest": speech(1, "rest"), "dual-heard": speech(2, "part"), "dual-unheard": speech(1, "part")}
+    return {"ser-rest": speech("rest"), "dual-heard": speech("next"), "dual-unheard": speech("part")}
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +122,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             }
         },
     }
-    every = dict(table["scales"]["toy"], rows=None, runs=toy_parts())
+    every = dict(table["scales"]["toy"], rows=None, runs=toy_parts(), axes={"part": [1, 2]})
     table["scales"]["every-row"] = every
     table["columns"] = ["uar", "precision", "macro_f1", "wer"]
     (folder / "toy.yaml").write_text(yaml.safe_dump(table))

@@ -26,9 +26,9 @@ from voxstrata.experiments.leaks.training_clips import ClipTrace, TrainingClips,
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.sources import build_sources
 from voxstrata.experiments.tables.plan import plan
-from voxstrata.experiments.tables.table import Table, read_table
-from voxstrata.recipes.leaks import LEAKS, MATCHES, SPLITS, STAGES
-from voxstrata.recipes.reading import validate
+from voxstrata.experiments.tables.table import Table, narrowed, read_table
+from voxstrata.recipes.leaks import FIT, LEAKS, MATCHES, SPLITS, STAGES
+from voxstrata.recipes.reading import dump, validate
 from voxstrata.reporting.contents import read_run
 from voxstrata.reporting.sections import leak_lines
 from voxstrata.runs import RunFolder
@@ -69,7 +69,7 @@ def report(*corpora: str) -> LeakReport:
 
 
 def test_names_of_leaks_are_every_stage_against_every_split_by_every_match() -> None:
-    assert len(LEAKS) == len(STAGES) * len(SPLITS) * len(MATCHES) == 30
+    assert len(LEAKS) == len(STAGES) * len((*SPLITS, FIT)) * len(MATCHES) == 45
     with pytest.raises(RecipeError, match="fine-tuning/train/speaker: a leak is named STAGE/SPLIT/MATCH"):
         validate(SER | {"allow_leaks": ["fine-tuning/train/speaker"]}, "r")
 
@@ -308,7 +308,7 @@ def test_the_folds_of_the_packaged_table_do_not_leak(
         run["grid"] = {}
     table = Table.model_validate(content)
     runs = plan(table, table.scale("real"), acted, tmp_path / "runs")
-    assert {row.run for row in table.rows} <= {run.name for run in runs}
+    assert {row.run for row in table.shown(table.scale("real"))} <= {run.name for run in runs}
     for run in runs:
         guarded = guard(run.recipe, build_sources(run.recipe), run.folder.path.name)
         guarded.report.require_none()
@@ -318,6 +318,38 @@ def test_the_folds_of_the_packaged_table_do_not_leak(
     stages = {use.stage for use in TrainingClips.read(dual.folder.training_clips).uses}
     assert stages == {"lambda-fit", "fine-tuning", "pretraining", "selection"}
     assert json.loads(dual.folder.leaks.read_text())["sentences"], "RAVDESS has two sentences in all splits"
+
+
+@pytest.mark.parametrize("part", [1, 4])
+def test_cross_fitting_fits_on_speakers_that_the_expert_has_not_heard(
+    part: int, acted: dict[str, PreparedCorpus], tmp_path: Path
+) -> None:
+    table = read_table("adaltm")
+    runs = {
+        run.name: run
+        for run in plan(table, narrowed(table, table.scale("heldout"), part=part), acted, tmp_path / "runs")
+    }
+    speakers = {}
+    for name in ("asr", "ser-rest", "dual-heard", "dual-unheard"):
+        run = runs[name]
+        guarded = guard(run.recipe, build_sources(run.recipe), run.folder.path.name)
+        guarded.report.require_none()
+        guarded.write(run.folder)
+        (run.folder.recipe).write_text(dump(run.recipe))
+        (use,) = (use for use in guarded.trained.uses if use.run == run.folder.path.name)
+        speakers[name] = {clip.speaker for clip in guarded.trained.uses[use]}
+    assert len(speakers["ser-rest"]) == 12
+    assert len(speakers["dual-heard"]) == len(speakers["dual-unheard"]) == 4
+    assert speakers["dual-heard"] <= speakers["ser-rest"]
+    assert not speakers["dual-unheard"] & speakers["ser-rest"]
+    assert speakers["dual-unheard"] <= speakers["asr"], "who learned words may have heard them"
+    # What the scale says is held out is refused where it is not.
+    careless = runs["dual-heard"].recipe.model_copy(update={"fit_on": "heldout"})
+    with pytest.raises(LeakError, match=r"4 speakers of fit in the fine-tuning of ser-rest-.*allow_leaks=\["):
+        guard(careless, build_sources(careless), "careless").report.require_none()
+    names = tuple(f"fine-tuning/fit/{match}" for match in MATCHES)
+    allowed = careless.model_copy(update={"allow_leaks": names})
+    guard(allowed, build_sources(allowed), "allowed").report.require_none()
 
 
 def test_an_expert_of_another_fold_does_leak(acted: dict[str, PreparedCorpus], tmp_path: Path) -> None:

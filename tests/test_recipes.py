@@ -21,7 +21,7 @@ from voxstrata.recipes.reading import (
     read_yaml,
     validate,
 )
-from voxstrata.recipes.schema.any_recipe import TrainedRecipe
+from voxstrata.recipes.schema.any_recipe import AnyRecipe, TrainedRecipe
 from voxstrata.recipes.unique_keys import load_unique
 
 TABLE_SCALES = [(table, scale) for table in packaged("tables") for scale in read_table(table).scales]
@@ -76,6 +76,59 @@ def test_every_setting_of_a_packaged_scale_is_used(table, scale):
     members = [member for run in content.runs for member in content.members(at, run)]
     used = set().union(*(references(run_values(content, at, run), "corpus") for run in members))
     assert used == set(at.corpora)
+
+
+def recipes_of(scale: str) -> dict[str, AnyRecipe]:
+    """Every run of the table `adaltm` at one point of a scale."""
+    table = read_table("adaltm")
+    at = table.scale(scale)
+    point = next(points(at.axes))
+    names = order(table, at)
+    known = (
+        {f"$corpus.{name}": name for name in at.corpora} | {f"$run.{name}": name for name in names} | point
+    )
+    return {name: validate(substitute(run_values(table, at, name), known), name) for name in names}
+
+
+def test_rows_over_frozen_encoders_differ_in_what_they_are_about_alone():
+    """Same clips, head, rates, updates and end: what AdaLTM's ablations compare is the encoder."""
+    fair = {"data", "training", "seed"}
+    runs = {
+        name: recipe
+        for scale in ("real", "heldout")
+        for name, recipe in recipes_of(scale).items()
+        if recipe.system in ("adaltm", "late-fusion")
+    }
+    assert len(runs) == 11
+    reference = runs["frozen"]
+    for name, recipe in runs.items():
+        assert recipe.head == reference.head, name
+        assert (recipe.rates.head, recipe.rates.layer_weights) == (
+            reference.rates.head,
+            reference.rates.layer_weights,
+        )
+        changes = {}
+        if name in ("dual-heard", "dual-unheard"):
+            # A quarter of the clips four times as often.
+            (use,) = recipe.data.corpora
+            assert use.speakers.of == 4 and recipe.training.epochs == 4 * reference.training.epochs
+            plain = recipe.data.model_copy(update={"corpora": reference.data.corpora})
+            changes = {"data": plain, "training": reference.training}
+        changed = recipe.model_copy(update=changes)
+        assert changed.model_dump(include=fair) == reference.model_dump(include=fair), name
+
+
+def test_rows_of_both_selections_do_select():
+    runs = recipes_of("real")
+    pairs = [(name, name.replace("-by-emotion", "")) for name in runs if "-by-emotion" in name]
+    assert len(pairs) == 12
+    for by_emotion, jointly in pairs:
+        assert runs[by_emotion].training.keep_best and runs[by_emotion].selected_by == "emotion"
+        assert runs[jointly] == runs[by_emotion].model_copy(update={"selected_by": "joint"})
+    same = {"system": "multitask", "training": {"steps": 1, "keep_best": False}}
+    with pytest.raises(RecipeError, match=r"neither training\.keep_best nor training\.patience selects"):
+        validate(same | {"selected_by": "emotion"}, "m")
+    validate(same, "m")
 
 
 def test_all_faults_stand_in_one_message():

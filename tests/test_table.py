@@ -154,7 +154,7 @@ def test_a_row_shows_the_setting_that_is_best_on_dev(choose, chosen, tmp_path):
             ]  # fmt: skip
             write_predictions(run.predictions(split), rows)
         recipe = validate({"system": "statistics"}, name)
-        planned.append(PlannedRun(name, recipe, run, (("$seed", 0), ("$fold", None))))
+        planned.append(PlannedRun(name, recipe, run, (("$seed", 0), ("$fold", None), ("$part", None))))
     (found,) = rows_of(content, at, planned)
     row = found.as_dict(content.columns, 1)
     assert row["runs"] == [f"../../{chosen}"]
@@ -180,7 +180,9 @@ def test_contrasts_are_paired_over_the_clips_of_both_rows(tmp_path):
             # A clip of its own, which the other row does not have.
             rows.append(Prediction("w", speaker="w", transcript=words, reference_transcript="go"))
         write_predictions(run.predictions("test"), rows)
-        return PlannedRun(name, validate({"system": "statistics"}, name), run, (("$seed", 0), ("$fold", 1)))
+        return PlannedRun(
+            name, validate({"system": "statistics"}, name), run, (("$seed", 0), ("$fold", 1), ("$part", 2))
+        )
 
     rows = rows_of(content, at, [planned("dual", "ababaaaa", "go"), planned("single", "aaaaaaaa")])
     (found,) = contrasts_of(content, rows)
@@ -215,7 +217,7 @@ def test_each_lexical_strength_has_corpora_runs_and_rows_of_its_own():
             }
         }
     ).scale("small")  # fmt: skip
-    found = variants(narrowed(table(), at, row=None, fold=None, seed=4))
+    found = variants(narrowed(table(), at, seed=4))
     assert list(found) == ["lexical strength 0", "lexical strength 0.5"]
     for strength, scale in zip((0, 0.5), found.values(), strict=True):
         assert scale.corpora["speech"].synth == {"seed": 1, "lexical_strength": strength}
@@ -237,9 +239,11 @@ def test_references_are_found_and_replaced_at_any_depth():
 
 
 def test_axes_are_combined():
-    axes = table({"scales": {"small": {"axes": {"seed": [0, 1], "fold": [2, 3]}}}}).scale("small").axes
-    assert list(points(axes)) == [{"$seed": s, "$fold": f} for s in (0, 1) for f in (2, 3)]
-    assert list(points(table().scale("small").axes)) == [{"$seed": 0, "$fold": None}]
+    given = {"seed": [0, 1], "fold": [2, 3], "part": [1, 4]}
+    axes = table({"scales": {"small": {"axes": given}}}).scale("small").axes
+    every = [{"$seed": s, "$fold": f, "$part": p} for s in (0, 1) for f in (2, 3) for p in (1, 4)]
+    assert list(points(axes)) == every
+    assert list(points(table().scale("small").axes)) == [{"$seed": 0, "$fold": None, "$part": None}]
 
 
 def test_tables_that_do_not_hold_are_refused_with_every_fault(tmp_path):

@@ -77,12 +77,13 @@ def test_a_part_that_is_not_there_is_refused(table: Path, corpus_folder: Path) -
     for choice, message in (
         ({"row": "triple"}, "no row triple; this scale has ser, single"),
         ({"fold": 1}, "no fold 1; this scale has no folds"),
+        ({"part": 3}, "no part 3; this scale has no parts"),
         ({"seed": 2}, "no seed 2; this scale has 0, 1"),
     ):
         with pytest.raises(RecipeError, match=message):
-            narrowed(whole, toy, **({"row": None, "fold": None, "seed": None} | choice))
-    assert list(points(narrowed(whole, toy, row="ser", fold=None, seed=1).axes)) == [
-        {"$seed": 1, "$fold": None}
+            narrowed(whole, toy, **choice)
+    assert list(points(narrowed(whole, toy, row="ser", seed=1).axes)) == [
+        {"$seed": 1, "$fold": None, "$part": None}
     ]
     refused = reproduce(table, corpus_folder, "--seed", "1", "--results", "results.md")
     assert "--results is for a whole table" in str(refused.exception)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import typer
@@ -26,6 +26,9 @@ def reproduce(
         None, "--only", help="Train this row and what it needs, print its runs, write no table."
     ),
     fold: int | None = typer.Option(None, "--fold", help="Train this fold only, write no table."),
+    part: int | None = typer.Option(
+        None, "--part", help="Train this part of the speakers only, write no table."
+    ),
     seed: int | None = typer.Option(None, "--seed", help="Train this seed only, write no table."),
     results: Path | None = typer.Option(
         None, "--results", help="Markdown file whose section for this table and scale is written anew."
@@ -35,14 +38,14 @@ def reproduce(
     as_json: bool = typer.Option(False, "--json", help="Print the table, or what was found, as JSON."),
 ) -> None:
     """Run a table's experiments (what is done is not done again) and print its rows."""
-    part = _Part(only, fold, seed)
-    _refuse(part, {"--dry-run": dry_run, "--results": results is not None})
+    piece = _Piece(only, fold, part, seed)
+    _refuse(piece, {"--dry-run": dry_run, "--results": results is not None})
     if dry_run:
         _check(table, scale, data, out, tflops, as_json)
         return
     refuse_without_dry_run({"--tflops": tflops is not None})
-    if part != _Part():
-        runs = [str(run) for run in _train_part(table, scale, data, out, part)]
+    if piece != _Piece():
+        runs = [str(run) for run in _train_piece(table, scale, data, out, piece)]
         typer.echo(json.dumps(runs, indent=2) if as_json else "\n".join(runs))
         return
     folder = run_table(table, scale, data, out)
@@ -54,32 +57,35 @@ def reproduce(
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Piece:
     row: str | None = None
     fold: int | None = None
+    part: int | None = None
     seed: int | None = None
 
 
-def _refuse(part: _Part, others: dict[str, bool]) -> None:
-    """Refuses what a part of a table cannot have, and a launcher."""
+def _refuse(piece: _Piece, others: dict[str, bool]) -> None:
+    """Refuses what a piece of a table cannot have, and a launcher."""
     from voxstrata.errors import RecipeError
 
-    if part != _Part() and (given := [name for name, there in others.items() if there]):
-        raise RecipeError(f"{given[0]} is for a whole table; leave it or --only, --fold and --seed out")
+    if piece != _Piece() and (given := [name for name, there in others.items() if there]):
+        raise RecipeError(
+            f"{given[0]} is for a whole table; leave it or --only, --fold, --part and --seed out"
+        )
     if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise RecipeError(
-            f"started {count} times by a launcher; start `train` so, and divide a table with --only, --fold "
-            "and --seed into jobs of one process"
+            f"started {count} times by a launcher; start `train` so, and divide a table with --only, --fold, "
+            "--part and --seed into jobs of one process"
         )
 
 
-def _train_part(table: str, scale: str, data: Path | None, out: Path, part: _Part) -> list[Path]:
+def _train_piece(table: str, scale: str, data: Path | None, out: Path, piece: _Piece) -> list[Path]:
     from voxstrata.cli.progress import bar
     from voxstrata.experiments.tables.reproduce import train_part
     from voxstrata.experiments.tables.table import narrowed, read_table
 
     given = read_table(table)
-    chosen = narrowed(given, given.scale(scale), row=part.row, fold=part.fold, seed=part.seed)
+    chosen = narrowed(given, given.scale(scale), **asdict(piece))
     with bar() as (say, advance):
         return train_part(
             given,

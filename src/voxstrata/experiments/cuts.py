@@ -80,7 +80,7 @@ def cuts_of(recipe: AnyRecipe, split: str) -> dict[str, Cut]:
 
 def _share(speakers: Speakers) -> SpeakerShare:
     return SpeakerShare(
-        speakers.part,
+        speakers.part % speakers.of + 1 if speakers.take == "next" else speakers.part,
         speakers.of,
         rest=speakers.take == "rest",
         leave_out_unknown=speakers.unknown == "leave_out",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from voxstrata.recipes.reading import read_yaml
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
 from voxstrata.recipes.schema.encoders import AdaLTMRecipe, LateFusionRecipe, MultitaskRecipe
 from voxstrata.recipes.schema.recipe import BaseRecipe
 from voxstrata.recipes.schema.yardsticks import TextRecipe
+from voxstrata.runs import RunFolder
 
 
 def experts_of(recipe: AnyRecipe) -> dict[str, str]:
@@ -17,6 +21,12 @@ def experts_of(recipe: AnyRecipe) -> dict[str, str]:
     if isinstance(recipe, TextRecipe) and recipe.transcripts is not None:
         return {"transcripts": recipe.transcripts}
     return {}
+
+
+def transcribes_only(source: str) -> bool:
+    """Whether an expert is a run that learned words alone; False where that is not told."""
+    recipe = RunFolder(Path(source)).recipe
+    return recipe.is_file() and read_yaml(recipe).get("task") == "asr"
 
 
 def base_of(recipe: AnyRecipe) -> str | None:

@@ -17,13 +17,15 @@ STAGES = {
     "pseudo-labels": "a model's answer stood for its label in training",
 }
 SPLITS = ("dev", "test")
+#: In the place of a split: the clips that coefficients and head are fitted on, where `fit_on` is heldout.
+FIT = "fit"
 #: How a clip of a split is found again.
 MATCHES = {
     "speaker": "another clip of the same speaker",
     "clip": "a clip of the same id",
     "audio": "a clip with the same samples, whatever its name",
 }
-LEAKS = frozenset("/".join(parts) for parts in product(STAGES, SPLITS, MATCHES))
+LEAKS = frozenset("/".join(parts) for parts in product(STAGES, (*SPLITS, FIT), MATCHES))
 
 
 def checked_leaks(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -35,6 +37,6 @@ def checked_leaks(names: tuple[str, ...]) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in LEAKS]:
         raise ValueError(
             f"{', '.join(unknown)}: a leak is named STAGE/SPLIT/MATCH with {', '.join(STAGES)}; "
-            f"{', '.join(SPLITS)}; {', '.join(MATCHES)}"
+            f"{', '.join((*SPLITS, FIT))}; {', '.join(MATCHES)}"
         )
     return names

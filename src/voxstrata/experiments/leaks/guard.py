@@ -1,5 +1,7 @@
 """Refuses a run whose dev or test clips were trained on, by it or by a parent, unless its recipe allows it.
 
+With `fit_on: heldout` the same holds of the clips that a merge is fitted on and an expert's fine-tuning.
+
 Clips are found again by speaker, id and audio. Sentences that training and test share, and clips that two
 stages share, are counted, not refused; what cannot be verified is said.
 """
@@ -22,10 +24,11 @@ from voxstrata.experiments.leaks.training_clips import (
     has_pseudo_label,
     training_clips_of,
 )
-from voxstrata.experiments.parents import base_of, experts_of
+from voxstrata.experiments.parents import base_of, experts_of, transcribes_only
 from voxstrata.experiments.sources import AnySources
-from voxstrata.recipes.leaks import MATCHES, SPLITS, STAGES
+from voxstrata.recipes.leaks import FIT, MATCHES, SPLITS, STAGES
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
+from voxstrata.recipes.schema.encoders import AdaLTMRecipe, LateFusionRecipe
 from voxstrata.runs import RunFolder, write_json
 
 SELECTION = "selection"
@@ -94,7 +97,24 @@ def guard(
     tested = {"dev": dev, **{split: used(source) for split, source in sources.evaluated.items()}}
     traced = {split: [ClipTrace.of(cut) for cut in clips] for split, clips in tested.items() if clips}
     chosen = dev and _chooses_by_dev(recipe)
-    return Guarded(listed if chosen else trained, compare(trained, traced, recipe.allow_leaks))
+    report = compare(trained, traced, recipe.allow_leaks)
+    if isinstance(recipe, AdaLTMRecipe | LateFusionRecipe) and recipe.fit_on == "heldout":
+        heard = _fine_tuned(recipe, planned or {})
+        report = report.with_leaks(compare(heard, {FIT: own[Use(stage, run)]}, recipe.allow_leaks))
+    return Guarded(listed if chosen else trained, report)
+
+
+def _fine_tuned(
+    recipe: AdaLTMRecipe | LateFusionRecipe, planned: Mapping[str, TrainingClips]
+) -> TrainingClips:
+    """What the experts were fine-tuned on, but for those that only transcribe: they learned no emotion."""
+    heard = TrainingClips()
+    for role, source in experts_of(recipe).items():
+        if not transcribes_only(source):
+            clips = planned.get(source) or training_clips_of(source, role)
+            uses = {use: found for use, found in clips.uses.items() if use.stage == "fine-tuning"}
+            heard = heard.with_parent(TrainingClips(uses, clips.unknown))
+    return heard
 
 
 def _chooses_by_dev(recipe: AnyRecipe) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from voxstrata.errors import VoxstrataError
@@ -73,6 +73,11 @@ class LeakReport:
         """Plain values for JSON."""
         return asdict(self)
 
+    def with_leaks(self, other: LeakReport) -> LeakReport:
+        """The same with another report's leaks, and what that one cannot tell."""
+        unverified = tuple(dict.fromkeys([*self.unverified, *other.unverified]))
+        return replace(self, leaks=(*self.leaks, *other.leaks), unverified=unverified)
+
     @property
     def refused(self) -> list[Leak]:
         """The leaks that are not allowed."""
@@ -93,8 +98,8 @@ class LeakReport:
         if refused := self.refused:
             names = ", ".join(sorted({leak.name for leak in refused}))
             raise LeakError(
-                f"what would be tested was trained on: {'; '.join(map(_told, refused))}; choose other "
-                f"splits, folds or experts, or allow it in the recipe: allow_leaks=[{names}]"
+                f"what must be unheard was trained on: {'; '.join(map(_told, refused))}; choose other "
+                f"splits, folds, speakers or experts, or allow it in the recipe: allow_leaks=[{names}]"
             )
 
 

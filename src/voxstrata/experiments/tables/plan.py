@@ -66,7 +66,7 @@ def plan(table: Table, scale: Scale, corpora: dict[str, PreparedCorpus], out: Pa
 def _identity(keyed: AnyRecipe, recipe: AnyRecipe) -> dict[str, Any]:
     """A recipe whose encoders are named by the hash of their weights (references are hashes already)."""
     # What is allowed changes no result.
-    values = keyed.model_dump(mode="json", exclude={"allow_leaks"})
+    values = keyed.model_dump(mode="json", exclude={"allow_leaks", "fit_on"})
     if isinstance(keyed, BaseRecipe) and isinstance(recipe, BaseRecipe) and keyed.base == recipe.base:
         values["base"] = _weights_hash(recipe.base, recipe.architecture)
     values.pop("cache_gb", None)  # decides what is computed twice, not what comes out

@@ -126,12 +126,13 @@ def _dev_scores(row: RowSpec, members: Iterable[str], planned: Sequence[PlannedR
 
 
 def _by_seed(runs: Sequence[PlannedRun], split: str = "test") -> dict[Any, list[Prediction]]:
-    """Predictions of each seed, folds pooled."""
+    """Predictions of each seed, folds and parts pooled; a run that hangs on neither counts once."""
     by_seed: dict[Any, list[Prediction]] = {}
     for run in {run.folder.path: run for run in runs}.values():
         point = dict(run.point)
         rows = read_predictions(run.folder.predictions(split))
-        renamed = (replace(row, id=f"{row.id}@{point['$fold']}") for row in rows)
+        where = f"{point['$fold']}@{point['$part']}"
+        renamed = (replace(row, id=f"{row.id}@{where}") for row in rows)
         by_seed.setdefault(point["$seed"], []).extend(renamed)
     return by_seed
 

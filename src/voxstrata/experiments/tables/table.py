@@ -1,7 +1,7 @@
 """A table of experiments as data: runs, what each needs, rows, axes. Read from YAML, no Python per paper.
 
-In values, `$corpus.NAME`, `$run.NAME`, `$fold` and `$seed` stand for a prepared corpus, another run's
-folder and the axes' values; in a synthetic corpus `$lexical_strength` does.
+In values, `$corpus.NAME`, `$run.NAME`, `$fold`, `$part` and `$seed` stand for a prepared corpus, another
+run's folder and the axes' values; in a synthetic corpus `$lexical_strength` does.
 """
 
 from __future__ import annotations
@@ -92,11 +92,13 @@ class ContrastSpec(Strict):
 class Axes(Strict):
     """What every run is repeated over.
 
-    Predictions are pooled over folds, metrics over seeds; each lexical strength has rows of its own.
+    Predictions are pooled over folds and parts (of the training speakers), metrics over seeds; each lexical
+    strength has rows of its own.
     """
 
     seed: tuple[int, ...] = (0,)
     fold: tuple[int, ...] = ()
+    part: tuple[int, ...] = ()
     lexical_strength: tuple[float, ...] = ()
 
 
@@ -205,7 +207,7 @@ def _unknown_names(table: Table) -> list[str]:
     return problems
 
 
-REFERENCE = re.compile(r"^\$(?:(corpus|run)\.([\w-]+)|(fold|seed))$")
+REFERENCE = re.compile(r"^\$(?:(corpus|run)\.([\w-]+)|(fold|part|seed))$")
 
 
 def references(value: Any, kind: str) -> set[str]:
@@ -284,22 +286,31 @@ def order(table: Table, scale: Scale) -> list[str]:
     return done
 
 
-def narrowed(table: Table, scale: Scale, *, row: str | None, fold: int | None, seed: int | None) -> Scale:
-    """A part of a scale: one row with the runs that it needs, one fold, one seed; None for all of them.
+def narrowed(
+    table: Table,
+    scale: Scale,
+    *,
+    row: str | None = None,
+    fold: int | None = None,
+    part: int | None = None,
+    seed: int | None = None,
+) -> Scale:
+    """A scale's one row with the runs that it needs, one fold, part, seed; None for all of them.
 
     Raises:
-        RecipeError: if the scale has no such row, fold or seed.
+        RecipeError: if the scale has no such row, fold, part or seed.
     """
     rows = tuple(dict.fromkeys(shown.run for shown in table.shown(scale)))
-    given = {"row": (row, rows), "fold": (fold, scale.axes.fold), "seed": (seed, scale.axes.seed)}
+    axes = {"fold": fold, "part": part, "seed": seed}
+    given = {"row": (row, rows), **{name: (value, getattr(scale.axes, name)) for name, value in axes.items()}}
     for name, (chosen, there) in given.items():
         if chosen is not None and chosen not in there:
             raise RecipeError(
                 f"no {name} {chosen}; this scale has {', '.join(map(str, there)) or f'no {name}s'}"
             )
-    only = {name: (value,) for name, value in (("seed", seed), ("fold", fold)) if value is not None}
-    axes = scale.axes.model_copy(update=only)
-    return scale.model_copy(update={"axes": axes, "rows": rows if row is None else (row,)})
+    only = {name: (value,) for name, value in axes.items() if value is not None}
+    update = {"axes": scale.axes.model_copy(update=only), "rows": rows if row is None else (row,)}
+    return scale.model_copy(update=update)
 
 
 def variants(scale: Scale) -> dict[str, Scale]:
@@ -324,9 +335,9 @@ def variants(scale: Scale) -> dict[str, Scale]:
 
 
 def points(axes: Axes) -> Iterator[dict[str, Any]]:
-    """Every combination of seed and fold."""
-    for seed, fold in itertools.product(axes.seed, axes.fold or (None,)):
-        yield {"$seed": seed, "$fold": fold}
+    """Every combination of seed, fold and part."""
+    for seed, fold, part in itertools.product(axes.seed, axes.fold or (None,), axes.part or (None,)):
+        yield {"$seed": seed, "$fold": fold, "$part": part}
 
 
 def content_key(value: Any) -> str:

@@ -12,11 +12,14 @@ Split = Literal["train", "dev", "test"]
 
 
 class Speakers(Strict):
-    """One part of a corpus's training speakers, or all but that part (see `corpora.speaker_parts`)."""
+    """One part of a corpus's training speakers, all but that part, or the next one (see `speaker_parts`).
+
+    After the last part comes the first.
+    """
 
     part: Positive
     of: Annotated[int, Field(ge=2)] = 5
-    take: Literal["part", "rest"]
+    take: Literal["part", "rest", "next"]
     unknown: Literal["refuse", "leave_out"] = "refuse"
 
     @model_validator(mode="after")

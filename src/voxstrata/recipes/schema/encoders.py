@@ -52,6 +52,7 @@ class AdaLTMRates(Strict):
 class AdaLTMRecipe(BaseRecipe):
     """Merge task vectors of the experts in `vectors` (name -> run, model folder or checkpoint).
 
+    `fit_on` heldout: coefficients and head are fitted on speakers that no emotion expert has heard.
     `cache_gb` is the disk for what is the same in every epoch; 0 computes it anew.
     """
 
@@ -59,6 +60,7 @@ class AdaLTMRecipe(BaseRecipe):
     vectors: dict[str, str] = Field(default_factory=dict)
     granularity: Literal["layer", "global", "static"] = "layer"
     init: float | dict[str, float] = 0.5
+    fit_on: Literal["train", "heldout"] = "train"
     rates: AdaLTMRates = AdaLTMRates()
     head: Head = Head()
     cache_gb: Gigabytes = 10.0
@@ -79,8 +81,17 @@ class MultitaskRecipe(BaseRecipe):
     clips: Literal["both", "any"] = "both"
     rates: FinetuneRates = FinetuneRates()
     head: Head = Head()
-    freeze_front_end: bool = True
+    freeze_front_end: bool = False
     training: Training
+
+    @model_validator(mode="after")
+    def _selected_by_something(self) -> MultitaskRecipe:
+        if self.selected_by == "emotion" and not self.training.keep_best and self.training.patience is None:
+            raise ValueError(
+                "selected_by is emotion, and neither training.keep_best nor training.patience selects; "
+                "switch one on, or leave selected_by out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _whole_clips_with_classes(self) -> MultitaskRecipe:
@@ -100,7 +111,8 @@ class LateFusionRates(Strict):
 class LateFusionRecipe(Recipe):
     """One head over the features of several frozen experts (see `systems.late_fusion`).
 
-    `experts`: name -> run, model folder or checkpoint. `cache_gb` is the disk for their states.
+    `experts`: name -> run, model folder or checkpoint. `cache_gb` is the disk for their states; `fit_on` as
+    in AdaLTM.
     """
 
     system: Literal["late-fusion"] = "late-fusion"
@@ -108,6 +120,7 @@ class LateFusionRecipe(Recipe):
     architecture: str | None = None
     final_norm: bool = False
     normalize: bool | None = None
+    fit_on: Literal["train", "heldout"] = "train"
     rates: LateFusionRates = LateFusionRates()
     head: Head = Head()
     cache_gb: Gigabytes = 10.0
