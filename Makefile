@@ -56,6 +56,7 @@ bench: $(BENCH_VENV)/.ready  ## time and memory beside others, into build/benchm
 	$(BENCH) lambda-step --shape base --json build/benchmarks/lambda-step-base.json || test $$? -eq 3
 	$(BENCH) lambda-step --shape large --json build/benchmarks/lambda-step-large.json || test $$? -eq 3
 	$(BENCH) cached --json build/benchmarks/cached.json || test $$? -eq 3
+	$(BENCH) harmonifuse --json build/benchmarks/harmonifuse.json || test $$? -eq 3
 
 # The packaged models, made anew: two to three hours on two cores. VOXSTRATA_DATA holds AN4.
 W := build/weights
