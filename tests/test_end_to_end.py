@@ -14,7 +14,7 @@ import yaml
 from voxstrata.backbone.encoder import build_backbone
 from voxstrata.experiments.tables.table import read_table
 from voxstrata.labels import EMOTIONS
-from voxstrata.systems.pretraining.tiny_encoder import tiny_wavlm
+from voxstrata.systems.pretraining.tiny_encoder import tiny_config
 
 SYNTH = {"clips": [48, 8, 16], "voices": [4, 2, 2], "labelled": 0.5, "seed": 3}
 LENGTH = {"epochs": 1, "warmup_steps": 0}
@@ -92,7 +92,7 @@ def toy_parts() -> dict:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random base and a toy version of the AdaLTM table."""
     folder = tmp_path_factory.mktemp("toy")
-    config = tiny_wavlm(
+    config = tiny_config(
         hidden_size=32, layers=2, attention_heads=2, feed_forward=48, channels=36, position_kernel=16
     )
     build_backbone(config, seed=1).save(folder / "base")

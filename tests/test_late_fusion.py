@@ -19,7 +19,7 @@ from voxstrata.runs import RunFolder
 from voxstrata.systems.frozen_encoder import HeadRates
 from voxstrata.systems.late_fusion import LateFusion
 from voxstrata.systems.model_folder import load_model, save_model
-from voxstrata.systems.pretraining.tiny_encoder import tiny_wavlm
+from voxstrata.systems.pretraining.tiny_encoder import tiny_config
 from voxstrata.systems.recognition import EmotionModel
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
@@ -84,9 +84,9 @@ def test_a_saved_model_answers_as_before(experts, emotion_batch, tmp_path):
 
 def test_experts_that_do_not_go_side_by_side_are_refused(experts):
     (alone, _) = experts.encoders
-    wider = build_backbone(tiny_wavlm(hidden_size=64, layers=1, feed_forward=32, channels=36), seed=0)
+    wider = build_backbone(tiny_config(hidden_size=64, layers=1, feed_forward=32, channels=36), seed=0)
     slower = build_backbone(
-        tiny_wavlm(hidden_size=32, layers=1, attention_heads=2, feed_forward=32, channels=36), seed=0
+        tiny_config(hidden_size=32, layers=1, attention_heads=2, feed_forward=32, channels=36), seed=0
     )
     slower.model.config.conv_stride = (160, 4)
     for encoders in ({}, {"asr": alone}, {"asr": alone, "ser": wider}):

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from voxstrata.backbone.encoder import build_backbone
-from voxstrata.systems.pretraining.tiny_encoder import tiny_wavlm
+from voxstrata.systems.pretraining.tiny_encoder import tiny_config
 
 
 @pytest.mark.parametrize("kernel", [16, 31, 32])
 def test_position_embedding_under_autocast_is_that_of_fp32(kernel: int) -> None:
-    encoder = build_backbone(tiny_wavlm(layers=1, position_kernel=kernel), seed=0)
+    encoder = build_backbone(tiny_config(layers=1, position_kernel=kernel), seed=0)
     embed = encoder.model.encoder.pos_conv_embed
     frames = torch.randn(2, 60, 128)
     exact = embed(frames)
@@ -19,7 +19,7 @@ def test_position_embedding_under_autocast_is_that_of_fp32(kernel: int) -> None:
 
 
 def test_states_under_autocast_are_near_those_of_fp32() -> None:
-    encoder = build_backbone(tiny_wavlm(), seed=0)
+    encoder = build_backbone(tiny_config(), seed=0)
     waveforms, lengths = torch.randn(2, 16_000), torch.tensor([16_000, 12_000])
     exact = encoder(waveforms, lengths).layers[-1]
     with torch.autocast("cpu", torch.bfloat16):

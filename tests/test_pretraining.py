@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from transformers import WavLMConfig
 
-from voxstrata.backbone.encoder import build_backbone
+from voxstrata.backbone.encoder import build_backbone, load_backbone
 from voxstrata.backbone.front_end import PHASES, mel_frequencies, quadrature_filters, start_from_mel
 from voxstrata.heads.layer_sum import LayerSum
 from voxstrata.runs import RunFolder
@@ -26,7 +26,7 @@ from voxstrata.systems.pretraining.system import (
     masked_frames,
     span_mask,
 )
-from voxstrata.systems.pretraining.tiny_encoder import tiny_wavlm
+from voxstrata.systems.pretraining.tiny_encoder import start_front_end, tiny_config
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 
@@ -66,7 +66,7 @@ def test_the_masked_share_is_near_its_aim(share):
 
 
 CONFIGS = {
-    "tiny": tiny_wavlm(hidden_size=32, layers=1, attention_heads=2, feed_forward=32, channels=36),
+    "tiny": tiny_config(hidden_size=32, layers=1, attention_heads=2, feed_forward=32, channels=36),
     "standard": WavLMConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=[8] * 7,
         feat_extract_norm="layer", do_stable_layer_norm=True, num_conv_pos_embeddings=16,
@@ -259,6 +259,22 @@ def test_pretraining_learns_in_a_few_steps(tiny_encoder, fitting, emotion_batch,
     fit(made, in_memory([emotion_batch]), None, RunFolder(tmp_path), FitOptions(steps=20))
     assert made.eval().loss(emotion_batch).item() < 0.8 * before
     assert sum(made.summary().values()) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("kind", ["hubert", "wav2vec2"])
+def test_encoders_of_other_kinds_learn_and_are_found_again(kind, fitting, emotion_batch, in_memory, tmp_path):
+    sizes = {"hidden_size": 32, "layers": 2, "attention_heads": 2, "feed_forward": 64, "channels": 36}
+    encoder = build_backbone(tiny_config(kind=kind, position_kernel=8, **sizes), seed=0)
+    start_front_end(encoder)
+    made = system(encoder, fitting)
+    before = made.eval().loss(emotion_batch).item()
+    fit(made, in_memory([emotion_batch]), None, RunFolder(tmp_path), FitOptions(steps=20))
+    assert made.eval().loss(emotion_batch).item() < 0.85 * before
+    encoder.eval().save(tmp_path / "saved")
+    again = load_backbone(tmp_path / "saved").eval()
+    assert again.model.config.model_type == kind
+    heard = [one(emotion_batch.waveforms, emotion_batch.lengths).layers[-1] for one in (encoder, again)]
+    torch.testing.assert_close(*heard)
 
 
 def test_readouts_are_layer_sums_norms_and_maps(tiny_encoder):

@@ -30,7 +30,7 @@ from voxstrata.systems.late_fusion import LateFusion
 from voxstrata.systems.multitask import Multitask, MultitaskModel
 from voxstrata.systems.pretraining.acoustic_targets import AcousticTargets
 from voxstrata.systems.pretraining.system import MaskedPrediction, PretrainingOptions, frame_offset
-from voxstrata.systems.pretraining.tiny_encoder import start_front_end, tiny_wavlm
+from voxstrata.systems.pretraining.tiny_encoder import start_front_end, tiny_config
 from voxstrata.systems.recognition import (
     ClipBackbone,
     ClipModel,
@@ -180,7 +180,7 @@ def _adaltm(recipe: AdaLTMRecipe, base: SpeechEncoder, sources: Sources, say: Sa
 
 def _pretraining(recipe: PretrainRecipe, sources: Sources) -> System:
     # Crops of a few seconds and narrow heads: there the plain attention is the faster one.
-    config = tiny_wavlm(**recipe.encoder.model_dump())
+    config = tiny_config(**recipe.encoder.model_dump())
     encoder = build_backbone(config, seed=recipe.seed, attention="reference")
     clusters = recipe.clusters
     targets = AcousticTargets(clusters.cepstral, clusters.prosodic)

@@ -13,7 +13,7 @@ STAGES = {
     "pretraining": "an encoder was pre-trained on it",
     "fine-tuning": "an expert, a model of several tasks or a yardstick was trained on it",
     "lambda-fit": "coefficients, layer weights and head over frozen experts were fitted on it",
-    "calibration": "probabilities were calibrated on it",
+    "calibration": "probabilities were calibrated on it (nothing here does so yet; a list may tell it)",
     "pseudo-labels": "a model's answer stood for its label in training",
 }
 SPLITS = ("dev", "test")

@@ -11,8 +11,9 @@ from voxstrata.recipes.schema.strict import Count, Positive, Rate, Strict
 
 
 class TinyEncoder(Strict):
-    """A small WavLM with a two-layer front end (400 and 3 samples wide, a frame every 20 ms)."""
+    """A small encoder with a two-layer front end (400 and 3 samples wide, a frame every 20 ms)."""
 
+    kind: Literal["wavlm", "hubert", "wav2vec2"] = "wavlm"
     hidden_size: Positive = 128
     layers: Positive = 6
     attention_heads: Positive = 4

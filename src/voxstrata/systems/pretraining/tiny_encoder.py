@@ -1,15 +1,29 @@
-"""The architecture of `wavlm-tiny`: WavLM as transformers builds it, with a front end of two layers."""
+"""The architecture of `wavlm-tiny`: WavLM as transformers builds it, with a front end of two layers.
+
+HuBERT and wav2vec 2.0 of the same sizes have no gated position bias.
+"""
 
 from __future__ import annotations
 
-from transformers import WavLMConfig
+from typing import Literal
+
+from transformers import HubertConfig, PretrainedConfig, Wav2Vec2Config, WavLMConfig
 
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.backbone.front_end import start_from_mel
 
+#: Encoders that can be small.
+Kind = Literal["wavlm", "hubert", "wav2vec2"]
+_CONFIGS: dict[Kind, type[PretrainedConfig]] = {
+    "wavlm": WavLMConfig,
+    "hubert": HubertConfig,
+    "wav2vec2": Wav2Vec2Config,
+}
 
-def tiny_wavlm(
+
+def tiny_config(
     *,
+    kind: Kind = "wavlm",
     hidden_size: int = 128,
     layers: int = 6,
     attention_heads: int = 4,
@@ -17,10 +31,11 @@ def tiny_wavlm(
     channels: int = 260,
     level_channels: int = 4,
     position_kernel: int = 32,
-) -> WavLMConfig:
-    """A small WavLM: 25 ms windows every 10 ms, three of them a frame, a frame every 20 ms; no dropout.
+) -> PretrainedConfig:
+    """A small encoder: 25 ms windows every 10 ms, three of them a frame, a frame every 20 ms; no dropout.
 
     Args:
+        kind: of encoder.
         hidden_size: D.
         layers: L.
         attention_heads: per layer.
@@ -29,7 +44,7 @@ def tiny_wavlm(
         level_channels: see `backbone.front_end.start_from_mel`; they need the bias.
         position_kernel: frames that the convolutional position embedding sees.
     """
-    return WavLMConfig(
+    return _CONFIGS[kind](
         hidden_size=hidden_size,
         num_hidden_layers=layers,
         num_attention_heads=attention_heads,
