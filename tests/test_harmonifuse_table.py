@@ -45,8 +45,17 @@ def test_rows_differ_in_what_they_are_named_by_and_in_nothing_else(scale, tmp_pa
     assert runs["ser-middle"].encoder_fusion.layer == runs["asr-middle"].encoder_fusion.layer == 3
     assert runs["both-merged"].base.startswith(str(tmp_path / "merged-"))
     assert {name for name in runs if len(runs[name].tasks) == 1} == SINGLE
+    steps = {name: recipe.training.steps for name, recipe in runs.items()}
     for name, recipe in runs.items():
-        assert (recipe.training, recipe.rates, recipe.lm) == (both.training, both.rates, both.lm), name
+        like = recipe.training.model_copy(update={"steps": both.training.steps})
+        assert (like, recipe.rates, recipe.lm) == (both.training, both.rates, both.lm), name
+        assert steps[name] == steps[name.replace("middle", "gated").replace("last", "gated")], name
+        if scale != "real" or len(recipe.tasks) == 2:
+            assert steps[name] == steps["both"], name
+    if scale == "real":
+        # As many steps of each task alone as beside the other: three seconds of words to one of emotions.
+        assert steps["asr-gated"] + steps["ser-gated"] == steps["both"] < steps["three-tasks"]
+    for name, recipe in runs.items():
         for task, use in recipe.tasks.items():
             assert task == "gender" or use == both.tasks[task], name
 
