@@ -12,6 +12,7 @@ from voxstrata.cli.main import app
 from voxstrata.errors import PredictionsError
 from voxstrata.evaluation.score import score
 from voxstrata.predictions import Prediction, one_row_each, read_predictions, write_predictions
+from voxstrata.reporting.contents import kept_validation
 from voxstrata.reporting.fusion import read_fusion
 from voxstrata.reporting.fusion_figures import fusion_drawings
 
@@ -82,7 +83,10 @@ def test_fusion_weights_of_the_best_validation_are_drawn():
         "alpha/ser/1": 0.5,
         "alpha/ser/2": 0.5,
     }
-    found = read_fusion([{"step": 3, "best": True} | weights, {"step": 6, "best": False, "gate/asr/1": 1.0}])
+    rows = [{"step": 3, "best": True} | weights, {"step": 6, "best": False, "gate/asr/1": 1.0}]
+    last = kept_validation(rows, {"training": {"keep_best": False}})
+    assert read_fusion(last).gate == {"asr": [1.0]} and read_fusion(last).step == 6
+    found = read_fusion(kept_validation(rows, {"training": {"epochs": 3}}))
     assert (found.step, found.gate, found.alpha) == (
         3,
         {"asr": [0.25, 0.75]},
@@ -91,4 +95,4 @@ def test_fusion_weights_of_the_best_validation_are_drawn():
     gate, alpha = fusion_drawings(found)
     assert gate.rows == ((1, 0.25), (2, 0.75)) and "asr: most of layer 2 (0.750)" in gate.alt
     assert alpha.rows == ((1, 1.0, 0.5), (2, None, 0.5)) and alpha.svg.startswith("<?xml")
-    assert read_fusion([{"step": 1}]) is None and read_fusion([]) is None
+    assert read_fusion({"step": 1}) is None and kept_validation([], {}) is None

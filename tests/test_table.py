@@ -14,6 +14,7 @@ from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.tables.plan import PlannedRun, plan
+from voxstrata.experiments.tables.results import markdown
 from voxstrata.experiments.tables.rows import contrasts_of, rows_of
 from voxstrata.experiments.tables.table import (
     Table,
@@ -341,3 +342,29 @@ def test_a_recipe_that_could_not_start_may_be_corrected_in_the_same_folder(
     assert execute(validate(corrected, "second"), RunFolder(tmp_path / "run")).is_complete
     with pytest.raises(RecipeError, match="holds a run of another recipe"):
         execute(validate(corrected | {"seed": 3}, "third"), RunFolder(tmp_path / "run"))
+
+
+def test_a_section_has_rows_the_papers_numbers_and_paired_differences():
+    def cell(value: float) -> dict:
+        return {"value": value, "iid": [value - 0.1, value + 0.1], "speaker": [value - 0.2, value + 0.2]}
+
+    content = {
+        "table": "t", "title": "T", "scale": "s", "note": "", "date": "today", "commit": None, "machine": "m",
+        "columns": ["uar", "wer"],
+        "rows": [
+            {"title": "one", "metrics": {"uar": cell(0.5)}, "paper": {"uar": 38.94}},
+            {"title": "two", "metrics": {"uar": cell(0.25), "wer": cell(0.3)}, "paper": None},
+        ],
+        "contrasts": [
+            {"title": "one, less two", "differences": {"uar": {"difference": 0.25, "interval": [-0.01, 0.5]}}}
+        ],
+    }  # fmt: skip
+    lines = markdown(content).splitlines()
+    assert "| row | UAR | WER | paper's UAR |" in lines
+    assert "| one | 50.0 [30.0, 70.0] | - | 38.94 |" in lines
+    assert "| two | 25.0 [5.0, 45.0] | 30.0 [10.0, 50.0] | - |" in lines
+    assert "| paired difference, points | UAR |" in lines
+    assert "| one, less two | +25.0 [-1.0, +50.0] |" in lines
+    assert any("The paper's numbers are of its own data" in line for line in lines)
+    plain = content | {"rows": [row | {"paper": None} for row in content["rows"]], "contrasts": []}
+    assert "paper" not in markdown(plain) and "difference" not in markdown(plain)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -70,11 +70,8 @@ def _init(run: RunFolder) -> dict[str, Any]:
     return {"init": init} if isinstance(init, int | float | dict) else {}
 
 
-def coefficients_so_far(run: RunFolder, validations: Sequence[Mapping[str, Any]]) -> Coefficients | None:
-    """Of the best validation, from its `coefficient/VECTOR/LAYER` and `layer_weight/LAYER`."""
-    if not validations:
-        return None
-    row = ([row for row in validations if row.get("best")] or list(validations))[-1]
+def coefficients_so_far(run: RunFolder, row: Mapping[str, Any]) -> Coefficients | None:
+    """Of a validation's row in the journal, from its `coefficient/VECTOR/LAYER` and `layer_weight/LAYER`."""
     by_vector: dict[str, dict[int, float]] = {}
     weights: dict[int, float] = {}
     for key, value in row.items():

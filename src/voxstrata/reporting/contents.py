@@ -159,7 +159,9 @@ def read_run(run: RunFolder) -> RunContents:
         )
     validations = _journal(run, "validation")
     provenance = read_json(run.provenance)
-    system = read_recipe(run).get("system")
+    recipe = read_recipe(run)
+    system = recipe.get("system")
+    kept = kept_validation(validations, recipe)
     return RunContents(
         name=run.path.resolve().name,
         complete=run.is_complete or provenance.get("finished") is not None,
@@ -172,10 +174,21 @@ def read_run(run: RunFolder) -> RunContents:
         predictions={
             path.stem: read_predictions(path) for path in sorted((run.path / "predictions").glob("*.jsonl"))
         },
-        coefficients=read_coefficients(run) or coefficients_so_far(run, validations),
+        coefficients=read_coefficients(run) or (kept and coefficients_so_far(run, kept)),
         leaks=_leaks(run.leaks),
-        fusion=read_fusion(validations),
+        fusion=kept and read_fusion(kept),
     )
+
+
+def kept_validation(
+    validations: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """The validation of the weights that a run ends with: the best so far, or with `keep_best` off the last."""
+    if not validations:
+        return None
+    keeps_best = (recipe.get("training") or {}).get("keep_best", True)
+    best = [row for row in validations if row.get("best")] if keeps_best else []
+    return (best or list(validations))[-1]
 
 
 def _leaks(path: Path) -> LeakNotes | None:

@@ -12,7 +12,7 @@ Weights = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class FusionWeights:
-    """Of the best validation so far.
+    """Of the weights that a run ends with, or has so far.
 
     Args:
         step: of that validation.
@@ -25,11 +25,8 @@ class FusionWeights:
     alpha: Weights
 
 
-def read_fusion(validations: Sequence[Mapping[str, Any]]) -> FusionWeights | None:
-    """From `gate/TASK/LAYER` and `alpha/TASK/LAYER` of the journal; None where there are none."""
-    if not validations:
-        return None
-    row = ([row for row in validations if row.get("best")] or list(validations))[-1]
+def read_fusion(row: Mapping[str, Any]) -> FusionWeights | None:
+    """From `gate/TASK/LAYER` and `alpha/TASK/LAYER` of a validation's row; None where there are none."""
     gate, alpha = (_by_task(row, kind) for kind in ("gate", "alpha"))
     return FusionWeights(row["step"], gate, alpha) if gate or alpha else None
 

@@ -32,6 +32,15 @@ def _cells(table: dict[str, Any]) -> list[list[str]]:
     ]
 
 
+def _papers(table: dict[str, Any]) -> list[str]:
+    """The columns for which any row has the paper's number."""
+    return [name for name in table["columns"] if any(name in (row["paper"] or {}) for row in table["rows"])]
+
+
+def _paper_cells(row: dict[str, Any], papers: list[str]) -> list[str]:
+    return [f"{row['paper'][name]:g}" if name in (row["paper"] or {}) else "-" for name in papers]
+
+
 def _contrast_columns(table: dict[str, Any]) -> list[str]:
     contrasts = table["contrasts"]
     return [name for name in table["columns"] if any(name in one["differences"] for one in contrasts)]
@@ -76,18 +85,21 @@ def rich_table(table: dict[str, Any]) -> RichTable:
 
 def markdown(table: dict[str, Any]) -> str:
     """The rows as a Markdown section: date, commit, machine, command, numbers."""
-    header = ["row", *(metric_title(column) for column in table["columns"])]
+    papers = _papers(table)
+    columns = [*map(metric_title, table["columns"]), *(f"paper's {metric_title(name)}" for name in papers)]
+    rows = zip(_cells(table), table["rows"], strict=True)
     lines = [
         f"## {table['title']}: {table['scale']}",
         "",
         *([f"**{table['note']}**", ""] if table["note"] else []),
         f"`voxstrata reproduce {table['table']} --scale {table['scale']}`, {table['date']} UTC, "
         f"commit {table['commit'] or 'unknown'}, {table['machine']}. "
-        "Percent, with 95 % intervals by resampling speakers.",
+        "Percent, with 95 % intervals by resampling speakers."
+        + (" The paper's numbers are of its own data, and no target." if papers else ""),
         "",
-        "| " + " | ".join(header) + " |",
-        "|" + "---|" * len(header),
-        *("| " + " | ".join(cells) + " |" for cells in _cells(table)),
+        "| " + " | ".join(["row", *columns]) + " |",
+        "|" + "---|" * (1 + len(columns)),
+        *("| " + " | ".join([*cells, *_paper_cells(row, papers)]) + " |" for cells, row in rows),
         "",
         *_contrast_lines(table),
     ]
