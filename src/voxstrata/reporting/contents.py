@@ -183,7 +183,7 @@ def read_run(run: RunFolder) -> RunContents:
 def kept_validation(
     validations: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]
 ) -> Mapping[str, Any] | None:
-    """The validation of the weights that a run ends with: the best so far, or with `keep_best` off the last."""
+    """The validation of the weights that a run ends with: the best so far; with `keep_best` off the last."""
     if not validations:
         return None
     keeps_best = (recipe.get("training") or {}).get("keep_best", True)

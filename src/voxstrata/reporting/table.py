@@ -57,6 +57,16 @@ class Contrast(BaseModel):
     differences: dict[str, Difference]
 
 
+class Oracles(BaseModel):
+    """The UAR, as a rate, of who knows how words, prosody or both of a synthetic corpus were drawn."""
+
+    model_config = ConfigDict(frozen=True)
+    corpus: str
+    words: float
+    prosody: float
+    both: float
+
+
 class Table(BaseModel):
     """`table.json`."""
 
@@ -71,6 +81,7 @@ class Table(BaseModel):
     columns: tuple[str, ...]
     rows: tuple[TableRow, ...]
     contrasts: tuple[Contrast, ...] = ()
+    oracles: tuple[Oracles, ...] = ()
 
     @property
     def contrast_columns(self) -> list[str]:

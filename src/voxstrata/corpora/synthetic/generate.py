@@ -30,6 +30,10 @@ SYNTHESIS_VERSION = 2
 BYTES_PER_SECOND = 20_000
 
 
+#: What a folder tells of the speech in it.
+MANIFEST = "synthetic.json"
+
+
 @dataclass(frozen=True)
 class SyntheticCorpus:
     """What was written.
@@ -127,7 +131,7 @@ def generate(
         seconds={split: round(float(s), 3) for split, s in count["seconds"].items()},
         oracles=None if options.read else measure(options, lexicon),
     )
-    write_json(folder / "synthetic.json", corpus.as_dict())
+    write_json(folder / MANIFEST, corpus.as_dict())
     return corpus
 
 
@@ -175,7 +179,7 @@ def _identity(options: SynthesisOptions, espeak: str) -> dict[str, Any]:
 def _claim(folder: Path, options: SynthesisOptions, espeak: str) -> None:
     """Makes the folder ours, or finds that it already is."""
     identity = _identity(options, espeak)
-    marker = folder / "synthetic.json"
+    marker = folder / MANIFEST
     try:
         folder.mkdir(parents=True, exist_ok=True)
         found = json.loads(marker.read_text("utf-8")) if marker.is_file() else None

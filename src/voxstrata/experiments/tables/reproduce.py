@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from voxstrata.corpora.prepared import PreparedCorpus
+from voxstrata.corpora.synthetic.generate import MANIFEST
 from voxstrata.experiments.build import Say, planned_steps
 from voxstrata.experiments.provenance import commit, machine, now
 from voxstrata.experiments.run import execute
@@ -19,6 +21,9 @@ from voxstrata.experiments.tables.rows import contrasts_of, rows_of
 from voxstrata.experiments.tables.table import Scale, Table, variants
 from voxstrata.runs import folder_lock, write_json
 from voxstrata.training.options import Progress
+
+#: What tells a variant of a scale from the others -> its prepared corpora.
+_Corpora = dict[str, dict[str, PreparedCorpus]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,8 @@ def reproduce(
     from voxstrata.reporting.page import write_table_report
 
     scale = table.scale(scale_name)
-    planned = _planned(table, scale, out, data, say, tick)
+    corpora = _prepared(scale, out, data, say, tick)
+    planned = _planned(table, scale, corpora, out)
     _execute_all([run for runs in planned.values() for run in runs], say, tick)
     folder = out / "tables" / f"{name}-{scale_name}"
     content = {
@@ -77,6 +83,7 @@ def reproduce(
         "machine": machine(),
         "note": scale.note,
         **_collected(table, scale, planned),
+        "oracles": _oracles(corpora),
     }
     write_json(folder / "table.json", content)
     write_table_report(folder)
@@ -107,21 +114,32 @@ def train_part(
     Returns:
         The run folders of the rows.
     """
-    of_variants = _planned(table, scale, out, data, say, tick).values()
-    planned = [run for runs in of_variants for run in runs]
+    of_variants = _planned(table, scale, _prepared(scale, out, data, say, tick), out)
+    planned = [run for runs in of_variants.values() for run in runs]
     _execute_all(planned, say, tick, patient=True)
     shown = {member for row in table.shown(scale) for member in table.members(scale, row.run)}
     return list(dict.fromkeys(run.folder.path for run in planned if run.name in shown))
 
 
-def _planned(
-    table: Table, scale: Scale, out: Path, data: Path | None, say: Say, tick: Callable[[Tick], None]
-) -> dict[str, list[PlannedRun]]:
+def _prepared(scale: Scale, out: Path, data: Path | None, say: Say, tick: Callable[[Tick], None]) -> _Corpora:
+    return {title: _corpora(variant, out, data, say, tick) for title, variant in variants(scale).items()}
+
+
+def _planned(table: Table, scale: Scale, corpora: _Corpora, out: Path) -> dict[str, list[PlannedRun]]:
     """The runs of each variant of a scale."""
-    return {
-        title: plan(table, variant, _corpora(variant, out, data, say, tick), out)
-        for title, variant in variants(scale).items()
-    }
+    return {title: plan(table, variant, corpora[title], out) for title, variant in variants(scale).items()}
+
+
+def _oracles(corpora: _Corpora) -> list[dict[str, Any]]:
+    """What is known of synthetic speech whose clips have emotions: the UAR of who knows how it was drawn."""
+    found = []
+    for title, prepared in corpora.items():
+        for name, corpus in prepared.items():
+            path = corpus.folder / MANIFEST
+            oracles = json.loads(path.read_text(encoding="utf-8"))["oracles"] if path.is_file() else None
+            if oracles is not None:
+                found.append({"corpus": ", ".join(filter(None, (name, title))), **oracles})
+    return found
 
 
 def _collected(table: Table, scale: Scale, planned: dict[str, list[PlannedRun]]) -> dict[str, Any]:

@@ -101,9 +101,21 @@ def markdown(table: dict[str, Any]) -> str:
         "|" + "---|" * (1 + len(columns)),
         *("| " + " | ".join([*cells, *_paper_cells(row, papers)]) + " |" for cells, row in rows),
         "",
+        *_oracle_lines(table),
         *_contrast_lines(table),
     ]
     return "\n".join(lines)
+
+
+def _oracle_lines(table: dict[str, Any]) -> list[str]:
+    if not table["oracles"]:
+        return []
+    told = (
+        f"{one['corpus']}: words {100 * one['words']:.1f}, prosody {100 * one['prosody']:.1f}, "
+        f"both {100 * one['both']:.1f}"
+        for one in table["oracles"]
+    )
+    return [f"Oracles, the UAR of who knows how words, prosody or both were drawn: {'; '.join(told)}.", ""]
 
 
 def _contrast_lines(table: dict[str, Any]) -> list[str]:
