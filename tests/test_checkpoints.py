@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 
 import pytest
@@ -157,17 +158,28 @@ def test_what_is_no_speech_encoder_is_refused(tmp_path, state):
 
 
 class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
     def __reduce__(self):
-        return (open, ("/nonexistent/bomb", "w"))
+        return os.mkdir, (str(self.trace),)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_nothing_is_unpickled(tmp_path, state):
-    torch.save({"model": state, "args": Bomb()}, tmp_path / "a.pt")
+    trace = tmp_path / "trace"
+    pickle.loads(pickle.dumps(Bomb(trace)))
+    trace.rmdir()
+    torch.save({"model": state, "args": Bomb(trace)}, tmp_path / "a.pt")
     refused(tmp_path / "a.pt", state, "not unpickled")
-    (tmp_path / "b.pt").write_bytes(pickle.dumps({"model": Bomb()}))
-    refused(tmp_path / "b.pt", state, "not unpickled|cannot read")
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        (tmp_path / "b.pt").write_bytes(pickle.dumps({"model": Bomb(trace)}, protocol))
+        refused(tmp_path / "b.pt", state, "not unpickled")
     (tmp_path / "c.bin").write_bytes(b"")
     refused(tmp_path / "c.bin", state, "cannot read")
+    assert not trace.exists()
 
 
 def test_a_loaded_tensor_outlives_its_file(tmp_path, state):

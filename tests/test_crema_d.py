@@ -110,11 +110,26 @@ def test_an_unknown_emotion_is_a_fault(repository: Path, tmp_path: Path) -> None
         prepare("crema-d", repository, tmp_path / "out")
 
 
-def test_bad_votes_are_named_by_line(repository: Path) -> None:
+@pytest.mark.parametrize("count", ["five", "-1", "nan", "inf"])
+def test_bad_votes_are_named_by_line(repository: Path, count: str) -> None:
     path = repository / "processedResults" / "tabulatedVotes.csv"
-    path.write_text(VOTES.replace('"100002",5', '"100002",five'))
-    with pytest.raises(CorpusError, match="line 3: expected counts of votes"):
+    path.write_text(VOTES.replace('"100002",5', f'"100002",{count}'))
+    with pytest.raises(CorpusError, match=r"line 3: expected counts of votes, .*1004_DFA_ANG_XX.*; mend"):
         crema_d.read(repository)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (VOTES.replace("1004", "Zoë").encode("latin-1"), r"line 3: not UTF-8 \(byte 0xeb, .*\); convert"),
+        (VOTES.replace("1004", "x" * 140_000).encode(), r"line 3: not a table \(field larger .*\); fetch"),
+    ],
+)
+def test_a_table_of_votes_that_cannot_be_read(repository: Path, content: bytes, message: str) -> None:
+    (repository / "processedResults" / "tabulatedVotes.csv").write_bytes(content)
+    with pytest.raises(CorpusError, match=rf"tabulatedVotes\.csv, {message}") as fault:
+        crema_d.read(repository)
+    assert "\n" not in str(fault.value)
 
 
 def test_the_command_prepares_the_crowds_labels(repository: Path, tmp_path: Path) -> None:

@@ -1,14 +1,22 @@
 """Emilia on small trees in each of its layouts."""
 
+import errno
 import json
+import os
+import shutil
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
+from voxstrata.cli.main import app
 from voxstrata.corpora import emilia
 from voxstrata.corpora.prepare import prepare
+from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import CorpusError
 from voxstrata.predictions import Prediction, write_predictions
 
@@ -74,15 +82,143 @@ def test_one_list_for_a_recording_has_speakers_of_its_own(tmp_path: Path, patter
     assert {clip.speaker for clip in clips} == {"emilia-show-SPEAKER_00"}
 
 
+def tarred(root: Path, name: str = "EN-B000000.tar", mode: str = "w") -> Path:
+    """The release as it is shipped: the clip and its JSON, at the top of a tar file."""
+    audio = webdataset_layout(root)
+    with tarfile.open(root / "EN" / name, mode) as tar:
+        for path in (audio.with_suffix(".json"), audio):
+            tar.add(path, arcname=path.name)
+    shutil.rmtree(audio.parent)
+    return root / "EN" / name
+
+
+def names(root: Path) -> list[str]:
+    """All that is below a folder."""
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*"))
+
+
+def refused(root: Path, message: str) -> None:
+    """Unpacking is refused in one line, and the folder is as it was."""
+    before = names(root)
+    with pytest.raises(CorpusError, match=message) as caught:
+        emilia.read(root, unpack="yes")
+    assert "\n" not in str(caught.value) and names(root) == before
+
+
 def test_tar_files_must_be_unpacked(tmp_path: Path) -> None:
-    (tmp_path / "EN").mkdir()
-    (tmp_path / "EN" / "EN-B000000.tar").write_bytes(b"")
-    with pytest.raises(CorpusError, match=r"1 tar files in .* nothing unpacked"):
+    tarred(tmp_path)
+    with pytest.raises(CorpusError, match=r"1 tar files in .* nothing unpacked; --option unpack=yes unpacks"):
         emilia.read(tmp_path)
-    webdataset_layout(tmp_path)
+    many(tmp_path, 1)
     notes: list[str] = []
     assert len(emilia.read(tmp_path, note=notes.append)) == 1
-    assert notes == ["1 tar files are not read; what was unpacked is"]
+    assert notes == ["1 tar files are not read; what was unpacked is (the option unpack=yes unpacks them)"]
+
+
+@pytest.mark.parametrize(("name", "mode"), [("EN-B000000.tar", "w"), ("EN-B000000.tar.gz", "w:gz")])
+def test_the_command_unpacks_tar_files_once(tmp_path: Path, name: str, mode: str) -> None:
+    tar = tarred(tmp_path / "emilia", name, mode)
+    command = ["corpus", "prepare", "emilia", str(tmp_path / "emilia"), str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*command, "--option", "unpack=yes"])
+    assert done.exit_code == 0, done.output
+    assert "unpacked 1 of 1 tar files; the others were unpacked before" in done.stdout
+    inside = [f"EN/EN-B000000/{ID}.{ending}" for ending in ("json", "mp3")]
+    assert names(tmp_path / "emilia") == sorted(["EN", f"EN/{tar.name}", "EN/EN-B000000", *inside])
+    (cut,) = PreparedCorpus.load(tmp_path / "out").cuts("train")
+    assert cut.supervisions[0].text == "you can help no" and cut.num_samples == 16_000
+    # A second time nothing is unpacked: what was changed since stays so.
+    row = tmp_path / "emilia" / "EN" / "EN-B000000" / f"{ID}.json"
+    row.write_text(row.read_text().replace("You", "They"))
+    notes: list[str] = []
+    (clip,) = emilia.read(tmp_path / "emilia", unpack="yes", note=notes.append)
+    assert clip.text == "they can help no"
+    assert notes == ["unpacked 0 of 1 tar files; the others were unpacked before"]
+    # Nor does a tar file that was unpacked wait for that.
+    assert emilia.read(tmp_path / "emilia", note=notes.append) and len(notes) == 1
+
+
+def test_a_folder_inside_a_tar_file_is_that_beside_it(tmp_path: Path) -> None:
+    audio = jsonl_layout(tmp_path)
+    with tarfile.open(tmp_path / "EN" / "EN_B00000.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "EN" / "EN_B00000", arcname="EN_B00000")
+    shutil.rmtree(tmp_path / "EN" / "EN_B00000")
+    (clip,) = emilia.read(tmp_path, unpack="yes")
+    assert clip.path == audio and audio.is_file()
+
+
+def test_what_lies_unpacked_beside_its_tar_file_is_not_unpacked_again(tmp_path: Path) -> None:
+    with tarfile.open(tarred(tmp_path)) as tar:
+        tar.extractall(tmp_path / "EN", filter="data")
+    before = names(tmp_path)
+    assert len(emilia.read(tmp_path, unpack="yes")) == 1 and names(tmp_path) == before
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_file_that_was_cut_leaves_nothing(tmp_path: Path, mode: str) -> None:
+    tar = tarred(tmp_path, "EN-B000000.tar" if mode == "w" else "EN-B000000.tar.gz", mode)
+    whole = tar.read_bytes()
+    # In the middle of a clip, of a header, and (after two entries: header and content) between two of them.
+    with tarfile.open(tar) as opened:
+        second = opened.getmembers()[1].offset
+    cuts = (len(whole) // 2, 0) if mode == "w:gz" else (len(whole) // 2, second + 100, second, 100, 0)
+    for cut in cuts:
+        tar.write_bytes(whole[:cut])
+        refused(tmp_path, r"EN-B000000\.tar.* cannot be unpacked: .*; fetch it again")
+    if mode == "w":
+        tar.write_bytes(whole[:second] + b"x" * 512 + whole[second + 512 :])
+        refused(tmp_path, "it ends or is damaged after 1 entries; fetch it again")
+
+
+def test_what_was_stopped_while_it_was_unpacked_is_not_read_and_goes_on(tmp_path: Path) -> None:
+    tarred(tmp_path)
+    half = tmp_path / "EN" / ".partial-EN-B000000"
+    half.mkdir()
+    (half / "old.json").write_text(json.dumps({**ROW, "id": "old"}))
+    with pytest.raises(CorpusError, match="nothing unpacked"):
+        emilia.read(tmp_path)
+    (clip,) = emilia.read(tmp_path, unpack="yes")
+    assert clip.id == f"emilia/{ID}" and not half.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("../outside.json", tarfile.REGTYPE, "outside the destination"),
+        ("link.json", tarfile.SYMTYPE, "holds 'link.json', neither a file nor a folder"),
+        ("pipe.json", tarfile.FIFOTYPE, "holds 'pipe.json', neither a file nor a folder"),
+    ],
+)
+def test_a_tar_file_cannot_write_elsewhere(tmp_path: Path, name: str, kind: bytes, message: str) -> None:
+    place = tarred(tmp_path)
+    with tarfile.open(place, "a") as tar:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname = kind, "/etc/passwd" if kind == tarfile.SYMTYPE else ""
+        tar.addfile(entry)
+    refused(tmp_path, message)
+
+
+def test_no_room_and_no_right_to_write_are_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = tarred(tmp_path)
+    little = shutil._ntuple_diskusage(10**9, 10**9, tar.stat().st_size)
+    extract = tarfile.TarFile.extractall
+
+    def full(archive: tarfile.TarFile, *arguments: Any, **options: Any) -> None:
+        extract(archive, *arguments, **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: little)
+        refused(tmp_path, r"unpacking 1 tar files takes about 0\.0 GB .* has 0\.0 GB free; free space")
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile.TarFile, "extractall", full)
+        refused(tmp_path, r"cannot unpack .*EN-B000000: No space left on device; .* there is room")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: False)
+        refused(tmp_path, r"cannot unpack .*EN-B000000: one may not write there; ")
+    tar.with_suffix("").write_text("a file")
+    refused(tmp_path, r"cannot unpack .*EN-B000000: a file has that name; ")
 
 
 def many(root: Path, count: int) -> None:
@@ -160,6 +296,22 @@ def test_pseudo_labels_that_do_not_fit_are_refused(tmp_path: Path, content: str,
 def test_rows_that_cannot_be_read_are_named(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "EN.jsonl").write_text(line)
     with pytest.raises(CorpusError, match=message):
+        emilia.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["EN.jsonl", "a.json"])
+def test_text_that_is_not_utf8_is_named_by_line(tmp_path: Path, name: str) -> None:
+    row = json.dumps({**ROW, "wav": "a.mp3", "text": "café"}, ensure_ascii=False)
+    (tmp_path / name).write_bytes(f"\n{row}".encode("latin-1"))
+    with pytest.raises(CorpusError, match=rf"{name}, line 2: not UTF-8 \(byte 0xe9, .*\); convert") as fault:
+        emilia.read(tmp_path)
+    assert "\n" not in str(fault.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"id": ' + "1" * 5000 + "}"])
+def test_json_beyond_what_is_read_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(CorpusError, match=r"a\.json: not JSON \(.*\); unpack it again"):
         emilia.read(tmp_path)
 
 

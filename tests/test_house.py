@@ -103,6 +103,60 @@ def test_names_are_nouns_of_the_field():
     assert not named & forbidden
 
 
+def unpicklings(tree: ast.AST) -> list[str]:
+    """Calls that may build any Python object out of a file, and so run what its author wrote."""
+    origins = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            origins |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom):
+            origins |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    found = []
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call):
+            continue
+        head, dot, rest = ast.unparse(call.func).partition(".")
+        name = origins.get(head, head) + dot + rest
+        told = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        unsafe = (
+            name in ("pickle.load", "pickle.loads", "pickle.Unpickler")
+            or (name in ("torch.load", "torch.serialization.load") and told.get("weights_only") != "True")
+            # Of numpy's load `allow_pickle` is the third argument.
+            or (name == "numpy.load" and (told.get("allow_pickle", "False") != "False" or len(call.args) > 2))
+        )
+        found += [f"{call.lineno} {ast.unparse(call)}"] if unsafe else []
+    return found
+
+
+def test_nothing_is_unpickled():
+    found = [
+        f"{MODULES[name].relative_to(ROOT)}:{call}"
+        for name, tree in TREES.items()
+        for call in unpicklings(tree)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("code", "unsafe"),
+    [
+        ("import torch; torch.load(f)", True),
+        ("import torch as t; t.load(f, weights_only=False)", True),
+        ("from torch import load as read; read(f, weights_only=safe)", True),
+        ("import torch; torch.load(f, weights_only=True)", False),
+        ("import pickle; pickle.load(f)", True),
+        ("from pickle import loads\ndef f(b): return loads(b)", True),
+        ("import pickle; pickle.Unpickler(f).load()", True),
+        ("import pickle; pickle.dumps(f); json.load(f)", False),
+        ("import numpy as np; np.load(f, allow_pickle=True)", True),
+        ("from numpy import load; load(f, None, True)", True),
+        ("import numpy as np; np.load(f, allow_pickle=False); np.load(f)", False),
+    ],
+)
+def test_calls_that_unpickle_are_known_by_any_name(code, unsafe):
+    assert bool(unpicklings(ast.parse(code))) == unsafe
+
+
 def undocumented(tree: ast.Module, documented: set[str]) -> list[str]:
     """Public functions, classes and methods without a docstring; overridden methods may inherit theirs."""
     missing = []

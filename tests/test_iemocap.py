@@ -111,6 +111,13 @@ def test_a_line_that_is_almost_a_turn_is_an_error(release: Path) -> None:
         iemocap.read(release)
 
 
+@pytest.mark.parametrize("name", ["EmoEvaluation", "transcriptions"])
+def test_any_bytes_can_be_read_as_text(release: Path, name: str) -> None:
+    path = release / "Session4" / "dialog" / name / "Ses04F_impro01.txt"
+    path.write_bytes(path.read_bytes() + b"\n% \xff\xfe\x00\xc3 a note\n")
+    assert len(iemocap.read(release)) == 25
+
+
 def test_an_unknown_label_is_a_fault_and_an_unknown_answer_is_other(release: Path, tmp_path: Path) -> None:
     path = release / "Session4/dialog/EmoEvaluation/Ses04F_impro01.txt"
     text = path.read_text()

@@ -133,6 +133,56 @@ def test_answers_that_are_none_are_named_by_line(tmp_path: Path) -> None:
         read_ratings(path)
 
 
+def test_turns_without_answers_and_answers_without_turns_are_counted(tmp_path: Path) -> None:
+    path = release(tmp_path) / "Labels" / "labels_detailed.csv"
+    notes: list[str] = []
+    msp_podcast.read(tmp_path, note=notes.append)
+    # Of eight turns that are read two have answers, one of them none for a class.
+    assert "6 turns have no votes: no row of labels_detailed.csv names them" in notes
+    assert not any("name no turn" in note for note in notes)
+    whole = path.read_text()
+    path.write_text(whole.replace("0001_0008", "9999_0001"))
+    notes.clear()
+    msp_podcast.read(tmp_path, note=notes.append)
+    assert "7 turns have no votes: no row of labels_detailed.csv names them" in notes
+    (line,) = [note for note in notes if "name no turn" in note]
+    assert line.startswith("3 rows of labels_detailed.csv name no turn of labels_consensus.csv, such as 'MSP")
+    # Answers on turns that are left out are no fault.
+    path.write_text(whole.replace("0001_0009", "0007_0001"))
+    notes.clear()
+    msp_podcast.read(tmp_path, note=notes.append)
+    assert not any("name no turn" in note for note in notes)
+
+
+def test_answers_on_other_turns_alone_are_refused_and_votes_can_be_done_without(tmp_path: Path) -> None:
+    path = release(tmp_path) / "Labels" / "labels_detailed.csv"
+    for content, told in (
+        (path.read_text().replace(".wav", ""), "MSP-PODCAST_0001_0008 there, MSP-PODCAST_0001_0008.wav here"),
+        ("FileName,EmoDetail\n", "no rows there"),
+    ):
+        path.write_text(content)
+        with pytest.raises(CorpusError, match=rf"{told}.*--option votes=none") as fault:
+            msp_podcast.read(tmp_path)
+        assert "\n" not in str(fault.value)
+    path.unlink()
+    with pytest.raises(CorpusError, match=r"no labels_detailed\.csv in .*, or go .*: --option votes=none"):
+        msp_podcast.read(tmp_path)
+    notes: list[str] = []
+    assert len(msp_podcast.read(tmp_path, votes="none", note=notes.append)) == 8
+    assert not any("votes" in note for note in notes)
+
+
+@pytest.mark.parametrize("name", ["Partition.txt", "Labels/labels_consensus.csv"])
+def test_a_file_that_is_not_utf8_is_named(tmp_path: Path, name: str) -> None:
+    path = release(tmp_path) / name
+    text = path.read_text() if path.is_file() else "Train; MSP-PODCAST_0001_0008.wav\nTrain; Zo.wav\n"
+    path.write_bytes(text.replace("Zo", "Zoë").replace("Female", "Zoë").encode("latin-1"))
+    with pytest.raises(CorpusError, match=rf"{name}.* UTF-8.*; ") as fault:
+        msp_podcast.read(tmp_path)
+    assert "\n" not in str(fault.value)
+    assert name != "Partition.txt" or ", line 2: not UTF-8 (byte 0xeb" in str(fault.value)
+
+
 @pytest.mark.parametrize(
     ("labels", "table"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from voxstrata.batches.batch import Batch, Reference
-from voxstrata.errors import Interrupted
+from voxstrata.errors import CheckpointError, Interrupted
 from voxstrata.predictions import Prediction
 from voxstrata.runs import RunFolder
 from voxstrata.systems.system import ParameterGroup, System
@@ -235,6 +237,43 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, former)
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+def test_objects_in_a_checkpoint_are_refused_and_do_nothing(
+    tmp_path: Path, write: Callable[[Any, Path], Any]
+) -> None:
+    run, trace = RunFolder(tmp_path / "stopped"), tmp_path / "trace"
+
+    def ask(progress: Progress) -> None:
+        if progress.step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        train(run, progress=ask)
+    (file,) = run.checkpoints.glob("*/training.pt")
+    content = torch.load(file, weights_only=True)
+    write({**content, "randomness": {**content["randomness"], "extra": Bomb(trace)}}, file)
+    with pytest.raises(
+        CheckpointError, match=r"cannot read the checkpoint .*remove .* to start again"
+    ) as fault:
+        train(run)
+    assert not trace.exists() and "\n" not in str(fault.value)
+    # What is said here of the file is so: whoever unpickles it does run it.
+    with suppress(RuntimeError):
+        torch.load(file, weights_only=False)
+    assert trace.is_dir()
 
 
 def test_random_states_come_back() -> None:

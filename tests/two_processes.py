@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.batches.batch import Batch, Reference
 from voxstrata.batches.processes import Processes
 from voxstrata.errors import Interrupted, TrainingError
+from voxstrata.heads.ctc import CTCHead
 from voxstrata.heads.emotion import EmotionHeadOptions, PooledLinearHead
 from voxstrata.inference.path import predict_together
+from voxstrata.labels import LabelSet
 from voxstrata.losses import soft_cross_entropy
 from voxstrata.merging.front_cache import FrontCache
 from voxstrata.merging.merged import MergedBackbone
@@ -31,13 +34,16 @@ from voxstrata.predictions import Prediction
 from voxstrata.runs import RunFolder
 from voxstrata.systems import cached_states
 from voxstrata.systems.adaltm import AdaLTM, AdaLTMRates
-from voxstrata.systems.pretraining.tiny_encoder import start_front_end, tiny_wavlm
+from voxstrata.systems.finetune import FinetuneRates
+from voxstrata.systems.multitask import Multitask, MultitaskModel
+from voxstrata.systems.pretraining.tiny_encoder import start_front_end, tiny_config
 from voxstrata.systems.recognition import DimensionModel
 from voxstrata.systems.system import ParameterGroup, System
 from voxstrata.training import loop
 from voxstrata.training.learning import Learner
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions, Progress
+from voxstrata.vocabulary import Vocabulary
 
 WIDTH, TASKS = 6, ("loud", "long", "never")
 
@@ -98,7 +104,7 @@ def batch(size: int, seed: int) -> Batch:
 
 def tiny_encoder():
     sizes = {"hidden_size": 32, "layers": 2, "attention_heads": 2, "feed_forward": 64}
-    encoder = build_backbone(tiny_wavlm(**sizes, channels=36, position_kernel=8), seed=0)
+    encoder = build_backbone(tiny_config(**sizes, channels=36, position_kernel=8), seed=0)
     start_front_end(encoder)
     return encoder
 
@@ -116,6 +122,42 @@ class Rated(Lists):
             names = tuple(Reference(id=f"{seed}-{number}-{i}") for i in range(size))
             ratings = torch.rand(size, 3, generator=generator)
             self.batches.append(Batch(names, waveforms, lengths, ratings=ratings))
+
+
+class Spoken(Rated):
+    """Waveforms with classes and words; a clip of each batch lacks words, the next one perhaps a class."""
+
+    def __init__(self, sizes: Sequence[int], seed: int) -> None:
+        super().__init__(sizes, seed)
+        generator = torch.Generator().manual_seed(seed)
+        for number, rated in enumerate(self.batches):
+            size = len(rated)
+            targets = torch.eye(3)[torch.randint(3, (size,), generator=generator)]
+            words = torch.randint(1, 3, (size,), generator=generator)
+            words[number % size] = 0
+            if size > 2:
+                targets[(number + 1) % size] = 0
+            self.batches[number] = replace(
+                rated,
+                ratings=None,
+                emotion_targets=targets,
+                tokens=torch.tensor([[1, 2]]) * (torch.arange(2) < words.unsqueeze(1)),
+                token_lengths=words,
+            )
+
+
+def multitask_system() -> Multitask:
+    """All of the encoder under the joint loss, in float64.
+
+    Keys' biases have no gradient but rounding; beside that of float32, AdamW would make whole steps of it.
+    """
+    torch.manual_seed(0)
+    encoder = tiny_encoder()
+    head = EmotionHeadOptions(width=8, batch_norm=True)
+    transcriber = CTCHead(encoder.hidden_size, Vocabulary(("a", "b")))
+    model = MultitaskModel(encoder, LabelSet(("anger", "neutral", "sadness")), transcriber, head)
+    rates = FinetuneRates(encoder=1e-4, head=1e-2, layer_weights=1e-2)
+    return Multitask(model, torch.tensor([0.5, 1.0, 1.5]), rates, asr_weight=0.3).double()
 
 
 def merged_system() -> AdaLTM:
@@ -143,6 +185,12 @@ CASES: dict[str, tuple[Callable[[], System], Any, Any, FitOptions]] = {
         FitOptions(epochs=4, accumulate=2, schedule="linear", warmup_steps=2, keep_best=False),
     ),
     "best": (Heads, Lists([5, 3], 3), Lists([1, 4], 4), FitOptions(epochs=6, patience=2)),
+    "multitask": (
+        multitask_system,
+        Spoken([3, 1, 4, 2], 1),
+        Spoken([3, 1], 2),
+        FitOptions(epochs=2, accumulate=2, keep_best=False),
+    ),
     "merged": (merged_system, Rated([3, 1, 4], 1), Rated([3, 1], 2), FitOptions(epochs=2, keep_best=False)),
 }
 STOPPED_AT = 5

@@ -7,13 +7,21 @@ Computing 5(4), 2014.
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from voxstrata.corpora.clip import Clip
-from voxstrata.corpora.files import audio_files, corpus_folder, is_lfs_stub, nothing_found, strange_names
+from voxstrata.corpora.files import (
+    audio_files,
+    corpus_folder,
+    is_lfs_stub,
+    nothing_found,
+    strange_names,
+    utf8_lines,
+)
 from voxstrata.corpora.options import Note, ReaderOption, no_note
 from voxstrata.errors import CorpusError
 
@@ -111,25 +119,37 @@ def _read_votes(path: Path, *, required: bool, note: Note) -> dict[str, dict[str
         return {}
     if is_lfs_stub(path):
         raise CorpusError(f"{path} is a git-lfs stub, not a table: run `git lfs pull` in {path.parent}")
+    reader = csv.reader(line for _, line in utf8_lines(path))
+    try:
+        return _votes_of_rows(path, next(reader, []), ((reader.line_num, cells) for cells in reader))
+    except csv.Error as fault:
+        raise CorpusError(
+            f"{path}, line {reader.line_num}: not a table ({fault}); fetch the file again"
+        ) from None
+
+
+def _votes_of_rows(
+    path: Path, head: list[str], rows: Iterable[tuple[int, list[str]]]
+) -> dict[str, dict[str, float]]:
+    header = [name.strip() for name in head]
+    if missing := [name for name in (*_LETTERS, "fileName") if name not in header]:
+        raise CorpusError(f"{path}, line 1: no column {', '.join(missing)}; found {', '.join(header)}")
+    columns = {name: header.index(letter) for letter, name in _LETTERS.items()}
+    file_name = header.index("fileName")
     votes: dict[str, dict[str, float]] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        header = [name.strip() for name in next(reader, [])]
-        if missing := [name for name in (*_LETTERS, "fileName") if name not in header]:
-            raise CorpusError(f"{path}, line 1: no column {', '.join(missing)}; found {', '.join(header)}")
-        columns = {name: header.index(letter) for letter, name in _LETTERS.items()}
-        file_name = header.index("fileName")
-        for cells in filter(None, reader):
-            if not re.fullmatch(r"1\d{5}", cells[0].strip()):
-                continue
-            try:
-                counts = {name: float(cells[column]) for name, column in columns.items()}
-                votes[cells[file_name].strip()] = {name: count for name, count in counts.items() if count}
-            except (ValueError, IndexError):
-                raise CorpusError(
-                    f"{path}, line {reader.line_num}: expected counts of votes; found "
-                    f"{','.join(cells)[:80]!r}"
-                ) from None
+    for line, cells in rows:
+        if not cells or not re.fullmatch(r"1\d{5}", cells[0].strip()):
+            continue
+        try:
+            counts = {name: float(cells[column]) for name, column in columns.items()}
+            if not all(math.isfinite(count) and count >= 0 for count in counts.values()):
+                raise ValueError
+            votes[cells[file_name].strip()] = {name: count for name, count in counts.items() if count}
+        except (ValueError, IndexError):
+            raise CorpusError(
+                f"{path}, line {line}: expected counts of votes, numbers from 0 on; found "
+                f"{','.join(cells)[:80]!r}; mend the line, or fetch the file again"
+            ) from None
     return votes
 
 

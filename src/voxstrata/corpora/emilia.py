@@ -16,7 +16,15 @@ from typing import Any
 
 from voxstrata.audio import AUDIO_SUFFIXES
 from voxstrata.corpora.clip import Clip
-from voxstrata.corpora.files import corpus_folder, nothing_found
+from voxstrata.corpora.files import (
+    PARTIAL,
+    corpus_folder,
+    nothing_found,
+    tar_files,
+    unpack_all,
+    unpacked_folder,
+    utf8_lines,
+)
 from voxstrata.corpora.options import Note, ReaderOption, counted, no_note
 from voxstrata.corpora.pseudo_labels import PseudoLabel, read_pseudo_labels
 from voxstrata.corpora.transcripts import normalize_transcript
@@ -28,6 +36,7 @@ DEV_SHARE = 50
 OPTIONS = (
     ReaderOption("language", ("all", "de", "en", "fr", "ja", "ko", "zh"), "only clips of this language"),
     ReaderOption("dev", ("none", "speakers"), "speakers: one speaker in fifty is dev; else all is train"),
+    ReaderOption("unpack", ("no", "yes"), "yes: each tar file is first unpacked into a folder beside it"),
 )
 
 _SHOWN = 20
@@ -37,23 +46,29 @@ _LAYOUT = (
 )
 
 
-def read(folder: Path, *, language: str = "all", dev: str = "none", note: Note = no_note) -> list[Clip]:
+def read(
+    folder: Path, *, language: str = "all", dev: str = "none", unpack: str = "no", note: Note = no_note
+) -> list[Clip]:
     """Reads what was unpacked: `.jsonl` lists, a `.json` beside each clip, or one for each recording.
 
     Splits there are none: all is train, but for `dev=speakers`. Emotions come from `pseudo-labels.csv` or
     `.jsonl` in the folder, where there is one; the clips say so in their extra `emotion_source`.
 
     Args:
-        folder: holds the unpacked release or a part of it.
+        folder: holds the release or a part of it.
         language: `all`, or one of the release's codes.
         dev: `none`, or `speakers`: chosen by hash, so that the choice stays when more is unpacked.
+        unpack: `yes` unpacks each tar file into a folder beside it, unless that is there already.
         note: receives what was left out.
 
     Raises:
-        CorpusError: if there is nothing to read, naming tar files that wait to be unpacked; or naming
-            every row that cannot be read.
+        CorpusError: if there is nothing to read, naming tar files that wait to be unpacked; a file cannot
+            be unpacked or read; or naming every row that cannot be read.
     """
     root = corpus_folder(folder)
+    if unpack == "yes":
+        tars = tar_files(root)
+        note(f"unpacked {unpack_all(tars):,} of {len(tars):,} tar files; the others were unpacked before")
     labels = read_pseudo_labels(root, "emilia/")
     clips: list[Clip] = []
     faults: list[str] = []
@@ -65,13 +80,16 @@ def read(folder: Path, *, language: str = "all", dev: str = "none", note: Note =
     if faults:
         more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise CorpusError(f"{'; '.join(faults[:_SHOWN])}{more}")
-    tars = sum(1 for _ in root.rglob("*.tar")) + sum(1 for _ in root.rglob("*.tar.gz"))
-    if not clips and tars:
-        raise CorpusError(f"{tars} tar files in {folder} and nothing unpacked; unpack each where it lies")
+    waiting = sum(not unpacked_folder(tar).is_dir() for tar in tar_files(root)) if unpack == "no" else 0
+    if not clips and waiting:
+        raise CorpusError(
+            f"{waiting} tar files in {folder} and nothing unpacked; --option unpack=yes unpacks each into a "
+            "folder beside it"
+        )
     if not clips:
         raise nothing_found("Emilia", folder, _LAYOUT)
-    if tars:
-        note(f"{tars:,} tar files are not read; what was unpacked is")
+    if waiting:
+        note(f"{waiting:,} tar files are not read; what was unpacked is (the option unpack=yes unpacks them)")
     clips = _labelled(clips, labels, note)
     kept = [clip for clip in clips if language in ("all", clip.extras.get("language"))]
     if len(kept) < len(clips):
@@ -89,37 +107,39 @@ def read(folder: Path, *, language: str = "all", dev: str = "none", note: Note =
 def _rows(root: Path) -> Iterator[tuple[str, Path, Mapping[str, Any]]]:
     """Where a row stands, its clip's audio, and the row, of a list with `id` and `speaker` made unique."""
     for path in sorted(root.rglob("*.json*")):
-        if path.name.startswith(("._", "pseudo-labels.")):
+        if path.name.startswith(("._", "pseudo-labels.")) or _is_partial(path.relative_to(root)):
             continue
         if path.suffix == ".jsonl":
             for number, row in _jsonl(path):
                 yield f"{path}, line {number}", path.parent / str(row.get("wav", "")), row
         elif path.suffix == ".json":
-            content = _json(path, path.read_text(encoding="utf-8"))
+            content = _json(str(path), "".join(line for _, line in utf8_lines(path)))
             if isinstance(content, dict):
                 yield str(path), _beside(path), content
             elif isinstance(content, list):
                 yield from _listed(path, content)
 
 
+def _is_partial(place: Path) -> bool:
+    return any(name.startswith(PARTIAL) for name in place.parts)
+
+
 def _jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                row = _json(path, line, number)
-                if not isinstance(row, dict) or not isinstance(row.get("wav"), str):
-                    raise CorpusError(
-                        f'{path}, line {number}: expected an object with "id" and "wav"; found {line[:80]!r}'
-                    )
-                yield number, row
+    for number, line in utf8_lines(path):
+        if line.strip():
+            row = _json(f"{path}, line {number}", line)
+            if not isinstance(row, dict) or not isinstance(row.get("wav"), str):
+                raise CorpusError(
+                    f'{path}, line {number}: expected an object with "id" and "wav"; found {line[:80]!r}'
+                )
+            yield number, row
 
 
-def _json(path: Path, text: str, line: int | None = None) -> Any:
+def _json(where: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as fault:
-        where = path if line is None else f"{path}, line {line}"
-        raise CorpusError(f"{where}: not JSON ({fault.msg}); unpack it again") from None
+    except (ValueError, RecursionError) as fault:
+        raise CorpusError(f"{where}: not JSON ({getattr(fault, 'msg', fault)}); unpack it again") from None
 
 
 def _beside(path: Path) -> Path:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from voxstrata.corpora.clip import Clip
-from voxstrata.corpora.files import corpus_folder
+from voxstrata.corpora.files import corpus_folder, utf8_lines
 from voxstrata.corpora.msp_ratings import Ratings, read_ratings
 from voxstrata.corpora.options import Note, ReaderOption, counted, no_note
 from voxstrata.corpora.transcripts import normalize_transcript
@@ -40,6 +40,7 @@ OPTIONS = (
     ReaderOption("votes", ("primary", "both", "none"), "annotators' emotions that count as votes"),
 )
 
+_NO_VOTES = "--option votes=none"
 _COLUMNS = ("FileName", "EmoClass", "SpkrID")
 _RATINGS = {"EmoAct": "arousal", "EmoVal": "valence", "EmoDom": "dominance"}
 _TAG = re.compile(r"\[([^\[\]]*)\]")
@@ -71,7 +72,8 @@ def read(
     table = _first(labels, "labels_consensus.csv", "labels_concensus.csv")
     ratings = Ratings()
     if votes != "none":
-        ratings = read_ratings(_first(labels, "labels_detailed.csv"), both=votes == "both")
+        answers = _first(labels, "labels_detailed.csv", also=f", or go without votes: {_NO_VOTES}")
+        ratings = read_ratings(answers, both=votes == "both")
         note(
             f"votes ({votes}): {ratings.counted:,} for the eight classes; "
             f"{ratings.other:,} for other emotions count for no class"
@@ -81,6 +83,7 @@ def read(
     filtered: Counter[str] = Counter()
     clips = []
     for row in _consensus(table, _partition(root)):
+        rated = ratings.of(row["FileName"])
         part = row["Split_Set"].lower()
         letter = row["EmoClass"]
         if part == HIDDEN or (part in ("test1", "test2") and test not in ("pooled", part)):
@@ -93,7 +96,7 @@ def read(
         if keep == "paper" and text is None:
             filtered[NO_TEXT] += 1
             continue
-        clips.append(_clip(row, audio, text, ratings.votes.get(row["FileName"], {})))
+        clips.append(_clip(row, audio, text, rated))
     if not clips:
         raise CorpusError(
             f"no turn of {table} is left ({counted(other_parts + filtered) or 'it has no rows'})"
@@ -103,6 +106,8 @@ def read(
     if filtered:
         note(f"left out (the paper's filter): {counted(filtered)}")
     _tell(clips, transcripts, note)
+    if votes != "none":
+        _tell_votes(clips, ratings, table, answers, note)
     return clips
 
 
@@ -170,7 +175,7 @@ def _consensus(table: Path, partition: Mapping[str, str]) -> Iterator[dict[str, 
                 row["Split_Set"] = row.get("Split_Set") or partition.get(row["FileName"], "")
                 yield row
     except (csv.Error, UnicodeDecodeError) as fault:
-        raise CorpusError(f"{table} is not a table in UTF-8: {fault}") from None
+        raise CorpusError(f"{table} is not a table in UTF-8: {fault}; mend the file") from None
 
 
 def _partition(root: Path) -> dict[str, str]:
@@ -179,10 +184,10 @@ def _partition(root: Path) -> dict[str, str]:
     for name in ("Partition.txt", "Partitions.txt"):
         path = root / name
         if path.is_file():
-            for line in path.read_text(encoding="utf-8-sig").splitlines():
+            for _, line in utf8_lines(path):
                 part, separator, file_name = line.partition(";")
                 if separator:
-                    parts[file_name.strip(" ;")] = part.strip()
+                    parts[file_name.strip(" ;\r\n")] = part.strip()
     return parts
 
 
@@ -220,6 +225,21 @@ def _tell(clips: list[Clip], transcripts: Transcripts, note: Note) -> None:
     note(f"the split test is {counted(tests) or 'empty'}")
 
 
+def _tell_votes(clips: list[Clip], ratings: Ratings, table: Path, answers: Path, note: Note) -> None:
+    """Says which turns no answer is on, and which answers are on no turn; refuses if all are."""
+    strange = next(iter(ratings.unasked), None)
+    if len(ratings.unasked) == len(ratings.votes):
+        raise CorpusError(
+            f"no row of {answers} names a turn of {table} ({strange or 'no rows'} there, "
+            f"{clips[0].path.name} here); take both from one release, or go without votes: {_NO_VOTES}"
+        )
+    if unrated := sum(clip.path.name not in ratings.votes for clip in clips):
+        note(f"{unrated:,} turns have no votes: no row of {answers.name} names them")
+    if strange is not None:
+        rows = sum(ratings.unasked.values())
+        note(f"{rows:,} rows of {answers.name} name no turn of {table.name}, such as {strange!r}")
+
+
 def _find_folder(root: Path, *names: str) -> Path | None:
     found = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name.lower() in names]
     return found[0] if found else None
@@ -232,8 +252,8 @@ def _subfolder(root: Path, name: str, other: str) -> Path:
     return folder
 
 
-def _first(folder: Path, *names: str) -> Path:
+def _first(folder: Path, *names: str, also: str = "") -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise CorpusError(f"no {' or '.join(names)} in {folder}; give the folder of an MSP-Podcast release")
+    raise CorpusError(f"no {' or '.join(names)} in {folder}; give the folder of an MSP-Podcast release{also}")

@@ -26,11 +26,18 @@ class Ratings:
         votes: file name -> class -> annotators.
         counted: votes for one of the eight classes.
         other: votes for anything else; they count for no class.
+        unasked: file name -> rows, of the clips whose votes were not asked for.
     """
 
     votes: dict[str, dict[str, float]] = field(default_factory=dict)
     counted: int = 0
     other: int = 0
+    unasked: dict[str, int] = field(default_factory=dict)
+
+    def of(self, file_name: str) -> dict[str, float]:
+        """Votes of a clip; none where no row names it."""
+        self.unasked.pop(file_name, None)
+        return self.votes.get(file_name, {})
 
     def add(self, file_name: str, primary: str, secondary: str, *, both: bool) -> None:
         """Counts one annotator: the primary emotion, or each emotion named once."""
@@ -38,6 +45,7 @@ class Ratings:
         if both:
             named += [emotion_of(word) for word in secondary.split(",") if word.strip()]
         of_clip = self.votes.setdefault(file_name, {})
+        self.unasked[file_name] = self.unasked.get(file_name, 0) + 1
         for emotion in dict.fromkeys(named):
             if emotion is None:
                 self.other += 1
