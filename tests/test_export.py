@@ -11,7 +11,7 @@ from voxstrata.backbone.encoder import build_backbone, load_backbone
 from voxstrata.cli.main import app
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.systems.model_folder import load_model, save_model
-from voxstrata.systems.pretraining.tiny_encoder import tiny_wavlm
+from voxstrata.systems.pretraining.tiny_encoder import tiny_config
 from voxstrata.systems.recognition import TranscriptionModel
 from voxstrata.vocabulary import Vocabulary
 
@@ -24,7 +24,7 @@ def export(*arguments: object) -> int:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    encoder = build_backbone(tiny_wavlm(**SMALL), seed=0)
+    encoder = build_backbone(tiny_config(**SMALL), seed=0)
     save_model(TranscriptionModel(encoder, CTCHead(32, Vocabulary(("a", "b")))), tmp_path / "run" / "model")
     return tmp_path / "run"
 
@@ -40,7 +40,7 @@ def test_a_model_in_half_precision_opens_and_answers_nearly_the_same(model: Path
 
 
 def test_an_encoder_without_head_is_a_plain_folder(tmp_path: Path) -> None:
-    encoder = build_backbone(tiny_wavlm(**SMALL), seed=0)
+    encoder = build_backbone(tiny_config(**SMALL), seed=0)
     encoder.save(tmp_path / "run" / "model" / "encoder")
     assert export(tmp_path / "run", tmp_path / "out") == 0
     again = load_backbone(tmp_path / "out").weights()

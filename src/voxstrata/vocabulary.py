@@ -13,7 +13,8 @@ class Vocabulary:
     """Characters of a CTC head; index 0 is the blank.
 
     Args:
-        characters: distinct characters, without the blank.
+        characters: distinct characters, without the blank; of a published head any strings, "" for tokens
+            that write nothing.
 
     >>> v = Vocabulary.of(["go on"])
     >>> v.encode("no go"), v.collapse([0, 4, 4, 0, 3, 3, 3])

@@ -12,6 +12,8 @@ _WEIGHTS = Path(__file__).parent.parent / "weights"
 _PLACES = ("model/encoder", "encoder", ".")
 #: Weight files of the hub that are no safetensors.
 _TORCH_FILES = ("pytorch_model.bin", "adapter_model.bin", "wav2vec2.ckpt", "final_ssl.pt")
+#: What tells the words of a CTC head, beside tokenizer_config.json.
+_TOKENIZER_FILES = ("vocab.json", "special_tokens_map.json", "added_tokens.json")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -64,7 +66,7 @@ def _download(name: str, *, local_only: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     def fetch(*patterns: str) -> Path:
-        wanted = ["*config.json", *patterns]
+        wanted = ["*config.json", *_TOKENIZER_FILES, *patterns]
         return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=local_only))
 
     try:

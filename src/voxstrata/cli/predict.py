@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 def predict(
     paths: list[Path] = typer.Argument(..., metavar="PATH...", help="Recordings, or folders of them."),
     model: Path | None = typer.Option(
-        None, "--model", help="A run or model folder; default: the demo's model."
+        None, "--model", help="A run or model folder, or a published CTC model; default: the demo's model."
     ),
     as_json: bool = typer.Option(False, "--json", help="One JSON object a line."),
 ) -> None:

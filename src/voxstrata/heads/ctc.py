@@ -13,12 +13,13 @@ class CTCHead(nn.Module):
     Args:
         size: D, features of a frame.
         vocabulary: the characters.
+        norm: without it, frames go to the linear map as they are.
     """
 
-    def __init__(self, size: int, vocabulary: Vocabulary) -> None:
+    def __init__(self, size: int, vocabulary: Vocabulary, *, norm: bool = True) -> None:
         super().__init__()
         self.vocabulary = vocabulary
-        self.norm = nn.LayerNorm(size)
+        self.norm = nn.LayerNorm(size) if norm else nn.Identity()
         self.lm_head = nn.Linear(size, len(vocabulary))
 
     def forward(self, frames: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from voxstrata.predictions import Prediction
 from voxstrata.runs import RunFolder
 from voxstrata.systems.model_folder import Model, find_model, load_model, model_kind
 from voxstrata.systems.multitask import MultitaskModel
+from voxstrata.systems.published_ctc import find_published, load_published
 from voxstrata.systems.recognition import ClipModel
 
 
@@ -46,10 +47,7 @@ def _models(source: str | Path) -> tuple[list[Model], list[str]]:
     """A run's model, and of its parents the one that hears words; with what is missing, in words."""
     found = find_model(source)
     if found is None:
-        raise CheckpointError(
-            f"{source} holds no model: give a finished run (with model/ in it) or a model folder; "
-            "`voxstrata demo` makes one"
-        )
+        return _published(source)
     models = [load_model(found)]
     run = RunFolder(found.parent)
     needs_words = isinstance(models[0], ClipModel) and not isinstance(models[0], MultitaskModel)
@@ -59,11 +57,33 @@ def _models(source: str | Path) -> tuple[list[Model], list[str]]:
     notes = []
     for name, parent in parents.items():
         place = find_model(run.path / parent) or find_model(parent)
-        if place is None:
-            notes.append(f"expert {name} is not at {parent} any more: no transcript from it")
-        elif model_kind(place) == "transcription":
-            return [*models, load_model(place)], []
+        if place is not None:
+            if model_kind(place) == "transcription":
+                return [*models, load_model(place)], []
+            continue
+        try:
+            place = find_published(run.path / parent) or find_published(parent)
+            if place is not None:
+                words, told = load_published(place)
+                return [*models, words], told
+            notes.append(
+                f"no transcript from expert {name}: {parent} is not there any more, or has no CTC head"
+            )
+        except CheckpointError as fault:
+            notes.append(f"no transcript from expert {name}: {fault}")
     return models, notes
+
+
+def _published(source: str | Path) -> tuple[list[Model], list[str]]:
+    """A published recogniser, and what is to be said of it."""
+    place = find_published(source)
+    if place is None:
+        raise CheckpointError(
+            f"{source} holds no model: give a finished run (with model/ in it), a model folder, or a "
+            "transformers folder with a CTC head and its vocab.json; `voxstrata demo` makes a run"
+        )
+    model, notes = load_published(place)
+    return [model], notes
 
 
 class Recognizer:
@@ -81,10 +101,12 @@ class Recognizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> Recognizer:
-        """From a run or model folder. An AdaLTM run's transcript comes from the ASR expert it merged.
+        """From a run or model folder, or a published CTC model (a transformers folder, or a fetched hub id).
+
+        An AdaLTM run's transcript comes from the ASR expert it merged.
 
         Raises:
-            CheckpointError: if the folder holds no model.
+            CheckpointError: if the folder holds no model, or a published one whose words cannot be told.
         """
         return cls(*_models(folder))
 
