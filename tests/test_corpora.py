@@ -141,6 +141,22 @@ def test_a_librispeech_recording_without_line_is_an_error(tmp_path: Path) -> Non
         librispeech.read(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["an4_test.fileids", "an4_train.transcription"])
+def test_an4_lists_in_another_encoding_are_named(tmp_path: Path, name: str) -> None:
+    an4_tree(tmp_path, ".wav")
+    path = tmp_path / "etc" / name
+    path.write_bytes(path.read_bytes() + b"CAF\xc9 (x)\n")
+    with pytest.raises(CorpusError, match=rf"{name}, line 2: not UTF-8 \(byte 0xc9"):
+        an4.read(tmp_path)
+
+
+def test_librispeech_words_in_another_encoding_are_named(tmp_path: Path) -> None:
+    text = librispeech_tree(tmp_path) / "test-other" / "367" / "1" / "367-1.trans.txt"
+    text.write_bytes(b"367-1-0000 CAF\xc9\n")
+    with pytest.raises(CorpusError, match=r"367-1\.trans\.txt, line 1: not UTF-8"):
+        librispeech.read(tmp_path)
+
+
 def test_csv_and_jsonl_say_the_same(tmp_path: Path) -> None:
     rows = [
         {"path": "a/1.wav", "emotion": "joy", "text": "Hi, you!", "speaker": "ann", "split": "Validation"},

@@ -168,12 +168,13 @@ def test_the_best_weights_are_chosen_by_either_loss(
 
 def test_the_share_of_blanks_counts_valid_frames(multitask, emotion_batch):
     logits = multitask().eval().model.joint_logits(emotion_batch)
-    flags = [
-        int(path[frame].argmax()) == 0
+    assert len(set(logits.frames.tolist())) > 1
+    shares = [
+        sum(int(path[frame].argmax()) == 0 for frame in range(count)) / count
         for path, count in zip(logits.characters, logits.frames.tolist(), strict=True)
-        for frame in range(count)
     ]
-    assert float(logits.blank_share()) == pytest.approx(sum(flags) / len(flags))
+    # A mean over clips, so that it does not hang on how they are divided into batches.
+    assert float(logits.blank_share()) == pytest.approx(sum(shares) / len(shares))
 
 
 def test_a_saved_model_tells_class_and_words_again(multitask, emotion_batch, recordings, tmp_path):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from voxstrata.corpora.clip import Clip
-from voxstrata.corpora.files import corpus_folder, listed_recording
+from voxstrata.corpora.files import corpus_folder, listed_recording, utf8_lines
 from voxstrata.corpora.transcripts import normalize_transcript
 from voxstrata.errors import CorpusError
 
@@ -48,7 +48,7 @@ def _read_list(root: Path, part: str) -> list[Clip]:
             raise CorpusError(f"no AN4 list at {path}; give the folder that holds etc/ and wav/")
     transcripts = _read_transcripts(texts)
     clips, unwritten = [], []
-    for line in filter(None, map(str.strip, names.read_text(encoding="utf-8").splitlines())):
+    for line in filter(None, (line.strip() for _, line in utf8_lines(names))):
         place = Path(line)
         if place.name not in transcripts:
             unwritten.append(line)
@@ -72,7 +72,7 @@ def _read_list(root: Path, part: str) -> list[Clip]:
 def _read_transcripts(path: Path) -> dict[str, str | None]:
     """File id -> text, from lines `<s> YES </s> (an251-fash-b)` or without the sentence marks."""
     transcripts: dict[str, str | None] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in utf8_lines(path):
         if not line.strip():
             continue
         match = _LINE.fullmatch(line.strip())

@@ -112,7 +112,7 @@ def read_evaluation(path: Path) -> tuple[list[Turn], int]:
     """
     turns: list[Turn] = []
     strange = 0
-    for number, line in enumerate(path.read_text(encoding="latin-1").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="latin-1").split("\n"), start=1):
         if line.startswith("["):
             match = _TURN.fullmatch(line)
             if match is None:
@@ -142,7 +142,7 @@ def _read_texts(folder: Path) -> tuple[dict[str, str | None], int]:
     texts: dict[str, str | None] = {}
     passed = 0
     for path in _text_files(folder):
-        for line in filter(None, map(str.strip, path.read_text(encoding="latin-1").splitlines())):
+        for line in filter(None, map(str.strip, path.read_text(encoding="latin-1").split("\n"))):
             match = _TEXT_LINE.fullmatch(line)
             if match is None:
                 passed += 1

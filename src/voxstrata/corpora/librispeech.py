@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from voxstrata.corpora.clip import Clip
-from voxstrata.corpora.files import audio_files, corpus_folder, nothing_found, strange_names
+from voxstrata.corpora.files import audio_files, corpus_folder, nothing_found, strange_names, utf8_lines
 from voxstrata.corpora.transcripts import normalize_transcript
 from voxstrata.errors import CorpusError
 
@@ -69,7 +69,7 @@ def _read_texts(subset: Path) -> dict[tuple[Path, str], str | None]:
     for path in sorted(subset.rglob("*.trans.txt")):
         if path.name.startswith("._"):
             continue
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in utf8_lines(path):
             name, _, text = line.strip().partition(" ")
             if not line.strip():
                 continue

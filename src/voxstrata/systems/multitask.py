@@ -44,9 +44,12 @@ class JointLogits:
     frames: Tensor
 
     def blank_share(self) -> Tensor:
-        """Share of valid frames whose most probable character is the blank, []; near 1: CTC has collapsed."""
+        """Share of a clip's frames whose most probable character is the blank, mean over clips, [].
+
+        Near 1: CTC has collapsed.
+        """
         valid = torch.arange(self.characters.shape[1], device=self.frames.device) < self.frames.unsqueeze(1)
-        return ((self.characters.argmax(-1) == 0) & valid).sum() / valid.sum()
+        return (((self.characters.argmax(-1) == 0) & valid).sum(1) / self.frames).mean()
 
 
 class MultitaskModel(EmotionModel):
