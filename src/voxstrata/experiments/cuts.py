@@ -59,23 +59,30 @@ def split_cuts(data: Data, split: str) -> CutSet:
     return CutSet.from_cuts(sorted(read_cuts(data.corpora, split), key=lambda cut: cut.id))
 
 
-def cuts_of(recipe: AnyRecipe, split: str) -> dict[str, Cut]:
-    """The clips of one split over all corpora that a recipe uses, by their ids.
+def cuts_of(recipe: AnyRecipe, split: str) -> Iterator[Cut]:
+    """The clips of one split over all corpora that a recipe uses, one at a time.
+
+    Where tasks have corpora of their own, a clip that several hold comes once.
 
     Raises:
-        CorpusError: if two different clips have one id.
+        CorpusError: if two different clips of such corpora have one id.
     """
     if not isinstance(recipe, HarmoniFuseRecipe):
-        return {cut.id: cut for cut in split_cuts(recipe.data, split)}
-    found: dict[str, Cut] = {}
+        yield from read_cuts(recipe.data.corpora, split)
+        return
+    # Of each clip its recording's path, as a number.
+    paths: dict[str, int] = {}
     for cut in read_cuts(corpora_of(recipe), split):
-        known = found.setdefault(cut.id, cut)
-        if known.recording.sources[0].source != cut.recording.sources[0].source:
+        path = hash(cut.recording.sources[0].source)
+        known = paths.get(cut.id)
+        if known is None:
+            paths[cut.id] = path
+            yield cut
+        elif known != path:
             raise CorpusError(
                 f"clip id {cut.id!r} stands for two recordings; ids must be unique over the corpora of all "
                 "tasks, prepare one of them under another name"
             )
-    return found
 
 
 def _share(speakers: Speakers) -> SpeakerShare:

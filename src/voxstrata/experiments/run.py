@@ -26,7 +26,7 @@ from voxstrata.inference.tasks import answers as answers_of
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.predictions import Prediction, read_predictions, write_predictions
 from voxstrata.recipes.reading import dump
-from voxstrata.recipes.schema.any_recipe import AnyRecipe
+from voxstrata.recipes.schema.any_recipe import AnyRecipe, TrainedRecipe
 from voxstrata.recipes.schema.yardsticks import YardstickRecipe
 from voxstrata.runs import RunFolder, atomic_write, write_json
 from voxstrata.systems.adaltm import AdaLTM
@@ -77,16 +77,13 @@ def execute(
             return run
         sources = build_sources(recipe)
         _say_left_out(sources, say)
-        guarded = _guarded(recipe, sources, run, say)
         if isinstance(recipe, YardstickRecipe):
             assert isinstance(sources, Sources)
+            guarded = _guarded(recipe, sources, run, say)
             if processes.leads:
                 _measure(recipe, sources, guarded, run, say)
             return run
-        system = build_system(recipe, sources, say)
-        if processes.leads:
-            _claim(recipe, run)
-            guarded.write(run)
+        system = _built(recipe, sources, run, say, processes)
         batches = keep(recipe, system, sources, run, say, processes)
         fit(system, batches.train, batches.dev, run, fit_options(recipe), progress, processes)
         release(system)
@@ -99,6 +96,18 @@ def execute(
             _write_scored(answers, run)
             _finish(run)
     return run
+
+
+def _built(
+    recipe: TrainedRecipe, sources: AnySources, run: RunFolder, say: Say, processes: Processes
+) -> System:
+    """The system, once nothing leaks; the training clips are listed in a file, and not kept meanwhile."""
+    guarded = _guarded(recipe, sources, run, say)
+    system = build_system(recipe, sources, say)
+    if processes.leads:
+        _claim(recipe, run)
+        guarded.write(run)
+    return system
 
 
 def _measure(recipe: YardstickRecipe, sources: Sources, guarded: Guarded, run: RunFolder, say: Say) -> None:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
-from lhotse.cut import Cut
-
 from voxstrata.experiments.cuts import cuts_of
 from voxstrata.experiments.leaks.report import Leak, LeakReport, Overlap
 from voxstrata.experiments.leaks.training_clips import (
@@ -26,7 +24,7 @@ from voxstrata.experiments.leaks.training_clips import (
 )
 from voxstrata.experiments.parents import base_of, experts_of, transcribes_only
 from voxstrata.experiments.sources import AnySources
-from voxstrata.recipes.leaks import FIT, MATCHES, SPLITS, STAGES
+from voxstrata.recipes.leaks import FIT, MATCHES, STAGES
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
 from voxstrata.recipes.schema.encoders import AdaLTMRecipe, LateFusionRecipe
 from voxstrata.runs import RunFolder, write_json
@@ -72,46 +70,82 @@ def guard(
     Raises:
         VoxstrataError: if a parent's list cannot be read.
     """
-    cuts = {name: cut for split in ("train", *SPLITS) for name, cut in cuts_of(recipe, split).items()}
+    own = Use(_STAGES.get(recipe.system, "fine-tuning"), run)
+    fit, guessed = _trained(recipe, sources)
+    trained = _own_list(own, fit, guessed)
 
-    def used(source: Any) -> list[Cut]:
-        return [cuts[name] for ids in source.plan(0) for name in ids]
+    def heard(source: str, role: str) -> TrainingClips:
+        known = (planned or {}).get(source)
+        return training_clips_of(source, role) if known is None else known
 
-    train = used(sources.train)
-    dev = [] if sources.dev is None else used(sources.dev)
-    stage = _STAGES.get(recipe.system, "fine-tuning")
-    own = {Use(stage, run): frozenset(map(ClipTrace.of, train))}
-    unknown: tuple[str, ...] = ()
-    if guessed := frozenset(ClipTrace.of(cut) for cut in train if has_pseudo_label(cut)):
-        own[Use("pseudo-labels", run)] = guessed
-        unknown = (
-            f"{len(guessed)} training clips have labels of a model; what it was trained on is not told",
-        )
-    trained = TrainingClips(own, unknown)
-    base = base_of(recipe)
-    for role, source in [*([("base", base)] if base is not None else []), *experts_of(recipe).items()]:
-        heard = (planned or {}).get(source)
-        trained = trained.with_parent(training_clips_of(source, role) if heard is None else heard)
-    # What chose the weights is no training of them, but a run that builds on this one should know of it.
-    listed = trained.with_parent(TrainingClips({Use(SELECTION, run): frozenset(map(ClipTrace.of, dev))}))
-    tested = {"dev": dev, **{split: used(source) for split, source in sources.evaluated.items()}}
-    traced = {split: [ClipTrace.of(cut) for cut in clips] for split, clips in tested.items() if clips}
-    chosen = dev and _chooses_by_dev(recipe)
-    report = compare(trained, traced, recipe.allow_leaks)
+    if (base := base_of(recipe)) is not None:
+        trained = trained.with_parent(heard(base, "base"))
+    experts = [(source, heard(source, role)) for role, source in experts_of(recipe).items()]
+    for _, clips in experts:
+        trained = trained.with_parent(clips)
+    tested, selecting = _tested(recipe, sources)
+    report = compare(trained, tested, recipe.allow_leaks)
     if isinstance(recipe, AdaLTMRecipe | LateFusionRecipe) and recipe.fit_on == "heldout":
-        heard = _fine_tuned(recipe, planned or {})
-        report = report.with_leaks(compare(heard, {FIT: own[Use(stage, run)]}, recipe.allow_leaks))
-    return Guarded(listed if chosen else trained, report)
+        report = report.with_leaks(compare(_fine_tuned(experts), {FIT: fit}, recipe.allow_leaks))
+    if selecting and _chooses_by_dev(recipe):
+        # What chose the weights is no training of them, but a run that builds on this one should know of it.
+        trained = trained.with_parent(TrainingClips({Use(SELECTION, run): selecting}))
+    return Guarded(trained, report)
 
 
-def _fine_tuned(
-    recipe: AdaLTMRecipe | LateFusionRecipe, planned: Mapping[str, TrainingClips]
-) -> TrainingClips:
+def _trained(recipe: AnyRecipe, sources: AnySources) -> tuple[frozenset[ClipTrace], frozenset[ClipTrace]]:
+    """The training clips, and those of them whose emotion a model gave."""
+    traces, guessed = _traces(recipe, "train", _ids(sources.train))
+    return frozenset(traces.values()), frozenset(traces[name] for name in guessed)
+
+
+def _tested(
+    recipe: AnyRecipe, sources: AnySources
+) -> tuple[dict[str, list[ClipTrace]], frozenset[ClipTrace]]:
+    """The clips of each split that the run is tested on, and those whose loss may choose its weights."""
+    selecting = [] if sources.dev is None else _ids(sources.dev)
+    names = {"dev": selecting, **{split: _ids(source) for split, source in sources.evaluated.items()}}
+    # Dev clips whose loss is taken and those that are answered are not always the same.
+    wanted = {split: [*used, *(selecting if split == "dev" else ())] for split, used in names.items()}
+    traces = {split: _traces(recipe, split, used)[0] for split, used in wanted.items()}
+    tested = {split: [traces[split][name] for name in used] for split, used in names.items() if used}
+    return tested, frozenset(traces["dev"][name] for name in selecting)
+
+
+def _ids(source: Any) -> list[str]:
+    """The ids of a source's clips; of several tasks, a clip comes as often as tasks use it."""
+    return [name for ids in source.plan(0) for name in ids]
+
+
+def _traces(recipe: AnyRecipe, split: str, used: Iterable[str]) -> tuple[dict[str, ClipTrace], set[str]]:
+    """Id -> trace of the clips of a split that are used, in one pass; and the ids of guessed labels.
+
+    No clip is kept: hundreds of thousands of them take gigabytes.
+    """
+    names = {name: name for name in used}
+    traces: dict[str, ClipTrace] = {}
+    guessed: set[str] = set()
+    for cut in cuts_of(recipe, split) if names else ():
+        if (name := names.get(cut.id)) is not None:
+            traces[name] = ClipTrace.of(cut, name)
+            (guessed.add if has_pseudo_label(cut) else guessed.discard)(name)
+    return traces, guessed
+
+
+def _own_list(own: Use, fit: frozenset[ClipTrace], guessed: frozenset[ClipTrace]) -> TrainingClips:
+    if not guessed:
+        return TrainingClips({own: fit})
+    return TrainingClips(
+        {own: fit, Use("pseudo-labels", own.run): guessed},
+        (f"{len(guessed)} training clips have labels of a model; what it was trained on is not told",),
+    )
+
+
+def _fine_tuned(experts: Iterable[tuple[str, TrainingClips]]) -> TrainingClips:
     """What the experts were fine-tuned on, but for those that only transcribe: they learned no emotion."""
     heard = TrainingClips()
-    for role, source in experts_of(recipe).items():
+    for source, clips in experts:
         if not transcribes_only(source):
-            clips = planned.get(source) or training_clips_of(source, role)
             uses = {use: found for use, found in clips.uses.items() if use.stage == "fine-tuning"}
             heard = heard.with_parent(TrainingClips(uses, clips.unknown))
     return heard

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
-from collections.abc import Mapping
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,7 @@ _DIGITS = 16
 _BELOW = ("encoder", "model", "model.safetensors", "pytorch_model.bin")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ClipTrace:
     """By what a clip is found again.
 
@@ -46,12 +49,18 @@ class ClipTrace:
     sentence: str | None
 
     @classmethod
-    def of(cls, cut: Cut) -> ClipTrace:
-        """The trace of a prepared clip."""
+    def of(cls, cut: Cut, name: str | None = None) -> ClipTrace:
+        """The trace of a prepared clip.
+
+        Args:
+            cut: the clip; nothing of it is kept.
+            name: its id, where a string of it is held already.
+        """
         (supervision,) = cut.supervisions
         text = normalize_transcript(supervision.text) if supervision.text else None
         audio = str((cut.custom or {}).get("audio_sha256", ""))[:_DIGITS]
-        return cls(cut.id, supervision.speaker, audio, None if text is None else _hash(text))
+        sentence = None if text is None else _hash(text)
+        return cls(name or cut.id, _shared(supervision.speaker), audio, sentence)
 
 
 def has_pseudo_label(cut: Cut) -> bool:
@@ -88,21 +97,31 @@ class TrainingClips:
         """Both together."""
         uses = dict(self.uses)
         for use, clips in other.uses.items():
-            uses[use] = uses.get(use, frozenset()) | clips
+            uses[use] = uses[use] | clips if use in uses else clips
         return TrainingClips(uses, tuple(dict.fromkeys([*self.unknown, *other.unknown])))
 
     def write(self, path: Path) -> None:
         """Writes the list: a line that tells the uses, then a line a clip; the bytes follow from the list."""
+        # As gzip.compress with mtime=0, but line by line: only the packed list is ever held as a whole.
+        packer, packed = zlib.compressobj(9, wbits=31), io.BytesIO()
+        for row in self._rows():
+            packed.write(packer.compress(f"{json.dumps(row, ensure_ascii=False)}\n".encode()))
+        packed.write(packer.flush())
+        atomic_write(path, packed.getvalue())
+
+    def _rows(self) -> Iterator[Any]:
+        """What the lines of a list hold, in their order."""
         names = sorted(self.uses)
-        used: dict[ClipTrace, list[int]] = {}
-        for number, use in enumerate(names):
-            for clip in self.uses[use]:
-                used.setdefault(clip, []).append(number)
-        head = {"format": FORMAT, "uses": [[use.stage, use.run] for use in names], "unknown": self.unknown}
-        rows = [[c.id, c.speaker, c.audio, c.sentence, numbers] for c, numbers in used.items()]
-        rows.sort(key=lambda row: (row[0], row[2], row[1] or "", row[3] or ""))
-        lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in [head, *rows])
-        atomic_write(path, gzip.compress(f"{lines}\n".encode(), mtime=0))
+        yield {"format": FORMAT, "uses": [[use.stage, use.run] for use in names], "unknown": self.unknown}
+        clips = list(frozenset().union(*self.uses.values()))
+        # From the last key to the first: no clip needs a key of its own beside what it holds.
+        clips.sort(key=lambda clip: clip.sentence or "")
+        clips.sort(key=lambda clip: clip.speaker or "")
+        clips.sort(key=lambda clip: clip.audio)
+        clips.sort(key=lambda clip: clip.id)
+        for clip in clips:
+            numbers = [number for number, use in enumerate(names) if clip in self.uses[use]]
+            yield [clip.id, clip.speaker, clip.audio, clip.sentence, numbers]
 
     @classmethod
     def read(cls, path: Path) -> TrainingClips:
@@ -121,10 +140,12 @@ class TrainingClips:
                 names = [Use(*pair) for pair in head["uses"]]
                 uses: list[set[ClipTrace]] = [set() for _ in names]
                 for line in file:
-                    *trace, numbers = json.loads(line)
+                    name, speaker, audio, sentence, numbers = json.loads(line)
+                    trace = ClipTrace(name, _shared(speaker), audio, sentence)
                     for number in numbers:
-                        uses[number].add(ClipTrace(*trace))
-                clips = map(frozenset, uses)
+                        uses[number].add(trace)
+                # One set at a time is there twice.
+                clips = [frozenset(uses.pop()) for _ in names][::-1]
                 return cls(dict(zip(names, clips, strict=True)), tuple(head["unknown"]))
         except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, StopIteration) as fault:
             raise VoxstrataError(
@@ -164,6 +185,11 @@ def list_of(source: str | Path) -> Path | None:
         if place.name not in _BELOW:
             return None
         place = place.parent
+
+
+def _shared(speaker: str | None) -> str | None:
+    """The name as one string for all clips of the speaker."""
+    return None if speaker is None else sys.intern(speaker)
 
 
 def _hash(text: str) -> str:
