@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers import GPTJConfig, GPTJModel, OPTConfig, OPTModel
 
-from tiny_language_models import SHAPE, gpt2, lm, values
-from voxstrata.errors import LabelError, RecipeError
+from tiny_language_models import EOS, SHAPE, V, gpt2, lm, row_of, score, values
+from voxstrata.errors import CheckpointError, LabelError, RecipeError
 from voxstrata.speech_lm.connector import Connector, stack_frames
-from voxstrata.speech_lm.language_model import SmallLM
+from voxstrata.speech_lm.decoding import DecodingOptions, decode
+from voxstrata.speech_lm.language_model import LanguageModel, SmallLM
 from voxstrata.speech_lm.sequences import Sequences, join
 from voxstrata.speech_lm.tokenizers import CharacterTokenizer
 from voxstrata.vocabulary import Vocabulary
@@ -98,6 +100,67 @@ def test_padding_on_either_side_changes_nothing(before, behind, make):
     if not before:
         for one, other in zip(model(padded), expected, strict=True):
             torch.testing.assert_close(one[:, :6], other, atol=1e-5, rtol=0)
+
+
+def opt() -> LanguageModel:
+    """A model whose table of positions has two rows in front that no position uses."""
+    config = OPTConfig(
+        vocab_size=V, hidden_size=16, word_embed_proj_dim=16, num_hidden_layers=1, num_attention_heads=2,
+        ffn_dim=16, max_position_embeddings=64,
+    )  # fmt: skip
+    return LanguageModel(OPTModel(config)).eval()
+
+
+def gptj() -> LanguageModel:
+    """A model with rotary positions from a table."""
+    config = GPTJConfig(vocab_size=V, n_embd=16, n_layer=1, n_head=2, rotary_dim=4, n_positions=64)
+    return LanguageModel(GPTJModel(config)).eval()
+
+
+@pytest.mark.parametrize("make", [gpt2, opt, gptj])
+def test_a_row_longer_than_the_table_of_positions_is_refused_in_one_line(make):
+    model = make()
+    assert model.most_positions == 64 and len(model(values(2, 64))) == model.num_layers
+    behind = torch.full((2, 1), 64)
+    for x, places in ((values(2, 65), None), (values(2, 1), behind)):
+        with pytest.raises(CheckpointError) as told:
+            model(x, positions=places)
+        kind = type(model.model).__name__
+        assert str(told.value).startswith(f"the language model {kind} has 64 positions; ")
+        assert "need 65: use shorter clips, a larger connector.stack, or another" in str(told.value)
+        assert "\n" not in str(told.value)
+    cache = model.new_cache()
+    model(values(2, 64), cache=cache)
+    model.model.config.name_or_path = "openai/some"
+    with pytest.raises(CheckpointError, match=r"model 'openai/some' \(\w+\) has 64 positions"):
+        model(values(2, 1), cache=cache)
+
+
+def test_rotary_positions_have_no_limit():
+    assert lm().most_positions is None
+    assert torch.equal(lm().most_tokens(torch.tensor([9000]), torch.tensor([5000])), torch.tensor([9000]))
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("beam", [1, 3])
+def test_a_text_has_no_more_tokens_than_positions_are_left(beam, cache):
+    def endless(states: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        logits = score(states)
+        logits[:, EOS] = -20
+        return logits
+
+    lengths = torch.tensor([40, 63, 58, 10])
+    prefix = join([(values(4, 63), lengths)], pad_left=True)
+    limits = torch.tensor([200, 200, 3, 20])
+    options = DecodingOptions(beam=beam, repeats=0, cache=cache)
+    found = decode(gpt2(), endless, prefix, limits, eos=EOS, options=options)
+    assert [len(text) for text in found] == [24, 1, 3, 20]
+    for row in range(4):
+        alone = decode(gpt2(), endless, row_of(prefix, row), limits[row : row + 1], eos=EOS, options=options)
+        assert alone == [found[row]]
+    full = join([(values(2, 64), torch.tensor([64, 5]))], pad_left=True)
+    with pytest.raises(CheckpointError, match="has 64 positions; speech, prompt and text need 65"):
+        decode(gpt2(), endless, full, limits[:2], eos=EOS, options=options)
 
 
 def test_a_shape_that_cannot_be_built_is_refused():

@@ -19,6 +19,7 @@ COMMANDS = (
     "report",
     "inspect",
     "probe",
+    "prompts",
     "export",
     "bench",
     "demo",

@@ -76,10 +76,14 @@ def decode(
         lm: reads the prefix and each token.
         score: fusion and head for the newest position.
         prefix: [B, S, D], padded on the left.
-        limits: [B] most tokens.
+        limits: [B] most tokens; fewer where the language model has not the positions for so many.
         eos: the end token.
         options: beam, guards, cache.
+
+    Raises:
+        CheckpointError: if the language model has no position left behind a prefix.
     """
+    limits = lm.most_tokens(limits, prefix.lengths)
     rows, beam, device = len(limits), options.beam, limits.device
     reader = _Reader(lm, prefix, beam, cached=options.cache)
     logits = score(reader.start()).repeat_interleave(beam, dim=0)
@@ -171,7 +175,11 @@ class _Reader:
         """States [R, 1, D] behind new tokens [R], each of which follows the hypothesis `origin` [R]."""
         new = self.lm.embed(tokens).unsqueeze(1)
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
-        self.positions = torch.cat([self.positions, self.positions[:, -1:] + 1], dim=1)
+        position = self.positions[:, -1:] + 1
+        if self.lm.most_positions is not None:
+            # Rows that have ended are read on beside the others, and may have no position left.
+            position = position.clamp_max(self.lm.most_positions - 1)
+        self.positions = torch.cat([self.positions, position], dim=1)
         if self.cache is not None:
             if self.beam > 1:
                 self.cache.reorder_cache(origin)

@@ -17,6 +17,8 @@ StateNorm = Literal["plain", "model", "none"]
 
 #: How transformers names the norm behind the last layer, in most decoder-only models.
 _FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
+#: How it names a table with a row for each position, where a model has one.
+_POSITION_TABLES = ("wpe", "embed_positions")
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class LanguageModel(nn.Module):
         self.trained = trained
         self.num_layers: int = model.config.num_hidden_layers
         self.size: int = model.config.hidden_size
+        #: Positions that a row may have; None: no limit, as with rotary positions.
+        self.most_positions = _most_positions(model)
         if norm == "model":
             self._final_norm()
 
@@ -116,7 +120,13 @@ class LanguageModel(nn.Module):
             positions: [B, S] of the values in their rows; None: counted from the first column.
             at: [B, P] columns; None: all.
             cache: keys and values of earlier columns; it takes up the new ones.
+
+        Raises:
+            CheckpointError: if a row has more positions than the model.
         """
+        if self.most_positions is not None:
+            read = 0 if cache is None else cache.get_seq_length()
+            self._check_positions(read + values.shape[1] if positions is None else int(positions.max()) + 1)
         states = self.model(
             inputs_embeds=values,
             attention_mask=mask,
@@ -138,6 +148,28 @@ class LanguageModel(nn.Module):
         """An empty cache of keys and values."""
         return DynamicCache(config=self.model.config)
 
+    def most_tokens(self, limits: Tensor, lengths: Tensor) -> Tensor:
+        """Limits [B] of the tokens that follow rows of these lengths [B], lowered to the positions left.
+
+        Raises:
+            CheckpointError: if no position is left behind a row.
+        """
+        if self.most_positions is None:
+            return limits
+        self._check_positions(int(lengths.max()) + 1)
+        return torch.minimum(limits, self.most_positions - lengths)
+
+    def _check_positions(self, needed: int) -> None:
+        if self.most_positions is None or needed <= self.most_positions:
+            return
+        kind, name = type(self.model).__name__, self.model.config.name_or_path
+        named = f"{name!r} ({kind})" if name else kind
+        raise CheckpointError(
+            f"the language model {named} has {self.most_positions} positions; "
+            f"speech, prompt and text need {needed}: use shorter clips, a larger connector.stack, or another "
+            "language model (with rotary positions, as Llama or Qwen, there is no such limit)"
+        )
+
     def _normalized(self, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.norm == "none":
             return states
@@ -154,6 +186,18 @@ class LanguageModel(nn.Module):
             f"{type(self.model).__name__} has no final norm under the names {', '.join(_FINAL_NORMS)}; "
             "use norm 'plain' or 'none'"
         )
+
+
+def _most_positions(model: PreTrainedModel) -> int | None:
+    """Rows of the model's table of positions, without those that it holds back; None: it has none."""
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in _POSITION_TABLES and isinstance(module, nn.Embedding):
+            return module.num_embeddings - int(getattr(module, "offset", 0))
+    for name, buffer in model.named_buffers():
+        # Sines and cosines of GPT-J and its like.
+        if name.rpartition(".")[2] in _POSITION_TABLES:
+            return len(buffer)
+    return None
 
 
 def small_lm(options: SmallLM, tokens: int, *, seed: int, norm: StateNorm = "plain") -> LanguageModel:

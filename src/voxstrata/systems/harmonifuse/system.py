@@ -173,6 +173,21 @@ class HarmoniFuse(System):
         chosen = self.tasks[task]
         return self._at_prompt(self._states(batch), chosen, prompt=prompt, gate=gate)
 
+    def prompt_layers(
+        self, states: States, task: str, *, prompt: Tensor | None = None, gate: str | None = None
+    ) -> tuple[Tensor, ...]:
+        """The language model's L states [B, 1, D] at the last prompt position; no scalars s are in them yet.
+
+        Args:
+            states: the encoder's, of B clips.
+            task: whose prompt and gate are used where no others are given.
+            prompt: see `prompt_state`.
+            gate: see `prompt_state`.
+        """
+        sequence = join(self._prefix(states, self.tasks[task], prompt=prompt, gate=gate))
+        layers: tuple[Tensor, ...] = self.lm(sequence.values, at=(sequence.lengths - 1).unsqueeze(1))
+        return layers
+
     def parameter_groups(self) -> list[ParameterGroup]:
         scalars = [*self.encoder_fusion.parameters(), *self.layer_fusion.task_scores.parameters()]
         others = [self.connector, self.prompts, self.heads]
@@ -227,8 +242,7 @@ class HarmoniFuse(System):
     def _at_prompt(
         self, states: States, task: Task, *, prompt: Tensor | None = None, gate: str | None = None
     ) -> Fused:
-        sequence = join(self._prefix(states, task, prompt=prompt, gate=gate))
-        layers = self.lm(sequence.values, at=(sequence.lengths - 1).unsqueeze(1))
+        layers = self.prompt_layers(states, task.name, prompt=prompt, gate=gate)
         fused: Fused = self.layer_fusion(layers, task.name)
         self._note(task, fused.alpha[:, 0])
         return fused
