@@ -20,6 +20,7 @@ from voxstrata.benchmarks.shapes import wavlm_config
 from voxstrata.cli.main import app
 from voxstrata.corpora.msp_podcast import EMOTIONS, PAPER_CLIPS
 from voxstrata.corpora.prepare import prepare
+from voxstrata.experiments.dry_run.corpus_checks import check_prepared
 from voxstrata.experiments.tables.corpora import corpus_folder
 from voxstrata.experiments.tables.table import read_table
 from voxstrata.recipes.reading import packaged, read_recipe
@@ -65,17 +66,19 @@ def checkpoints(root: Path, shapes: Shapes) -> None:
 def release(root: Path) -> None:
     """A clip of every class and part, more of them in Train; each part has a speaker of its own."""
     rows = ["FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set"]
+    answers = ["FileName,EmoDetail"]
     for folder in ("Audios", "Labels", "Transcripts"):
         (root / folder).mkdir(parents=True)
     for speaker, (part, count) in enumerate(COUNTS.items()):
         for number in range(count * len(EMOTIONS)):
             name = f"MSP-PODCAST_{speaker:04d}_{number:04d}"
             rows.append(f"{name}.wav,{list(EMOTIONS)[number % 8]},4,4,4,{speaker},Male,{part}")
+            answers.append(f"{name}.wav,WORKER1; Happy; A:4.0; V:4.0; D:4.0;")
             noise = np.random.default_rng([speaker, number]).normal(size=1600 * (2 + number % 3)) * 0.1
             soundfile.write(root / "Audios" / f"{name}.wav", noise, 16_000)
             (root / "Transcripts" / f"{name}.txt").write_text(f"words of {'abcd'[speaker]}")
     (root / "Labels" / "labels_consensus.csv").write_text("\n".join(rows) + "\n")
-    (root / "Labels" / "labels_detailed.csv").write_text("FileName,EmoDetail\n")
+    (root / "Labels" / "labels_detailed.csv").write_text("\n".join(answers) + "\n")
 
 
 @pytest.fixture
@@ -142,19 +145,83 @@ def test_weights_of_large_files_are_not_read(place: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
 
 
-def test_an_unprepared_corpus_is_a_fault_with_its_command_and_costs_are_the_papers(place: Path) -> None:
+def test_an_unprepared_corpus_is_a_fault_with_its_command_and_its_own_counts(place: Path) -> None:
+    """No audio is decoded: the files may hold anything."""
+    for file in (place / "corpora" / "MSP-Podcast" / "Audios").iterdir():
+        file.rename(file.with_suffix(".kept"))
+        file.write_bytes(b"no audio")
     done = table("--json")
     assert done.exit_code == 2
     found = json.loads(done.stdout)
     (fault,) = found["faults"]
     how = fault.split("prepare it: ")[1]
     assert how.startswith("voxstrata corpus prepare msp-podcast corpora/MSP-Podcast runs/corpora/msp-")
+    (corpus,) = found["corpora"]
+    assert corpus["clips"] == {"train": 24, "dev": 8, "test": 16} and corpus["paper"] == PAPER_CLIPS
+    assert (corpus["folder"], corpus["prepared"]) == ("corpora/MSP-Podcast", False)
     costs = {run["name"]: run["costs"] for run in found["runs"]}
-    assert costs["dual"]["steps"] == 100 * -(-89_752 // 32)
-    # 100 times 506,000 s of train at 3 x 185 GFLOP a second and 142,000 s of dev at 185, by 60 TFLOP/s.
-    assert costs["dual"]["one_gpu_s"] / 3600 == pytest.approx(29, abs=2)
+    assert costs["dual"]["steps"] == 100 * 1
+    assert not any("the paper's counts are taken" in line for line in found["assumptions"])
+    told = table().stdout
+    assert "corpus msp-podcast (corpora/MSP-Podcast): train 24 (paper 89,752, -89,728), dev 8" in told
+    assert "  note: not prepared: counted from labels and transcripts" in told
+    for file in (place / "corpora" / "MSP-Podcast" / "Audios").glob("*.kept"):
+        file.rename(file.with_suffix(".wav"))
     assert command(*how.split()[1:]).exit_code == 0
     assert table().exit_code == 0
+
+
+def test_a_release_counts_what_its_preparation_will_keep(place: Path) -> None:
+    root = place / "corpora" / "MSP-Podcast"
+    labels = root / "Labels" / "labels_consensus.csv"
+    lines = labels.read_text().splitlines()
+    lines[1] = lines[1].replace(".wav,A,", ".wav,X,")
+    labels.write_text("\n".join(lines) + "\n")
+    (root / "Transcripts" / "MSP-PODCAST_0002_0001.txt").write_text("[inaudible 00:00:01]")
+    (root / "Audios" / "MSP-PODCAST_0001_0002.wav").unlink()
+    (corpus,) = json.loads(table("--json").stdout)["corpora"]
+    assert corpus["clips"] == {"train": 23, "dev": 8, "test": 15}
+    assert corpus["missing"].endswith("MSP-PODCAST_0001_0002.wav")
+    notes = " ".join(corpus["notes"])
+    assert "audio files are not there: " in notes and "train -89,729, dev -25,224, test -46,351" in notes
+
+
+def test_costs_are_the_papers_where_there_is_no_release_or_a_broken_one(place: Path) -> None:
+    labels = place / "corpora" / "MSP-Podcast" / "Labels" / "labels_consensus.csv"
+    labels.write_text("FileName,EmoClass\n")
+    broken = json.loads(table("--json").stdout)
+    assert len(broken["faults"]) == 2 and "corpus msp is not prepared yet" in broken["faults"][0]
+    assert "corpus msp cannot be counted: " in broken["faults"][1] and "SpkrID" in broken["faults"][1]
+    shutil.rmtree(labels.parents[1])
+    absent = json.loads(table("--json").stdout)
+    (fault,) = absent["faults"]
+    assert "corpora/MSP-Podcast is not there" in fault
+    for found in (broken, absent):
+        assert not found["corpora"]
+        assert any("the paper's counts are taken" in line for line in found["assumptions"])
+        costs = {run["name"]: run["costs"] for run in found["runs"]}
+        assert costs["dual"]["steps"] == 100 * -(-89_752 // 32)
+        # 100 times 506,000 s of train at 3 x 185 GFLOP a second and 142,000 s of dev at 185, by 60 TFLOP/s.
+        assert costs["dual"]["one_gpu_s"] / 3600 == pytest.approx(29, abs=2)
+
+
+def test_a_prepared_corpus_unlike_the_papers_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = prepared(place)
+    less = "not as many clips as the paper's of release 1.12: train -89,728, dev -25,224, test -46,350"
+    assert check_prepared(str(folder)).notes == (less,)
+    assert f"  note: {less}" in table().stdout
+    about = json.loads((folder / "corpus.json").read_text())
+    assert about["options"]["keep"] == "paper"
+    about["options"] |= {"keep": "all", "test": "test1"}
+    (folder / "corpus.json").write_text(json.dumps(about))
+    keep, test, _ = check_prepared(str(folder)).notes
+    assert keep.startswith("keep=all, while the paper's") and keep.endswith("--option keep=paper")
+    assert test.startswith("test=test1, while the paper's")
+    counts = {"train": 24, "dev": 8, "test": 16}
+    monkeypatch.setattr("voxstrata.experiments.dry_run.corpus_checks.PAPER_CLIPS", counts)
+    about["options"] |= {"keep": "paper", "test": "pooled"}
+    (folder / "corpus.json").write_text(json.dumps(about))
+    assert check_prepared(str(folder)).notes == ()
 
 
 def test_all_faults_come_at_once(place: Path, shapes: Shapes) -> None:
@@ -284,4 +351,4 @@ def test_recipes_of_the_paper_share_all_but_what_a_row_is_about() -> None:
     assert (dual.rates.coefficients, dual.data.batch_size, dual.training.epochs) == (1e-4, 32, 100)
     assert dual.data.labels == tuple(EMOTIONS.values()) and dual.init == 0.5
     used = {run.recipe for run in read_table("adaltm-paper").runs.values()}
-    assert set(names) == used
+    assert set(names) == used | {"paper/harmonifuse"}

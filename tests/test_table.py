@@ -17,6 +17,7 @@ from voxstrata.experiments.tables.plan import PlannedRun, plan
 from voxstrata.experiments.tables.results import markdown
 from voxstrata.experiments.tables.rows import contrasts_of, rows_of
 from voxstrata.experiments.tables.table import (
+    Piece,
     Table,
     content_key,
     narrowed,
@@ -218,7 +219,7 @@ def test_each_lexical_strength_has_corpora_runs_and_rows_of_its_own():
             }
         }
     ).scale("small")  # fmt: skip
-    found = variants(narrowed(table(), at, seed=4))
+    found = variants(narrowed(table(), at, Piece(seed=4)))
     assert list(found) == ["lexical strength 0", "lexical strength 0.5"]
     for strength, scale in zip((0, 0.5), found.values(), strict=True):
         assert scale.corpora["speech"].synth == {"seed": 1, "lexical_strength": strength}
@@ -349,7 +350,8 @@ def test_a_section_has_rows_the_papers_numbers_and_paired_differences():
         return {"value": value, "iid": [value - 0.1, value + 0.1], "speaker": [value - 0.2, value + 0.2]}
 
     content = {
-        "table": "t", "title": "T", "scale": "s", "note": "", "date": "today", "commit": None, "machine": "m",
+        "table": "t", "title": "T", "scale": "s", "command": "voxstrata", "note": "",
+        "date": "today", "commit": None, "machine": "m",
         "columns": ["uar", "wer"],
         "rows": [
             {"title": "one", "metrics": {"uar": cell(0.5)}, "paper": {"uar": 38.94}},

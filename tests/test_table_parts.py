@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from voxstrata.cli.main import app
 from voxstrata.errors import RecipeError, VoxstrataError
-from voxstrata.experiments.tables.table import narrowed, points, read_table
+from voxstrata.experiments.tables.table import Piece, narrowed, points, read_table
 from voxstrata.reporting import page
 from voxstrata.runs import RunFolder, folder_lock
 
@@ -69,24 +69,36 @@ def test_parts_are_trained_once_and_the_table_is_written_from_them(
     rows = json.loads(reproduce(table, corpus_folder).stdout)["rows"]
     assert {path: path.stat().st_mtime_ns for path in runs.glob("*/COMPLETE")} == before
     assert [row["name"] for row in rows] == ["ser", "single"]
+    results = table.parent / "results.md"
+    done = reproduce(
+        table, corpus_folder, "--only", "single", "--seed", "1", "--table", "--results", str(results)
+    )
+    piece = json.loads(done.stdout)
+    assert [row["name"] for row in piece["rows"]] == ["single"] and len(piece["rows"][0]["runs"]) == 1
+    command = "voxstrata reproduce toy --scale toy --only single --seed 1 --table"
+    assert piece["command"] == command and piece["scale"] == "toy, seed 1"
+    assert f"`{command}`" in results.read_text() and "begin toy-toy-rows-seed1 -->" in results.read_text()
+    assert {path.name for path in (runs / "tables").iterdir()} == {"toy-toy", "toy-toy-rows-seed1"}
+    assert {path: path.stat().st_mtime_ns for path in runs.glob("*/COMPLETE")} == before
 
 
 def test_a_part_that_is_not_there_is_refused(table: Path, corpus_folder: Path) -> None:
     whole = read_table(table)
     toy = whole.scale("toy")
     for choice, message in (
-        ({"row": "triple"}, "no row triple; this scale has ser, single"),
+        ({"rows": ("ser", "triple")}, "no row triple; this scale has ser, single"),
         ({"fold": 1}, "no fold 1; this scale has no folds"),
         ({"part": 3}, "no part 3; this scale has no parts"),
         ({"seed": 2}, "no seed 2; this scale has 0, 1"),
     ):
         with pytest.raises(RecipeError, match=message):
-            narrowed(whole, toy, **choice)
-    assert list(points(narrowed(whole, toy, row="ser", seed=1).axes)) == [
+            narrowed(whole, toy, Piece(**choice))
+    assert list(points(narrowed(whole, toy, Piece(("ser",), seed=1)).axes)) == [
         {"$seed": 1, "$fold": None, "$part": None}
     ]
     refused = reproduce(table, corpus_folder, "--seed", "1", "--results", "results.md")
     assert "--results is for a whole table" in str(refused.exception)
+    assert "--table is for a piece" in str(reproduce(table, corpus_folder, "--table").exception)
 
 
 def test_a_launcher_of_several_processes_is_refused(

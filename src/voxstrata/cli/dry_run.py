@@ -72,6 +72,7 @@ def _lines(found: DryRun) -> Iterator[str]:
             for split, count in corpus.clips.items()
         )
         yield f"corpus {corpus.name} ({corpus.folder}): {', '.join(counts)}"
+        yield from (f"  note: {note}" for note in corpus.notes)
     for line in found.encoders:
         yield f"encoder {line}"
     for run in found.runs:

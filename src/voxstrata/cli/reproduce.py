@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from voxstrata.cli.dry_run import DRY_RUN, TFLOPS, assumptions, refuse_without_dry_run
+
+if TYPE_CHECKING:
+    from voxstrata.experiments.tables.table import Piece
 
 
 def register(app: typer.Typer) -> None:
@@ -23,13 +26,12 @@ def reproduce(
     data: Path | None = typer.Option(None, "--data", help="Folder of the corpora; default $VOXSTRATA_DATA."),
     out: Path = typer.Option(Path("runs"), "--out", help="Folder for runs, corpora and tables."),
     only: str | None = typer.Option(
-        None, "--only", help="Train this row and what it needs, print its runs, write no table."
+        None, "--only", help="Train these rows (comma-separated) and what they need; print their runs."
     ),
-    fold: int | None = typer.Option(None, "--fold", help="Train this fold only, write no table."),
-    part: int | None = typer.Option(
-        None, "--part", help="Train this part of the speakers only, write no table."
-    ),
-    seed: int | None = typer.Option(None, "--seed", help="Train this seed only, write no table."),
+    fold: int | None = typer.Option(None, "--fold", help="Train this fold only."),
+    part: int | None = typer.Option(None, "--part", help="Train this part of the speakers only."),
+    seed: int | None = typer.Option(None, "--seed", help="Train this seed only."),
+    as_table: bool = typer.Option(False, "--table", help="Write and print the table of such a piece."),
     results: Path | None = typer.Option(
         None, "--results", help="Markdown file whose section for this table and scale is written anew."
     ),
@@ -38,17 +40,20 @@ def reproduce(
     as_json: bool = typer.Option(False, "--json", help="Print the table, or what was found, as JSON."),
 ) -> None:
     """Run a table's experiments (what is done is not done again) and print its rows."""
-    piece = _Piece(only, fold, part, seed)
-    _refuse(piece, {"--dry-run": dry_run, "--results": results is not None})
+    from voxstrata.experiments.tables.table import WHOLE, Piece
+
+    rows = None if only is None else tuple(filter(None, map(str.strip, only.split(","))))
+    piece = Piece(rows, fold, part, seed)
+    _refuse(piece, as_table, {"--dry-run": dry_run, "--results": results is not None and not as_table})
     if dry_run:
         _check(table, scale, data, out, tflops, as_json)
         return
     refuse_without_dry_run({"--tflops": tflops is not None})
-    if piece != _Piece():
+    if piece != WHOLE and not as_table:
         runs = [str(run) for run in _train_piece(table, scale, data, out, piece)]
         typer.echo(json.dumps(runs, indent=2) if as_json else "\n".join(runs))
         return
-    folder = run_table(table, scale, data, out)
+    folder = run_table(table, scale, data, out, piece)
     show(folder, as_json)
     if results is not None:
         from voxstrata.experiments.tables.results import write_section
@@ -56,22 +61,18 @@ def reproduce(
         write_section(results, folder)
 
 
-@dataclass(frozen=True)
-class _Piece:
-    row: str | None = None
-    fold: int | None = None
-    part: int | None = None
-    seed: int | None = None
-
-
-def _refuse(piece: _Piece, others: dict[str, bool]) -> None:
+def _refuse(piece: Piece, as_table: bool, others: dict[str, bool]) -> None:
     """Refuses what a piece of a table cannot have, and a launcher."""
     from voxstrata.errors import RecipeError
+    from voxstrata.experiments.tables.table import WHOLE
 
-    if piece != _Piece() and (given := [name for name, there in others.items() if there]):
+    if piece != WHOLE and (given := [name for name, there in others.items() if there]):
         raise RecipeError(
             f"{given[0]} is for a whole table; leave it or --only, --fold, --part and --seed out"
+            + (", or add --table" if given[0] == "--results" else "")
         )
+    if as_table and piece == WHOLE:
+        raise RecipeError("--table is for a piece: add --only, --fold, --part or --seed, or leave it out")
     if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise RecipeError(
             f"started {count} times by a launcher; start `train` so, and divide a table with --only, --fold, "
@@ -79,13 +80,13 @@ def _refuse(piece: _Piece, others: dict[str, bool]) -> None:
         )
 
 
-def _train_piece(table: str, scale: str, data: Path | None, out: Path, piece: _Piece) -> list[Path]:
+def _train_piece(table: str, scale: str, data: Path | None, out: Path, piece: Piece) -> list[Path]:
     from voxstrata.cli.progress import bar
     from voxstrata.experiments.tables.reproduce import train_part
     from voxstrata.experiments.tables.table import narrowed, read_table
 
     given = read_table(table)
-    chosen = narrowed(given, given.scale(scale), **asdict(piece))
+    chosen = narrowed(given, given.scale(scale), piece)
     with bar() as (say, advance):
         return train_part(
             given,
@@ -97,17 +98,18 @@ def _train_piece(table: str, scale: str, data: Path | None, out: Path, piece: _P
         )
 
 
-def run_table(table: str, scale: str, data: Path | None, out: Path) -> Path:
-    """Runs a table under a progress bar; returns its folder."""
+def run_table(table: str, scale: str, data: Path | None, out: Path, piece: Piece | None = None) -> Path:
+    """Runs a table, or a piece of it, under a progress bar; returns its folder."""
     from voxstrata.cli.progress import bar
     from voxstrata.experiments.tables.reproduce import reproduce as run
-    from voxstrata.experiments.tables.table import read_table
+    from voxstrata.experiments.tables.table import WHOLE, read_table
 
     with bar() as (say, advance):
         return run(
             read_table(table),
             Path(table).stem,
             scale,
+            piece or WHOLE,
             out=out,
             data=data_root(data),
             say=say,

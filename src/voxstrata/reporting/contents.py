@@ -174,9 +174,9 @@ def read_run(run: RunFolder) -> RunContents:
         predictions={
             path.stem: read_predictions(path) for path in sorted((run.path / "predictions").glob("*.jsonl"))
         },
-        coefficients=read_coefficients(run) or (kept and coefficients_so_far(run, kept)),
+        coefficients=read_coefficients(run) or (None if kept is None else coefficients_so_far(run, kept)),
         leaks=_leaks(run.leaks),
-        fusion=kept and read_fusion(kept),
+        fusion=None if kept is None else read_fusion(kept),
     )
 
 

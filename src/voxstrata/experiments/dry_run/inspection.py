@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,9 +10,8 @@ from typing import Any, TypeVar
 from voxstrata.backbone.checkpoints import open_checkpoint
 from voxstrata.backbone.headers import EncoderHeaders, ExpertHeaders, read_base, read_expert
 from voxstrata.backbone.locate import locate
-from voxstrata.corpora.msp_podcast import PAPER_CLIPS
-from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import CorpusError, VoxstrataError
+from voxstrata.experiments.dry_run.corpus_checks import CorpusCheck, check_prepared
 from voxstrata.experiments.dry_run.costs import EncoderSizes, Load
 from voxstrata.experiments.dry_run.estimate import Loads
 from voxstrata.experiments.sources import AnySources, Sources, build_sources
@@ -22,27 +20,6 @@ from voxstrata.recipes.schema.any_recipe import AnyRecipe
 from voxstrata.runs import RunFolder
 
 T = TypeVar("T")
-#: Missing files that are named; the others are counted.
-_SHOWN = 3
-
-
-@dataclass(frozen=True)
-class CorpusCheck:
-    """A prepared corpus.
-
-    Args:
-        folder: where it lies.
-        name: of the corpus.
-        clips: split -> clips.
-        paper: split -> clips that the paper has; empty for other corpora.
-        missing: audio files that are not there, by the first few and their number.
-    """
-
-    folder: str
-    name: str
-    clips: Mapping[str, int]
-    paper: Mapping[str, int]
-    missing: str
 
 
 class Inspection:
@@ -59,7 +36,7 @@ class Inspection:
         Raises:
             CorpusError: if it cannot be read, or audio files are missing.
         """
-        check = self._once(("corpus", path), partial(_check_corpus, path))
+        check = self._once(("corpus", path), partial(check_prepared, path))
         self.corpora[path] = check
         if check.missing:
             raise CorpusError(
@@ -135,20 +112,6 @@ def _reading(recipe: AnyRecipe) -> tuple[str, str]:
     """What of a recipe decides its batches: all but what is done with them."""
     own = {"training", "rates", "head", "vectors", "experts", "granularity", "init", "cache_gb", "base"}
     return recipe.system, recipe.model_dump_json(exclude={*own, "allow_leaks"})
-
-
-def _check_corpus(path: str) -> CorpusCheck:
-    corpus = PreparedCorpus.load(Path(path))
-    missing = [str(file) for file in corpus.audio_files() if not file.is_file()]
-    shown = ", ".join(missing[:_SHOWN])
-    more = f" and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else ""
-    return CorpusCheck(
-        path,
-        corpus.name,
-        {split: corpus.summary.splits[split].clips for split in corpus.splits},
-        PAPER_CLIPS if corpus.name == "msp-podcast" else {},
-        shown + more,
-    )
 
 
 def _loads(sources: Sources, sizes: EncoderSizes) -> Loads:

@@ -15,6 +15,7 @@ from typing import Any
 from voxstrata.backbone.headers import EncoderHeaders
 from voxstrata.errors import VoxstrataError
 from voxstrata.experiments.cuts import corpora_of
+from voxstrata.experiments.dry_run.corpus_checks import CorpusCheck
 from voxstrata.experiments.dry_run.costs import EncoderSizes
 from voxstrata.experiments.dry_run.estimate import (
     ASSUMED_CLIP_S,
@@ -24,18 +25,20 @@ from voxstrata.experiments.dry_run.estimate import (
     Loads,
     estimate,
 )
-from voxstrata.experiments.dry_run.inspection import CorpusCheck, Inspection
+from voxstrata.experiments.dry_run.inspection import Inspection
 from voxstrata.experiments.leaks.guard import guard
 from voxstrata.experiments.leaks.training_clips import TrainingClips
 from voxstrata.experiments.parents import base_of, experts_of
-from voxstrata.experiments.sources import Sources
+from voxstrata.experiments.sources import AnySources, Sources
+from voxstrata.experiments.task_sources import TaskSources
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
 from voxstrata.recipes.schema.encoders import LateFusionRecipe
+from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
 from voxstrata.recipes.schema.recipe import BaseRecipe
 
-UNPREPARED = (
-    f"of a corpus that is not prepared the paper's counts are taken, and clips of {ASSUMED_CLIP_S:g} s"
-)
+UNPREPARED = f"clips of a corpus that is not prepared are of {ASSUMED_CLIP_S:g} s"
+NOT_ESTIMATED = "costs are not estimated for harmonifuse"
+PAPERS_COUNTS = "of a corpus that is neither prepared nor counted the paper's counts are taken"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class RunCheck:
 
     Args:
         name: of the run.
-        clips: split -> clips that the recipe uses; empty where its corpora cannot be read.
+        clips: split -> clips that the recipe uses, or TASK/SPLIT -> clips where it has several tasks; empty
+            where its corpora cannot be read.
         costs: None where they are not known: faults, or a system without an estimate.
         faults: what stands in the way.
         notes: what the headers cannot tell.
@@ -125,6 +129,7 @@ def dry_run(
     *,
     folders: Mapping[str, str] | None = None,
     unprepared: Mapping[str, Mapping[str, int]] | None = None,
+    releases: Mapping[str, CorpusCheck] | None = None,
     faults: Iterable[str] = (),
     assumed: Assumptions | None = None,
 ) -> DryRun:
@@ -136,23 +141,29 @@ def dry_run(
         folders: folder of a run that is not trained yet -> its name, for recipes that build on it.
         unprepared: folder of a corpus that is not there yet -> the clips that each split is taken to have;
             empty where nothing is known.
+        releases: folder of such a corpus -> what was counted where it is to be prepared from.
         faults: found before, such as those corpora.
         assumed: behind the costs; None takes the defaults.
     """
     assumed = assumed or Assumptions()
     inspection, heard = Inspection(), dict[str, TrainingClips]()
-    plan = _Plan(runs, folders or {}, unprepared or {})
+    plan, releases = _Plan(runs, folders or {}, unprepared or {}), releases or {}
     checks = [_check(name, plan, heard, inspection, assumed) for name in runs]
     place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     costs = [check.costs for check in checks if check.costs is not None]
     beside = max((cost.disk_bytes - cost.kept_bytes for cost in costs), default=0.0)
+    guessed = [clips for folder, clips in plan.unprepared.items() if clips and folder not in releases]
     found = [*faults, *(fault for check in checks for fault in check.faults)]
     return DryRun(
-        corpora=tuple(inspection.corpora.values()),
+        corpora=(*releases.values(), *inspection.corpora.values()),
         encoders=tuple(inspection.encoders.values()),
         runs=tuple(checks),
         faults=tuple(dict.fromkeys(found)),
-        assumptions=(*assumed.lines(), *([UNPREPARED] if plan.unprepared else [])),
+        assumptions=(
+            *assumed.lines(),
+            *([UNPREPARED] if plan.unprepared else []),
+            *([PAPERS_COUNTS] if guessed else []),
+        ),
         disk_bytes=sum(cost.kept_bytes for cost in costs) + beside,
         free_bytes=shutil.disk_usage(place).free,
     )
@@ -162,6 +173,8 @@ def _check(
     name: str, plan: _Plan, heard: dict[str, TrainingClips], inspection: Inspection, assumed: Assumptions
 ) -> RunCheck:
     recipe, findings = plan.runs[name], _Findings()
+    if isinstance(recipe, HarmoniFuseRecipe):
+        findings.notes[NOT_ESTIMATED] = None
     clips: dict[str, int] = {}
     costs = None
     used = [use.path for use in corpora_of(recipe)]
@@ -178,9 +191,8 @@ def _check(
         return RunCheck(name, clips, costs, tuple(findings.faults), tuple(findings.notes))
     with findings.collected():
         sources = inspection.sources(recipe)
-        if isinstance(sources, Sources):
-            clips = _counts(sources)
-            _note_absent_classes(sources, findings)
+        clips = _counts(sources)
+        _note_absent_classes(sources, findings)
         if isinstance(sources, Sources) and isinstance(recipe, EncoderRecipe) and encoder is not None:
             sizes = EncoderSizes.of(encoder.config, encoder.parameters)
             costs = estimate(recipe, sizes, inspection.loads(recipe, sources, sizes), assumed)
@@ -191,12 +203,18 @@ def _check(
     return RunCheck(name, clips, costs, tuple(findings.faults), tuple(findings.notes))
 
 
-def _counts(sources: Sources) -> dict[str, int]:
+def _counts(sources: AnySources) -> dict[str, int]:
+    if isinstance(sources, TaskSources):
+        by_task = sources.clips().items()
+        return {f"{task}/{split}": count for task, counts in by_task for split, count in counts.items()}
     batches = {"train": sources.train, "dev": sources.dev, **sources.evaluated}
     return {split: sum(map(len, source.plan(0))) for split, source in batches.items() if source is not None}
 
 
-def _note_absent_classes(sources: Sources, findings: _Findings) -> None:
+def _note_absent_classes(sources: AnySources, findings: _Findings) -> None:
+    if isinstance(sources, TaskSources):
+        findings.notes |= dict.fromkeys(sources.absent_classes())
+        return
     if sources.labels is None:
         return
     shares = sources.train.emotion_target_matrix().sum(0)

@@ -8,9 +8,10 @@ from typing import Any
 
 from voxstrata.corpora.msp_podcast import PAPER_CLIPS
 from voxstrata.errors import VoxstrataError
+from voxstrata.experiments.dry_run.corpus_checks import MSP, CorpusCheck, check_release
 from voxstrata.experiments.dry_run.estimate import Assumptions
 from voxstrata.experiments.dry_run.run import DryRun, dry_run
-from voxstrata.experiments.tables.corpora import corpus_folder, how_to_prepare
+from voxstrata.experiments.tables.corpora import corpus_folder, corpus_source, how_to_prepare
 from voxstrata.experiments.tables.table import Scale, Table, order, points, run_values, substitute, variants
 from voxstrata.recipes.reading import validate
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
@@ -34,6 +35,7 @@ def dry_run_table(
     scale = table.scale(scale_name)
     faults: list[str] = []
     unprepared: dict[str, Mapping[str, int]] = {}
+    releases: dict[str, CorpusCheck] = {}
     runs: dict[str, AnyRecipe] = {}
     folders: dict[str, str] = {}
     for title, variant in variants(scale).items():
@@ -42,9 +44,13 @@ def dry_run_table(
             folder = corpus_folder(name, spec, out / "corpora", data)
             corpora[f"$corpus.{name}"] = str(folder)
             if not (folder / "corpus.json").is_file() and str(folder) not in unprepared:
-                faults.append(_unprepared(name, variant, out, data))
+                told, release = _unprepared(name, variant, out, data)
+                faults += told
+                if release is not None:
+                    releases[str(folder)] = release
                 # Of the corpora that readers know, the paper tells of one how many clips it has.
-                unprepared[str(folder)] = PAPER_CLIPS if spec.reader == "msp-podcast" else {}
+                known_clips = PAPER_CLIPS if spec.reader == MSP else {}
+                unprepared[str(folder)] = known_clips if release is None else release.clips
         for label, point in _labelled(variant, title):
             # A run's folder is named by its base's weights, which are not read here.
             known = {**corpora, **point, **{f"$run.{name}": f"$run.{name}{label}" for name in table.runs}}
@@ -56,7 +62,9 @@ def dry_run_table(
                     continue
                 runs[f"{name}{label}"] = recipe
                 folders[f"$run.{name}{label}"] = f"{name}{label}"
-    return dry_run(runs, out, folders=folders, unprepared=unprepared, faults=faults, assumed=assumed)
+    return dry_run(
+        runs, out, folders=folders, unprepared=unprepared, releases=releases, faults=faults, assumed=assumed
+    )
 
 
 def _labelled(variant: Scale, title: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -68,9 +76,19 @@ def _labelled(variant: Scale, title: str) -> Iterator[tuple[str, dict[str, Any]]
         yield f" ({', '.join(parts)})" if parts else "", point
 
 
-def _unprepared(name: str, scale: Scale, out: Path, data: Path | None) -> str:
+def _unprepared(
+    name: str, scale: Scale, out: Path, data: Path | None
+) -> tuple[list[str], CorpusCheck | None]:
+    """What stands in the way of a corpus that is not there yet, and what can be counted of it."""
+    spec = scale.corpora[name]
     try:
-        how = how_to_prepare(name, scale.corpora[name], out / "corpora", data)
+        how = how_to_prepare(name, spec, out / "corpora", data)
     except VoxstrataError as fault:
-        return str(fault)
-    return f"corpus {name} is not prepared yet; prepare it: {how}"
+        return [str(fault)], None
+    faults = [f"corpus {name} is not prepared yet; prepare it: {how}"]
+    if spec.reader != MSP:
+        return faults, None
+    try:
+        return faults, check_release(corpus_source(name, spec, data), spec)
+    except VoxstrataError as fault:
+        return [*faults, f"corpus {name} cannot be counted: {fault}"], None

@@ -45,7 +45,7 @@ def prepare_corpus(
         return prepare("synthetic", folder, folder, labels=EMOTIONS)
     return prepare(
         _required(name, spec.reader),
-        _source(name, spec, data),
+        corpus_source(name, spec, data),
         folder,
         skip_bad=spec.skip_bad,
         options=spec.options,
@@ -77,7 +77,7 @@ def how_to_prepare(name: str, spec: CorpusSpec, out: Path, data: Path | None) ->
         *(
             "voxstrata corpus prepare",
             _required(name, spec.reader),
-            shlex.quote(str(_source(name, spec, data))),
+            shlex.quote(str(corpus_source(name, spec, data))),
         ),
         *(shlex.quote(str(corpus_folder(name, spec, out, data))), *options, *maps),
         *(["--skip-bad"] if spec.skip_bad else []),
@@ -107,7 +107,13 @@ def _required(name: str, reader: str | None) -> str:
     return reader
 
 
-def _source(name: str, spec: CorpusSpec, data: Path | None) -> Path:
+def corpus_source(name: str, spec: CorpusSpec, data: Path | None) -> Path:
+    """The folder that a reader reads.
+
+    Raises:
+        CorpusError: if it needs a data root and none was given, or it is not there.
+        RecipeError: if the specification names none.
+    """
     if spec.folder is None:
         raise RecipeError(f"corpus {name}: give the folder that reader {spec.reader} reads")
     if data is None:

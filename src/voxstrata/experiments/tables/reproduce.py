@@ -18,7 +18,7 @@ from voxstrata.experiments.sources import build_sources
 from voxstrata.experiments.tables.corpora import prepare_corpus
 from voxstrata.experiments.tables.plan import PlannedRun, plan
 from voxstrata.experiments.tables.rows import contrasts_of, rows_of
-from voxstrata.experiments.tables.table import Scale, Table, variants
+from voxstrata.experiments.tables.table import WHOLE, Piece, Scale, Table, narrowed, variants
 from voxstrata.runs import folder_lock, write_json
 from voxstrata.training.options import Progress
 
@@ -47,6 +47,7 @@ def reproduce(
     table: Table,
     name: str,
     scale_name: str,
+    piece: Piece = WHOLE,
     *,
     out: Path,
     data: Path | None,
@@ -59,6 +60,7 @@ def reproduce(
         table: what to run.
         name: its name.
         scale_name: one of its scales.
+        piece: of that scale; its table lies beside that of the whole.
         out: folder for runs, corpora and tables.
         data: root of the corpora's folders, for scales on real recordings.
         say: receives lines for the user.
@@ -69,15 +71,17 @@ def reproduce(
     """
     from voxstrata.reporting.page import write_table_report
 
-    scale = table.scale(scale_name)
+    scale = narrowed(table, table.scale(scale_name), piece)
     corpora = _prepared(scale, out, data, say, tick)
     planned = _planned(table, scale, corpora, out)
     _execute_all([run for runs in planned.values() for run in runs], say, tick)
-    folder = out / "tables" / f"{name}-{scale_name}"
+    folder = out / "tables" / f"{name}-{scale_name}{piece.name}"
+    told = [f"--scale {scale_name}", *([str(piece), "--table"] if piece != WHOLE else [])]
     content = {
         "table": name,
         "title": table.title,
-        "scale": scale_name,
+        "scale": ", ".join([scale_name, *(f"{axis} {value}" for axis, value in piece.axes.items())]),
+        "command": " ".join(["voxstrata reproduce", name, *told]),
         "date": now(),
         "commit": commit(),
         "machine": machine(),

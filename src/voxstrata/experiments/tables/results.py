@@ -92,7 +92,7 @@ def markdown(table: dict[str, Any]) -> str:
         f"## {table['title']}: {table['scale']}",
         "",
         *([f"**{table['note']}**", ""] if table["note"] else []),
-        f"`voxstrata reproduce {table['table']} --scale {table['scale']}`, {table['date']} UTC, "
+        f"`{table['command']}`, {table['date']} UTC, "
         f"commit {table['commit'] or 'unknown'}, {table['machine']}. "
         "Percent, with 95 % intervals by resampling speakers."
         + (" The paper's numbers are of its own data, and no target." if papers else ""),
@@ -133,8 +133,7 @@ def _contrast_lines(table: dict[str, Any]) -> list[str]:
 def write_section(path: Path, folder: Path) -> None:
     """Writes a table's section anew between its two markers in a Markdown file; the rest stays."""
     table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
-    name = f"{table['table']}-{table['scale']}"
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    begin, end = f"<!-- begin {folder.name} -->", f"<!-- end {folder.name} -->"
     text = path.read_text(encoding="utf-8") if path.is_file() else "# Results\n\n"
     section = f"{begin}\n{markdown(table)}\n{end}"
     if begin in text and end in text:

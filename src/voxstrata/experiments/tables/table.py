@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -286,31 +287,55 @@ def order(table: Table, scale: Scale) -> list[str]:
     return done
 
 
-def narrowed(
-    table: Table,
-    scale: Scale,
-    *,
-    row: str | None = None,
-    fold: int | None = None,
-    part: int | None = None,
-    seed: int | None = None,
-) -> Scale:
-    """A scale's one row with the runs that it needs, one fold, part, seed; None for all of them.
+@dataclass(frozen=True)
+class Piece:
+    """A part of a scale: some of its rows with the runs that they need, one fold, part, seed; None for all.
+
+    >>> str(Piece(rows=("frozen", "dual"), fold=2)), Piece(rows=("dual",), fold=2).name
+    ('--only frozen,dual --fold 2', '-rows-fold2')
+    """
+
+    rows: tuple[str, ...] | None = None
+    fold: int | None = None
+    part: int | None = None
+    seed: int | None = None
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """What is chosen of the axes."""
+        given = {"fold": self.fold, "part": self.part, "seed": self.seed}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def name(self) -> str:
+        """What is put behind the name of a whole table; "" for the whole."""
+        axes = "".join(f"-{name}{value}" for name, value in self.axes.items())
+        return axes if self.rows is None else f"-rows{axes}"
+
+    def __str__(self) -> str:
+        rows = [] if self.rows is None else [f"--only {','.join(self.rows)}"]
+        return " ".join([*rows, *(f"--{name} {value}" for name, value in self.axes.items())])
+
+
+WHOLE = Piece()
+
+
+def narrowed(table: Table, scale: Scale, piece: Piece) -> Scale:
+    """A piece of a scale.
 
     Raises:
         RecipeError: if the scale has no such row, fold, part or seed.
     """
     rows = tuple(dict.fromkeys(shown.run for shown in table.shown(scale)))
-    axes = {"fold": fold, "part": part, "seed": seed}
-    given = {"row": (row, rows), **{name: (value, getattr(scale.axes, name)) for name, value in axes.items()}}
-    for name, (chosen, there) in given.items():
-        if chosen is not None and chosen not in there:
+    wanted: list[tuple[str, str | int, tuple[Any, ...]]] = [("row", row, rows) for row in piece.rows or ()]
+    wanted += [(name, value, getattr(scale.axes, name)) for name, value in piece.axes.items()]
+    for name, chosen, there in wanted:
+        if chosen not in there:
             raise RecipeError(
                 f"no {name} {chosen}; this scale has {', '.join(map(str, there)) or f'no {name}s'}"
             )
-    only = {name: (value,) for name, value in axes.items() if value is not None}
-    update = {"axes": scale.axes.model_copy(update=only), "rows": rows if row is None else (row,)}
-    return scale.model_copy(update=update)
+    axes = scale.axes.model_copy(update={name: (value,) for name, value in piece.axes.items()})
+    return scale.model_copy(update={"axes": axes, "rows": rows if piece.rows is None else piece.rows})
 
 
 def variants(scale: Scale) -> dict[str, Scale]:
