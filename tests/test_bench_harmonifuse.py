@@ -12,6 +12,7 @@ from toy_tasks import write_corpus
 from voxstrata.benchmarks import harmonifuse
 from voxstrata.benchmarks.harmonifuse import HarmoniFuseBenchOptions, padding_efficiency
 from voxstrata.cli.main import app
+from voxstrata.speech_lm.language_model import LanguageModel
 
 
 def test_bench_harmonifuse_prints_and_writes_what_it_found(tmp_path):
@@ -33,6 +34,65 @@ def test_both_ways_of_a_part_give_the_same():
     torch.manual_seed(0)
     found = [harmonifuse._decoding(cached, options)() for cached in (True, False)]
     assert found[0] == found[1] and [len(row) for row in found[0]] == [8, 8]
+
+
+def test_each_way_is_asked_for_its_own_work(monkeypatch):
+    asked = []
+    for name in ("_decoding", "_training_step", "_sum_of_states"):
+        monkeypatch.setattr(
+            harmonifuse, name, lambda ours, options, name=name: lambda: asked.append((name, ours))
+        )
+    for way in harmonifuse.COMPARES:
+        step = harmonifuse._prepare(way, HarmoniFuseBenchOptions())
+        for case in harmonifuse.CASES:
+            step(case)
+    names = ("_decoding", "_training_step", "_sum_of_states")
+    assert asked == [(name, False) for name in names] + [(name, True) for name in names]
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_decoding_keeps_keys_and_values_in_one_way_only(cached, monkeypatch):
+    made = []
+    real = LanguageModel.new_cache
+    monkeypatch.setattr(LanguageModel, "new_cache", lambda lm: made.append(lm) or real(lm))
+    harmonifuse._decoding(cached, HarmoniFuseBenchOptions(tokens=8).quick())()
+    assert len(made) == cached
+
+
+@pytest.mark.parametrize(("fused", "only", "scores"), [(True, None, "both"), (False, 2, "last")])
+def test_a_training_step_has_both_fusions_or_last_layers(fused, only, scores, monkeypatch):
+    options = HarmoniFuseBenchOptions().quick()
+    built = []
+    real = harmonifuse._training_system
+    monkeypatch.setattr(
+        harmonifuse, "_training_system", lambda *given: built.append(real(*given)) or built[-1]
+    )
+    learn = harmonifuse._training_step(fused, options)
+    (system,) = built
+    assert system.encoder.num_layers == 2 and system.encoder_fusion.only == only
+    assert system.layer_fusion.scores == scores
+    before = [parameter.clone() for group in system.parameter_groups() for parameter in group.parameters]
+    learn()
+    after = [parameter for group in system.parameter_groups() for parameter in group.parameters]
+    assert not all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_states_are_stacked_in_one_way_only_with_the_same_gradient():
+    # Of two normalised layers with equal weights the gradient is zero.
+    options = HarmoniFuseBenchOptions(batch_size=2, clip_s=0.2)
+    gradients, largest = {}, {}
+    for one_by_one in (True, False):
+        add = harmonifuse._sum_of_states(one_by_one, options)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda saved, sizes=sizes: sizes.append(saved.numel()) or saved, lambda saved: saved
+        ):
+            first = add().clone()
+        assert torch.equal(add(), first), "gradients of two runs must not add up"
+        gradients[one_by_one], largest[one_by_one] = first, max(sizes)
+    torch.testing.assert_close(gradients[True], gradients[False], rtol=1e-4, atol=1e-7)
+    assert gradients[True].abs().min() > 1e-5
+    assert largest[False] == len(gradients[True]) * largest[True]
 
 
 def test_padding_is_the_share_of_speech_in_padded_batches():

@@ -63,24 +63,38 @@ def test_the_gradients_of_the_weighted_sum_are_right(normalize):
     assert gradcheck(lambda w, *s: weighted_sum(w, s, normalize=normalize), (weights, *layers))
 
 
-def test_the_weighted_sum_keeps_the_states_it_was_given_and_nothing_else():
-    def kept(combine, layers) -> set[int]:
-        found: set[int] = set()
-        weights = torch.rand(L, dtype=torch.float64, requires_grad=True)
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda saved: found.add(saved.data_ptr()) or saved, lambda saved: saved
-        ):
-            combine(weights, layers).sum().backward()
-        return found - {weights.data_ptr()}
+def kept(combine) -> set[int]:
+    """Where the tensors lie that a backward keeps, those of a number a layer left out."""
+    found: set[int] = set()
 
+    def note(saved: torch.Tensor) -> torch.Tensor:
+        if saved.numel() > L:
+            found.add(saved.data_ptr())
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+        combine().sum().backward()
+    return found
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_gated_fusion_keeps_the_states_it_was_given_and_nothing_else(normalize):
     layers = states()
+    fusion = GatedEncoderFusion(L, TASKS, normalize=normalize)
+    assert kept(lambda: fusion(layers, "asr")) == {layer.data_ptr() for layer in layers}
+
+
+def test_the_weighted_sum_keeps_the_states_it_was_given_and_nothing_else():
+    layers = states()
+    weights = torch.rand(L, dtype=torch.float64, requires_grad=True)
     own = {layer.data_ptr() for layer in layers}
-    assert kept(lambda w, s: weighted_sum(w, s, normalize=True), layers) == own
+    assert kept(lambda: weighted_sum(weights, layers, normalize=True)) == own
     stacked = kept(
-        lambda w, s: torch.einsum("l,lbtd->btd", w, torch.nn.functional.layer_norm(torch.stack(s), (D,))),
-        layers,
+        lambda: torch.einsum(
+            "l,lbtd->btd", weights, torch.nn.functional.layer_norm(torch.stack(layers), (D,))
+        )
     )
-    assert not stacked & own
+    assert stacked and not stacked & own
 
 
 def test_half_precision_states_are_summed_in_float32():

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from tiny_harmonifuse import ASR, GENDER, LABELS, SER, SMALL, build, moved
 from toy_tasks import recipe, two_corpora, write_corpus
 from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
+from voxstrata.cli.main import app
 from voxstrata.errors import CorpusError, RecipeError, VoxstrataError
 from voxstrata.experiments.build import build_system
 from voxstrata.experiments.run import execute
@@ -25,6 +27,7 @@ from voxstrata.experiments.sources import build_sources
 from voxstrata.inference.path import predict
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.predictions import read_predictions
+from voxstrata.recipes.reading import dump, merged_values
 from voxstrata.runs import RunFolder
 from voxstrata.systems.harmonifuse.system import HarmoniFuse
 from voxstrata.systems.model_folder import load_model, save_model
@@ -121,6 +124,8 @@ def test_a_corpus_without_what_its_task_needs_is_refused_in_one_line(encoder_fol
     told = refused(encoder_folder, corpora, tasks={"ser": {"labels": ["anger", "neutral"]}})
     assert told.startswith("LabelError") and "emotion 'sadness'; the label set has anger, neutral" in told
     assert "leave them out" in refused(encoder_folder, corpora, tasks={"asr": {"labels": ["a", "b"]}})
+    told = refused(encoder_folder, corpora, tasks={"dance": {}})
+    assert told == "RecipeError: tasks.dance has no corpora; give tasks.dance.corpora or data.corpora"
 
 
 def test_text_outside_the_vocabulary_is_refused_in_dev_and_scored_in_test(encoder_folder, corpora, tmp_path):
@@ -165,6 +170,44 @@ def test_a_task_that_is_null_is_left_out_and_weights_are_as_told(encoder_folder,
     assert list(system.tasks) == ["ser"] and system.tasks["ser"].labels == LABELS
     assert system.class_weights_ser.shape == (3,)
     assert not any("class_weights" in name for name in system.state_dict())
+
+
+WIDER = {
+    "ser": {"labels": [*LABELS, "fear", "joy"]},
+    "gender": {"labels": ["female", "male", "robot"]},
+}
+ABSENT = (
+    "<ser>: no training clip is fear or joy; such a class is never learned",
+    "<gender>: no training clip is robot; such a class is never learned",
+)
+
+
+def test_classes_without_a_training_clip_get_a_warning(encoder_folder, corpora):
+    chosen = recipe(encoder_folder, corpora, tasks=merged_values(three_tasks(corpora), WIDER))
+    said: list[str] = []
+    build_system(chosen, build_sources(chosen), said.append)
+    assert [line for line in said if "never learned" in line] == [f"warning: {line}" for line in ABSENT]
+    said.clear()
+    plain = recipe(encoder_folder, corpora, tasks=three_tasks(corpora))
+    build_system(plain, build_sources(plain), said.append)
+    assert said and not any("never learned" in line for line in said)
+
+
+def test_a_dry_run_counts_each_tasks_clips_and_says_what_it_does_not_know(encoder_folder, corpora, tmp_path):
+    tasks = merged_values(three_tasks(corpora), WIDER)
+    only_train = [{"path": corpora["words"], "splits": ["train", "dev"]}]
+    tasks = merged_values(tasks, {"asr": {"corpora": only_train}})
+    (tmp_path / "recipe.yaml").write_text(dump(recipe(encoder_folder, corpora, tasks=tasks)))
+    given = ["train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"), "--dry-run"]
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 0, done.output
+    counts = "asr/train 8, asr/dev 3, ser/train 18, ser/dev 4, ser/test 4, gender/train 18, gender/dev 4"
+    assert f": {counts}, gender/test 4\n" in done.stdout
+    for note in (*ABSENT, "costs are not estimated for harmonifuse"):
+        assert f"  note: {note}\n" in done.stdout
+    (told,) = json.loads(CliRunner().invoke(app, [*given, "--json"]).stdout)["runs"]
+    assert told["costs"] is None and told["clips"]["ser/train"] == 18
+    assert not (tmp_path / "run").exists()
 
 
 def resume_from_kills(base: str, words: str, feelings: str, folder: str) -> None:
@@ -255,7 +298,6 @@ def test_an_encoder_that_is_trained_or_hears_noise_is_not_kept(encoder_folder, c
 @pytest.mark.slow
 def test_two_processes_leave_the_run_of_one(encoder_folder, corpora, tmp_path):
     import two_processes
-    from voxstrata.recipes.reading import dump
 
     chosen = recipe(
         encoder_folder,

@@ -11,13 +11,34 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+import toy_tasks
+from voxstrata.backbone.encoder import build_backbone
+from voxstrata.experiments.build import build_system
+from voxstrata.experiments.sources import build_sources
 from voxstrata.experiments.tables.plan import plan
 from voxstrata.experiments.tables.table import read_table
 from voxstrata.recipes.reading import merged_values, read_yaml
 from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
+from voxstrata.systems.harmonifuse.system import HarmoniFuse
+from voxstrata.systems.pretraining.tiny_encoder import tiny_config
 
 TABLE = read_table("harmonifuse")
 SINGLE = {f"{task}-{form}" for task in ("asr", "ser") for form in ("middle", "last", "gated")}
+
+
+#: Row -> the layer that is taken alone (None: gated) of four, the gates, and the scores of the LM's layers.
+BUILT = {
+    **{f"{task}-middle": (3, set(), "last") for task in ("asr", "ser")},
+    **{f"{task}-last": (4, set(), "last") for task in ("asr", "ser")},
+    **{f"{task}-gated": (None, {task}, "last") for task in ("asr", "ser")},
+    "none": (4, set(), "last"),
+    "gated-shared": (None, {"shared"}, "last"),
+    "gated": (None, {"asr", "ser"}, "last"),
+    "lm-fusion": (4, set(), "both"),
+    "both": (None, {"asr", "ser"}, "both"),
+    "three-tasks": (None, {"asr", "ser", "gender"}, "both"),
+    "both-merged": (None, {"asr", "ser"}, "both"),
+}
 
 
 def planned(scale_name: str, out: Path) -> dict[str, HarmoniFuseRecipe]:
@@ -58,6 +79,39 @@ def test_rows_differ_in_what_they_are_named_by_and_in_nothing_else(scale, tmp_pa
     for name, recipe in runs.items():
         for task, use in recipe.tasks.items():
             assert task == "gender" or use == both.tasks[task], name
+
+
+@pytest.fixture(scope="module")
+def four_layers(tmp_path_factory) -> Path:
+    """An encoder that has a middle layer of the table's number, and another one behind it."""
+    folder = tmp_path_factory.mktemp("encoders") / "four"
+    sizes = {"hidden_size": 32, "layers": 4, "attention_heads": 2, "feed_forward": 64}
+    build_backbone(tiny_config(**sizes, channels=36, position_kernel=8), seed=0).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("scale", ["demo", "real", "synth"])
+def test_each_row_builds_the_fusions_that_it_is_named_by(scale, four_layers, tmp_path):
+    runs = planned(scale, tmp_path / "plan")
+    corpora = toy_tasks.two_corpora(tmp_path)
+    folder = {task: corpora["words" if task == "asr" else "feelings"] for task in ("asr", "ser", "gender")}
+    known = {}
+    assert runs.keys() == BUILT.keys()
+    for name, (only, gates, scores) in BUILT.items():
+        row = runs[name]
+        tasks = {
+            task: {"corpora": [{"path": folder[task]}]} if task in row.tasks else None for task in folder
+        }
+        toy = toy_tasks.recipe(four_layers, corpora, tasks=tasks)
+        toy = row.model_copy(update={part: getattr(toy, part) for part in ("base", "tasks", "data", "lm")})
+        if (key := tuple(row.tasks)) not in known:
+            known[key] = build_sources(toy)
+        system = build_system(toy, known[key], lambda line: None)
+        assert isinstance(system, HarmoniFuse), name
+        fusion, layers = system.encoder_fusion, system.layer_fusion
+        assert (fusion.only, set(fusion.logits)) == (only, gates), name
+        assert (layers.scores, layers.network is not None) == (scores, scores == "both"), name
+        assert set(layers.task_scores) == (set(row.tasks) if scores == "both" else set()), name
 
 
 def test_the_papers_numbers_stand_at_its_model_alone():

@@ -6,7 +6,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.errors import CheckpointError, LabelError, RecipeError
@@ -14,7 +26,7 @@ from voxstrata.heads.tasks import Task
 from voxstrata.inference.path import predict
 from voxstrata.labels import LabelSet
 from voxstrata.speech_lm.pretrained import PretrainedLM, load_pretrained
-from voxstrata.systems.harmonifuse.options import HarmoniFuseOptions, build_lm
+from voxstrata.systems.harmonifuse.options import HarmoniFuseOptions, LayerFusionOptions, build_lm
 from voxstrata.systems.harmonifuse.system import HarmoniFuse
 from voxstrata.vocabulary import Vocabulary
 
@@ -107,6 +119,62 @@ def test_a_tokenizer_without_an_end_token_is_refused(llama_folder, tmp_path):
     save_tokenizer(tmp_path, eos=None)
     with pytest.raises(CheckpointError, match="no end token"):
         load_pretrained(PretrainedLM(str(tmp_path)), seed=0)
+
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+LLAMA_LIKE = SIZES | {"intermediate_size": 24, "num_key_value_heads": 2}
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path):
+    LlamaForCausalLM(LlamaConfig(vocab_size=5, **LLAMA_LIKE)).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    with pytest.raises(CheckpointError, match=r"11 tokens and the model 5; they do not belong together$"):
+        load_pretrained(PretrainedLM(str(tmp_path)), seed=0)
+
+
+def test_a_model_without_a_final_norm_to_be_found_names_the_key_to_set(tmp_path):
+    OPTForCausalLM(OPTConfig(vocab_size=11, ffn_dim=24, word_embed_proj_dim=16, **SIZES)).save_pretrained(
+        tmp_path
+    )
+    save_tokenizer(tmp_path)
+    options = HarmoniFuseOptions(lm=PretrainedLM(str(tmp_path), rank=0))
+    with pytest.raises(
+        CheckpointError, match=r"OPTModel has no final norm.*layer_fusion\.norm=plain"
+    ) as told:
+        build_lm(options, Vocabulary(("x",)), seed=0)
+    assert "\n" not in str(told.value)
+    plain = replace(options, layer_fusion=LayerFusionOptions(norm="plain"))
+    model, tokenizer = build_lm(plain, Vocabulary(("x",)), seed=0)
+    states = model.eval()(model.embed(torch.tensor([tokenizer.encode("bad")])))
+    assert [tuple(state.shape) for state in states] == [(1, 3, 16)] * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "key", "neutral"),
+    [
+        (CohereForCausalLM, CohereConfig, "logit_scale", 1.0),
+        (GraniteForCausalLM, GraniteConfig, "logits_scaling", 1.0),
+        (Gemma2ForCausalLM, Gemma2Config, "final_logit_softcapping", None),
+    ],
+)
+def test_a_model_that_changes_its_logits_behind_the_linear_map_is_refused(
+    kind, config, key, neutral, tmp_path
+):
+    special = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
+    sizes = LLAMA_LIKE | {"vocab_size": 11} | special
+    sizes |= {"head_dim": 8} if config is Gemma2Config else {}
+    for value in (4.0, neutral):
+        kind(config(**sizes, **{key: value})).save_pretrained(tmp_path)
+        save_tokenizer(tmp_path)
+        if value == 4.0:
+            with pytest.raises(CheckpointError, match=f"has {key} 4.0 behind its linear map") as told:
+                load_pretrained(PretrainedLM(str(tmp_path), rank=0), seed=0)
+            assert "\n" not in str(told.value)
+    model, tokenizer = load_pretrained(PretrainedLM(str(tmp_path), rank=0), seed=0)
+    whole = kind.from_pretrained(tmp_path).eval()
+    tokens = torch.tensor([tokenizer.encode("bad cafe")])
+    found = model.output(model.eval()(model.embed(tokens))[-1])
+    torch.testing.assert_close(found, whole(tokens).logits, atol=1e-5, rtol=1e-5)
 
 
 def test_what_is_no_language_model_is_refused_in_one_line(tmp_path, encoder_folder):

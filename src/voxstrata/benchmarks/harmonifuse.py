@@ -162,7 +162,8 @@ def _decoding(cached: bool, options: HarmoniFuseBenchOptions) -> Callable[[], ob
     return search
 
 
-def _training_step(fused: bool, options: HarmoniFuseBenchOptions) -> Callable[[], object]:
+def _training_system(fused: bool, options: HarmoniFuseBenchOptions) -> HarmoniFuse:
+    """ASR alone, with both fusions or with last layers only."""
     chosen = HarmoniFuseOptions(
         lm=options.lm,
         encoder_fusion=EncoderFusionOptions(mode="gated" if fused else "last"),
@@ -172,7 +173,11 @@ def _training_step(fused: bool, options: HarmoniFuseBenchOptions) -> Callable[[]
     encoder = build_backbone(wavlm_config(options.shape), seed=0).eval()
     lm, tokenizer = build_lm(chosen, Vocabulary(tuple(_ALPHABET)), seed=0)
     seed_everything(0)
-    system = HarmoniFuse(encoder, lm, tokenizer, [Task("asr")], chosen).train()
+    return HarmoniFuse(encoder, lm, tokenizer, [Task("asr")], chosen).train()
+
+
+def _training_step(fused: bool, options: HarmoniFuseBenchOptions) -> Callable[[], object]:
+    system = _training_system(fused, options)
     parameters = [parameter for group in system.parameter_groups() for parameter in group.parameters]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
     samples = int(options.clip_s * SAMPLE_RATE)
@@ -200,13 +205,15 @@ def _sum_of_states(one_by_one: bool, options: HarmoniFuseBenchOptions) -> Callab
     layers = [torch.randn(shape, generator=generator) for _ in range(config.num_hidden_layers)]
     logits = torch.zeros(len(layers), requires_grad=True)
 
-    def add() -> object:
+    def add() -> Tensor | None:
         weights = torch.softmax(logits, dim=0)
+        logits.grad = None
         if one_by_one:
             total = weighted_sum(weights, layers, normalize=True)
         else:
             stacked = F.layer_norm(torch.stack(layers), shape[-1:])
             total = torch.einsum("l,lbtd->btd", weights, stacked)
-        return total.square().mean().backward()
+        total.square().mean().backward()
+        return logits.grad
 
     return add

@@ -92,6 +92,8 @@ def _tell(system: HarmoniFuse, sources: TaskSources, say: Say) -> None:
         say(f"{task.prompt} {of}; {len(source):,} clips, {share:.0%} of the steps")
         if sources.dev is not None and task.name not in sources.dev.sources:
             say(f"warning: {task.prompt} has no dev clips; the weights are chosen without it")
+    for line in sources.absent_classes():
+        say(f"warning: {line}")
     trained = sum(p.numel() for group in system.parameter_groups() for p in group.parameters)
     total = sum(p.numel() for p in system.parameters())
     say(f"trained: {trained:,} of {total:,} parameters ({trained / total:.2%})")

@@ -43,6 +43,30 @@ class TaskSources:
     tasks: tuple[Task, ...]
     vocabulary: Vocabulary
 
+    def clips(self) -> dict[str, dict[str, int]]:
+        """Task -> split -> clips that are used of it; splits without any are absent."""
+        splits = {"train": self.train, "dev": self.dev, **self.evaluated}
+        return {
+            task.name: {
+                split: len(batches.sources[task.name])
+                for split, batches in splits.items()
+                if batches is not None and task.name in batches.sources
+            }
+            for task in self.tasks
+        }
+
+    def absent_classes(self) -> list[str]:
+        """A line for each task with classes that no training clip has."""
+        lines = []
+        for task in self.tasks:
+            if task.labels is None:
+                continue
+            counts = self.train.sources[task.name].emotion_target_matrix().sum(0)
+            if absent := [label for label, count in zip(task.labels, counts, strict=True) if not count]:
+                told = f"no training clip is {' or '.join(absent)}; such a class is never learned"
+                lines.append(f"{task.prompt}: {told}")
+        return lines
+
 
 class _Unwritten:
     """Texts that are scored as they are, so that no character in them is a fault."""
@@ -55,10 +79,11 @@ def build_task_sources(recipe: HarmoniFuseRecipe) -> TaskSources:
     """The batches of a recipe; labels and characters come from its training clips where it names none.
 
     Raises:
-        RecipeError: if tasks do not go together, or there is nothing to train on.
+        RecipeError: if tasks do not go together, one has no corpora, or there is nothing to train on.
         CorpusError: if a task's corpora have not what it needs.
         LabelError: if a label is outside its task's label set, or a text cannot be written.
     """
+    _require_corpora(recipe)
     tasks = tuple(_task(recipe, name, use) for name, use in recipe.tasks.items())
     vocabulary = Vocabulary.of([recipe.data.alphabet, *_texts(recipe)])
     encoder: TextEncoder = (
@@ -98,6 +123,12 @@ def build_task_sources(recipe: HarmoniFuseRecipe) -> TaskSources:
 def field_of(name: str, use: TaskUse) -> str:
     """What of a clip answers a task."""
     return use.field or _FIELDS.get(name, name)
+
+
+def _require_corpora(recipe: HarmoniFuseRecipe) -> None:
+    for name, use in recipe.tasks.items():
+        if not task_corpora(recipe, use):
+            raise RecipeError(f"tasks.{name} has no corpora; give tasks.{name}.corpora or data.corpora")
 
 
 def _task(recipe: HarmoniFuseRecipe, name: str, use: TaskUse) -> Task:

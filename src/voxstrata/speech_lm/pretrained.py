@@ -12,6 +12,14 @@ from voxstrata.errors import CheckpointError, RecipeError
 from voxstrata.speech_lm.language_model import LanguageModel, StateNorm
 from voxstrata.speech_lm.tokenizers import PretrainedTokenizer
 
+#: What a config says of the logits behind the linear map -> values that leave them as they are.
+_OUTPUT_SCALINGS = {
+    "logit_scale": (None, 1),
+    "logits_scaling": (None, 1),
+    "lm_head_multiplier": (None, 1),
+    "final_logit_softcapping": (None,),
+}
+
 
 @dataclass(frozen=True)
 class PretrainedLM:
@@ -68,8 +76,9 @@ def load_pretrained(
         norm: see `LanguageModel`; "model" keeps the states in the form that its output map knows.
 
     Raises:
-        CheckpointError: if there is no such model, it is no causal one, its tokenizer has no end token or
-            more tokens than the model, or peft is not installed.
+        CheckpointError: if there is no such model, it is no causal one, scales what its output map gives, has
+            no final norm to use, its tokenizer has no end token or more tokens than the model, or peft is
+            not installed.
     """
     name = options.name
     tokenizer = load_tokenizer(name)
@@ -77,6 +86,7 @@ def load_pretrained(
         causal = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError, KeyError, ImportError) as fault:
         raise _unusable(name, fault) from None
+    _require_plain_output(causal, name)
     output = causal.get_output_embeddings()
     if not isinstance(output, nn.Linear):
         raise CheckpointError(f"{name!r} has no linear map to its tokens; use another causal language model")
@@ -91,7 +101,23 @@ def load_pretrained(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             _add_adapters(model, options)
-    return LanguageModel(model, norm=norm, output=output, trained=False), tokenizer
+    try:
+        return LanguageModel(model, norm=norm, output=output, trained=False), tokenizer
+    except CheckpointError as fault:
+        raise CheckpointError(
+            f"{name!r} cannot be used so: {fault} (in a recipe: lm.pretrained, layer_fusion.norm=plain)"
+        ) from None
+
+
+def _require_plain_output(causal: PreTrainedModel, name: str) -> None:
+    """Refuses a model that changes what its linear map gives, since the map alone is used here."""
+    config = causal.config.get_text_config()
+    for key, neutral in _OUTPUT_SCALINGS.items():
+        if (value := getattr(config, key, None)) not in neutral:
+            raise CheckpointError(
+                f"{name!r} has {key} {value} behind its linear map to tokens, which is not supported; use a "
+                "causal language model without it, like Llama, Qwen or Mistral"
+            )
 
 
 def _add_adapters(model: PreTrainedModel, options: PretrainedLM) -> None:
