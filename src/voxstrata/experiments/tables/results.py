@@ -46,10 +46,10 @@ def _contrast_columns(table: dict[str, Any]) -> list[str]:
     return [name for name in table["columns"] if any(name in one["differences"] for one in contrasts)]
 
 
-def _contrast_cells(table: dict[str, Any]) -> list[list[str]]:
+def _contrast_cells(table: dict[str, Any], named: str) -> list[list[str]]:
     columns = _contrast_columns(table)
     return [
-        [one["title"], *(_difference(one["differences"].get(column)) for column in columns)]
+        [one[named], *(_difference(one["differences"].get(column)) for column in columns)]
         for one in table["contrasts"]
     ]
 
@@ -63,10 +63,10 @@ def rich_contrasts(table: dict[str, Any]) -> RichTable | None:
     if not table["contrasts"]:
         return None
     shown = RichTable(title="paired differences in points", box=box.SIMPLE, padding=(0, 1))
-    shown.add_column("row, less another")
+    shown.add_column("runs", no_wrap=True)
     for column in _contrast_columns(table):
         shown.add_column(metric_title(column), justify="right", no_wrap=True)
-    for cells in _contrast_cells(table):
+    for cells in _contrast_cells(table, "name"):
         shown.add_row(*cells)
     return shown
 
@@ -125,7 +125,7 @@ def _contrast_lines(table: dict[str, Any]) -> list[str]:
     return [
         "| " + " | ".join(header) + " |",
         "|" + "---|" * len(header),
-        *("| " + " | ".join(cells) + " |" for cells in _contrast_cells(table)),
+        *("| " + " | ".join(cells) + " |" for cells in _contrast_cells(table, "title")),
         "",
     ]
 
