@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voxstrata.cli.reproduce import show
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.run import execute
@@ -373,3 +375,20 @@ def test_a_section_has_rows_the_papers_numbers_and_paired_differences():
     plain = content | {"rows": [row | {"paper": None} for row in content["rows"]]}
     plain |= {"contrasts": [], "oracles": []}
     assert not any(word in markdown(plain) for word in ("paper", "difference", "Oracles"))
+
+
+def test_a_narrow_terminal_shows_the_names_of_rows_and_contrasts(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    columns = ["uar", "precision", "macro_f1", "wer"]
+    cell = {"value": 0.5, "iid": [0.4, 0.6], "speaker": [0.3, 0.7]}
+    difference = {"difference": 0.1, "interval": [0.0, 0.2]}
+    content = {
+        "title": "T", "scale": "s", "note": "", "columns": columns,
+        "rows": [{"title": "a row of some length", "metrics": dict.fromkeys(columns, cell)}],
+        "contrasts": [{"name": "one - the other", "differences": dict.fromkeys(columns, difference)}],
+    }  # fmt: skip
+    (tmp_path / "table.json").write_text(json.dumps(content))
+    show(tmp_path, as_json=False)
+    told = capsys.readouterr().out
+    assert "a row of some length" in told and "one - the other" in told
+    assert told.count("50.0 [30.0, 70.0]") == 4 and told.count("+10.0 [+0.0, +20.0]") == 4

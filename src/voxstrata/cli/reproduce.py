@@ -143,10 +143,14 @@ def show(folder: Path, as_json: bool) -> None:
         typer.echo(json.dumps(table, indent=2))
         return
     from rich.console import Console
+    from rich.measure import Measurement
 
     console = Console(highlight=False)
+    wide = console.options.update(max_width=1000)
     for shown in (rich_table(table), rich_contrasts(table)):
         if shown is not None:
+            # Wider than the terminal rather than without the rows' names.
+            console.width = max(console.width, Measurement.get(console, wide, shown).maximum)
             console.print(shown)
     if table["note"]:
         typer.echo(f"note: {table['note']}")
