@@ -38,7 +38,7 @@ def _papers(table: dict[str, Any]) -> list[str]:
 
 
 def _paper_cells(row: dict[str, Any], papers: list[str]) -> list[str]:
-    return [f"{row['paper'][name]:g}" if name in (row["paper"] or {}) else "-" for name in papers]
+    return [f"{row['paper'][name]:.2f}" if name in (row["paper"] or {}) else "-" for name in papers]
 
 
 def _contrast_columns(table: dict[str, Any]) -> list[str]:
