@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,14 @@ def encoder_folder(tiny_encoder, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def encoder(encoder_folder):
+    """The tiny encoder, as it is read."""
+    from voxstrata.backbone.encoder import load_backbone
+
+    return load_backbone(encoder_folder)
+
+
 @pytest.fixture(scope="session")
 def expert_folders(tiny_encoder, tmp_path_factory) -> dict[str, Path]:
     """Two encoders near the tiny one, as if fine-tuned from it: every tensor has moved."""
@@ -134,6 +143,12 @@ def emotion_batch() -> Batch:
         tokens=torch.tensor([[1, 2, 0], [2, 1, 1], [1, 0, 0], [2, 2, 0], [1, 2, 1], [2, 0, 0]]),
         token_lengths=torch.tensor([2, 3, 1, 2, 3, 1]),
     )
+
+
+@pytest.fixture
+def clips(emotion_batch: Batch) -> Batch:
+    """The same with targets of a further task of two classes."""
+    return replace(emotion_batch, class_targets=torch.eye(2)[[0, 1, 0, 1, 0, 1]])
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from tiny_harmonifuse import ASR, GENDER, LABELS, SER, SMALL, build, moved, of, one
-from voxstrata.backbone.encoder import load_backbone
 from voxstrata.batches.batch import Batch
 from voxstrata.errors import RecipeError
 from voxstrata.inference.path import predict
@@ -17,16 +16,6 @@ from voxstrata.merging.merged import MergedBackbone
 from voxstrata.merging.task_vector import TaskVector
 from voxstrata.speech_lm.decoding import DecodingOptions
 from voxstrata.systems.harmonifuse.system import HarmoniFuse
-
-
-@pytest.fixture
-def encoder(encoder_folder):
-    return load_backbone(encoder_folder)
-
-
-@pytest.fixture
-def clips(emotion_batch) -> Batch:
-    return replace(emotion_batch, class_targets=torch.eye(2)[[0, 1, 0, 1, 0, 1]])
 
 
 def gradients(system: HarmoniFuse, batch: Batch) -> tuple[set[str], set[str]]:

@@ -8,8 +8,6 @@ import pytest
 import torch
 
 from tiny_harmonifuse import ASR, GENDER, GENDERS, SER, SMALL, build, of
-from voxstrata.backbone.encoder import load_backbone
-from voxstrata.batches.batch import Batch
 from voxstrata.errors import LabelError, RecipeError
 from voxstrata.heads.tasks import Task
 from voxstrata.inference.path import predict
@@ -25,16 +23,6 @@ from voxstrata.systems.harmonifuse.options import (
 )
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
-
-
-@pytest.fixture
-def encoder(encoder_folder):
-    return load_backbone(encoder_folder)
-
-
-@pytest.fixture
-def clips(emotion_batch) -> Batch:
-    return replace(emotion_batch, class_targets=torch.eye(2)[[0, 1, 0, 1, 0, 1]])
 
 
 def grouped(system) -> dict[str, set[str]]:

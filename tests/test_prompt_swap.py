@@ -35,16 +35,6 @@ from voxstrata.systems.recognition import EmotionModel
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched")
 
 
-@pytest.fixture
-def encoder(encoder_folder):
-    return load_backbone(encoder_folder)
-
-
-@pytest.fixture
-def clips(emotion_batch) -> Batch:
-    return replace(emotion_batch, class_targets=torch.eye(2)[[0, 1, 0, 1, 0, 1]])
-
-
 def with_scores(scores: str) -> object:
     return replace(SMALL, layer_fusion=LayerFusionOptions(width=16, scores=scores))
 

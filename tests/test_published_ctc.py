@@ -22,8 +22,8 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
+from recorded import batch
 from voxstrata.audio import load_audio
-from voxstrata.batches.batch import Batch, Reference
 from voxstrata.cli.main import app
 from voxstrata.errors import CheckpointError
 from voxstrata.evaluation.score import score
@@ -118,15 +118,6 @@ def oracle(folder: Path, kind: type[PreTrainedModel], path: Path) -> tuple[torch
     for token in SPECIAL.values():
         text = text.replace(token, "")
     return logits, text.strip()
-
-
-def batch(paths: list[Path]) -> Batch:
-    waves = [torch.from_numpy(load_audio(path)) for path in paths]
-    return Batch(
-        tuple(Reference(str(path)) for path in paths),
-        torch.nn.utils.rnn.pad_sequence(waves, batch_first=True),
-        torch.tensor([len(wave) for wave in waves]),
-    )
 
 
 @pytest.mark.parametrize(

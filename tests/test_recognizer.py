@@ -11,9 +11,8 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from voxstrata.audio import load_audio
+from recorded import batch
 from voxstrata.backbone.encoder import load_backbone
-from voxstrata.batches.batch import Batch, Reference
 from voxstrata.cli.main import app
 from voxstrata.errors import AudioError, CheckpointError
 from voxstrata.heads.ctc import CTCHead
@@ -44,15 +43,6 @@ def runs(expert_folders, tmp_path_factory) -> Path:
     parents = {"ser": str(folder / "ser"), "asr": str(folder / "asr")}
     write_json(RunFolder(folder / "dual").provenance, {"parents": parents})
     return folder
-
-
-def batch(paths: list[Path]) -> Batch:
-    waves = [torch.from_numpy(load_audio(path)) for path in paths]
-    return Batch(
-        tuple(Reference(str(path)) for path in paths),
-        torch.nn.utils.rnn.pad_sequence(waves, batch_first=True),
-        torch.tensor([len(wave) for wave in waves]),
-    )
 
 
 def test_a_merged_run_tells_emotion_and_its_experts_words(runs, recordings):

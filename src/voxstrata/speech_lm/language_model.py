@@ -184,7 +184,7 @@ class LanguageModel(nn.Module):
                 return norm
         raise CheckpointError(
             f"{type(self.model).__name__} has no final norm under the names {', '.join(_FINAL_NORMS)}; "
-            "use norm 'plain' or 'none'"
+            "use norm 'plain' or 'none' (in a recipe: layer_fusion.norm=plain)"
         )
 
 

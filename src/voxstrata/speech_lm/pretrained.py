@@ -101,12 +101,7 @@ def load_pretrained(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             _add_adapters(model, options)
-    try:
-        return LanguageModel(model, norm=norm, output=output, trained=False), tokenizer
-    except CheckpointError as fault:
-        raise CheckpointError(
-            f"{name!r} cannot be used so: {fault} (in a recipe: lm.pretrained, layer_fusion.norm=plain)"
-        ) from None
+    return LanguageModel(model, norm=norm, output=output, trained=False), tokenizer
 
 
 def _require_plain_output(causal: PreTrainedModel, name: str) -> None:
