@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from functools import partial
 
+import psutil
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -151,3 +152,27 @@ def test_every_way_computes_the_same(way, case):
 
 def test_all_ways_are_explained():
     assert set(COMPARES) == {*OURS, FUSION_BENCH}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(psutil.virtual_memory().available < 14e9, reason="12 GB are needed")
+def test_at_large_shape_the_gradient_is_near_float64():
+    """25 x 2 coefficients; that lean is the plain merge in float64 is shown at small shapes."""
+    options = LambdaStepOptions(shape="large")
+    samples = int(options.clip_s * lambda_step.SAMPLE_RATE)
+    waveforms = torch.randn(options.batch_size, samples, generator=torch.Generator().manual_seed(1))
+    lengths = torch.full((options.batch_size,), samples)
+    merged = _merged("lean", options, "all-groups", waveforms, lengths).func
+
+    def gradient(waves: torch.Tensor) -> torch.Tensor:
+        merged.coefficients.grad = None
+        states = merged(waves, lengths)
+        torch.stack([layer.square().mean() for layer in states.layers]).sum().backward()
+        return merged.coefficients.grad.double().clone()
+
+    found = gradient(waveforms)
+    merged.double()
+    exact = gradient(waveforms.double())
+    assert found.shape == (25, 2)
+    # Measured 9.2e-7.
+    assert float((found - exact).abs().max() / exact.abs().max()) < 1e-5
