@@ -72,6 +72,14 @@ def test_tess_takes_the_emotion_from_the_name_not_the_folder(tmp_path: Path) -> 
     assert (oaf.speaker, oaf.split, oaf.emotion) == ("tess-OAF", "train", "neutral")
 
 
+def test_tess_can_keep_words_for_the_test(tmp_path: Path) -> None:
+    for name in ("OAF_shawl_sad", "OAF_dog_sad", "YAF_shawl_sad", "YAF_dog_sad"):
+        touch(tmp_path / "TESS" / f"{name}.wav")
+    assert len(tess.read(tmp_path)) == 4
+    clips = tess.read(tmp_path, words="unheard")
+    assert {(clip.split, clip.extras["word"]) for clip in clips} == {("train", "shawl"), ("test", "dog")}
+
+
 def an4_tree(folder: Path, suffix: str) -> None:
     for part, place, line in (
         ("train", "an4_clstk/fash/an251-fash-b", "<s> YES </s> (an251-fash-b)"),

@@ -86,6 +86,17 @@ def test_normalisers_decide_what_counts():
     assert set(NORMALIZERS) == {"none", "basic", "no-apostrophe"}
 
 
+def test_words_can_be_dropped_so_that_the_others_are_scored():
+    counts = error_rows(
+        ["Say the word dog.", "Say the word the."],
+        ["say a word log", "save the"],
+        "basic without say the word",
+    )
+    assert counts.toarray()[:, :2].tolist() == [[2, 1], [1, 0]]
+    with pytest.raises(VoxstrataError, match="unknown normaliser 'whisper'; choose one of none"):
+        error_rows(["a"], ["a"], "whisper without the")
+
+
 def test_an_unknown_normaliser_is_named_with_those_there_are():
     with pytest.raises(VoxstrataError, match=r"'whisper'; choose one of none, basic, no-apostrophe"):
         error_rows(["a"], ["a"], "whisper")

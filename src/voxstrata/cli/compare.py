@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 def compare(
     a: Path = typer.Argument(help="Predictions file of the first system."),
     b: Path = typer.Argument(help="Predictions file of the second, for the same ids."),
-    normalizer: str = typer.Option("basic", help="Of transcripts: none, basic, no-apostrophe."),
+    normalizer: str = typer.Option(
+        "basic", help="Of transcripts: none, basic, no-apostrophe; 'basic without say the' drops words."
+    ),
     errors: str = typer.Option("wrong", help="Clips without an answer: count as wrong, or leave-out."),
     labels: str | None = typer.Option(
         None, help="Emotions allowed, comma-separated. Default: all that occur."

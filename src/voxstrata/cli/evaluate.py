@@ -44,7 +44,9 @@ def evaluate(
     pool: bool = typer.Option(
         False, "--pool", help="Score all files as one, such as the folds of one corpus."
     ),
-    normalizer: str = typer.Option("basic", help="Of transcripts: none, basic, no-apostrophe."),
+    normalizer: str = typer.Option(
+        "basic", help="Of transcripts: none, basic, no-apostrophe; 'basic without say the' drops words."
+    ),
     errors: str = typer.Option("wrong", help="Clips without an answer: count as wrong, or leave-out."),
     labels: str | None = typer.Option(
         None, help="Emotions allowed, comma-separated. Default: all that occur."

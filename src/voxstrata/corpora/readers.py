@@ -66,6 +66,7 @@ READERS: dict[str, Reader] = {
             tess.read,
             "2 speakers, 7 emotions, one carrier phrase; OAF train, YAF test",
             labels=tuple(sorted(tess.EMOTIONS.values())),
+            options=tess.OPTIONS,
         ),
         Reader(
             "crema-d",

@@ -5,28 +5,44 @@ Pichora-Fuller and Dupuis, "Toronto emotional speech set", 2020, doi:10.5683/SP2
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
 from voxstrata.corpora.clip import Clip
 from voxstrata.corpora.files import audio_files, corpus_folder, nothing_found, strange_names
+from voxstrata.corpora.options import ReaderOption
 
 EMOTIONS = {
     "angry": "anger", "disgust": "disgust", "fear": "fear", "happy": "happiness",
     "neutral": "neutral", "ps": "surprise", "sad": "sadness",
 }  # fmt: skip
 SPLITS = {"OAF": "train", "YAF": "test"}
+OPTIONS = (
+    ReaderOption(
+        "words",
+        ("all", "unheard"),
+        "unheard: about one word in five is only tested on, the others are only trained on",
+    ),
+)
+#: One word in so many is kept for the test with the option `words=unheard`.
+TEST_SHARE = 5
 
 # The release has one file that begins with OA_ instead of OAF_.
 _NAME = re.compile(r"(OAF?|YAF)_([^_]+)_([^_]+)", re.IGNORECASE)
 _LAYOUT = "YAF_happy/YAF_shawl_happy.wav"
 
 
-def read(folder: Path) -> list[Clip]:
+def read(folder: Path, words: str = "all") -> list[Clip]:
     """Reads every recording below the folder: the older speaker (OAF) is train, the younger (YAF) test.
 
     The emotion is the last field of the file's name, since folders are spelt in several ways. One that
     the corpus does not define stays as it is, to be found as an unknown label.
+
+    Args:
+        folder: in which the corpus was unpacked.
+        words: `all`, or `unheard`: train and test share no word, and recordings that would break that are
+            left out.
 
     Raises:
         CorpusError: if there are no recordings, or some whose names are not of TESS.
@@ -39,6 +55,8 @@ def read(folder: Path) -> list[Clip]:
             continue
         speaker = "YAF" if match[1].upper() == "YAF" else "OAF"
         word, emotion = match[2].lower(), match[3].lower()
+        if words == "unheard" and kept_for_test(word) != (SPLITS[speaker] == "test"):
+            continue
         clips.append(
             Clip(
                 id=f"tess/{speaker}_{word}_{emotion}",
@@ -55,3 +73,12 @@ def read(folder: Path) -> list[Clip]:
     if not clips:
         raise nothing_found("TESS", folder, _LAYOUT)
     return clips
+
+
+def kept_for_test(word: str) -> bool:
+    """Whether a word is only tested on where words are divided.
+
+    >>> kept_for_test("shawl"), kept_for_test("dog")
+    (False, True)
+    """
+    return hashlib.sha256(word.encode()).digest()[0] % TEST_SHARE == 0

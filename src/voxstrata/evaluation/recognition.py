@@ -63,14 +63,27 @@ NORMALIZERS: dict[str, Callable[[str], str]] = {
 
 
 def normalizer_named(name: str) -> Callable[[str], str]:
-    """The normaliser of a name.
+    """The normaliser of a name, which may be followed by `without` and words.
+
+    Those words are then dropped wherever they stand, of references and transcripts alike, so that the
+    other ones are scored: of a carrier phrase the word that it carries.
+
+    >>> normalizer_named("basic without say the word")("Say the word 'dog'.")
+    'dog'
 
     Raises:
         VoxstrataError: if there is none of that name.
     """
-    if name not in NORMALIZERS:
-        raise VoxstrataError(f"unknown normaliser {name!r}; choose one of {', '.join(NORMALIZERS)}")
-    return NORMALIZERS[name]
+    kind, without, words = name.partition(" without ")
+    if kind not in NORMALIZERS:
+        raise VoxstrataError(
+            f"unknown normaliser {kind!r}; choose one of {', '.join(NORMALIZERS)}, "
+            "or one of them and words to drop: 'basic without say the word'"
+        )
+    normal, dropped = NORMALIZERS[kind], set(words.split())
+    if not without:
+        return normal
+    return lambda text: " ".join(word for word in normal(text).split() if word not in dropped)
 
 
 def error_rows(references: Sequence[str], transcripts: Sequence[str | None], normalizer: str) -> Any:
@@ -79,7 +92,7 @@ def error_rows(references: Sequence[str], transcripts: Sequence[str | None], nor
     Args:
         references: true words.
         transcripts: recognised words; None (no answer) counts as an empty transcript.
-        normalizer: a name in `NORMALIZERS`, applied to both sides.
+        normalizer: as `normalizer_named` takes it, applied to both sides.
 
     Returns:
         Sparse `[clips, 4]`: word errors, words, character errors, characters. Spaces are characters.

@@ -173,7 +173,7 @@ def score(
 
     Args:
         predictions: rows; emotions, transcripts, ratings or several of these.
-        normalizer: of transcripts: `none`, `basic`, `no-apostrophe`.
+        normalizer: of transcripts, see `recognition.normalizer_named`.
         resamples: bootstrap samples of either kind.
         seed: of the resampling by speaker (the toolkit's own seeds are fixed).
         labels: names allowed, in the order to show; default: all that occur.

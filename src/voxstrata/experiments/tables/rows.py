@@ -46,7 +46,7 @@ class Row:
             "tried_on_dev": self.tried,
             "runs": [str(Path("../..") / run.folder.path.name) for run in self.runs],
             "seeds": seeds,
-            "metrics": _pooled_metrics(self.runs, columns),
+            "metrics": _pooled_metrics(self.runs, columns, self.spec.normalizer),
             "paper": self.spec.paper or None,
         }
 
@@ -95,7 +95,11 @@ def _contrast(spec: ContrastSpec, row: Row, over: Row, columns: tuple[str, ...])
     of_row, of_over = ({p.id: p for p in _pooled(_by_seed(one.runs))} for one in (row, over))
     shared = [clip for clip in of_row if clip in of_over]
     try:
-        found = compare([of_over[clip] for clip in shared], [of_row[clip] for clip in shared])
+        found = compare(
+            [of_over[clip] for clip in shared],
+            [of_row[clip] for clip in shared],
+            normalizer=row.spec.normalizer,
+        )
     except PredictionsError as fault:
         raise RecipeError(f"contrast {spec.run} less {spec.over}: {fault}") from None
     return {
@@ -115,7 +119,7 @@ def _dev_scores(row: RowSpec, members: Iterable[str], planned: Sequence[PlannedR
     scores = []
     for name in members:
         runs = [run for run in planned if run.name == name]
-        metrics = _pooled_metrics(runs, (row.choose,), "dev")
+        metrics = _pooled_metrics(runs, (row.choose,), row.normalizer, "dev")
         if row.choose not in metrics:
             raise RecipeError(
                 f"row {row.title!r} is chosen by {row.choose} on dev, which its runs do not have; "
@@ -142,7 +146,7 @@ def _pooled(by_seed: dict[Any, list[Prediction]]) -> list[Prediction]:
 
 
 def _pooled_metrics(
-    runs: Sequence[PlannedRun], columns: tuple[str, ...], split: str = "test"
+    runs: Sequence[PlannedRun], columns: tuple[str, ...], normalizer: str, split: str = "test"
 ) -> dict[str, Any]:
     """Scores over all points: folds are pooled, the value is the mean over seeds.
 
@@ -150,8 +154,8 @@ def _pooled_metrics(
     mean over seeds of its bounds, since seeds are no further clips.
     """
     by_seed = _by_seed(runs, split)
-    single = [_scores(rows) for rows in by_seed.values()]
-    pooled = _scores(_pooled(by_seed))
+    single = [_scores(rows, normalizer) for rows in by_seed.values()]
+    pooled = _scores(_pooled(by_seed), normalizer)
     return {
         column: {
             "value": fmean(scores[column]["value"] for scores in single),
@@ -163,8 +167,8 @@ def _pooled_metrics(
     }
 
 
-def _scores(rows: list[Prediction]) -> dict[str, Any]:
-    scores = score(rows).as_dict()
+def _scores(rows: list[Prediction], normalizer: str) -> dict[str, Any]:
+    scores = score(rows, normalizer=normalizer).as_dict()
     found = {name: score for task in TASKS for name, score in scores.get(task, {}).items()}
     for field, task in scores.get("classes", {}).items():
         found |= {f"{name}_{field}": score for name, score in task.items()}

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
-from voxstrata.errors import RecipeError
+from voxstrata.errors import RecipeError, VoxstrataError
+from voxstrata.evaluation.recognition import normalizer_named
 from voxstrata.experiments.tables.sweeps import grid_points, settings
 from voxstrata.recipes.reading import merged_values, read_yaml
 from voxstrata.recipes.schema.strict import Strict
@@ -71,15 +72,25 @@ class RunSpec(Strict):
     grid: GridSpec = Field(default_factory=dict)
 
 
+def _known_normalizer(name: str) -> str:
+    try:
+        normalizer_named(name)
+    except VoxstrataError as fault:
+        raise ValueError(str(fault)) from None
+    return name
+
+
 class RowSpec(Strict):
     """A row: a run's predictions on the test split, and the paper's numbers where it has them.
 
-    Of a run with a grid it is the setting with the best `choose` (a metric) on dev.
+    Of a run with a grid it is the setting with the best `choose` (a metric) on dev. Transcripts are scored
+    after the `normalizer`.
     """
 
     run: str
     title: str
     choose: str = "uar"
+    normalizer: Annotated[str, AfterValidator(_known_normalizer)] = "basic"
     paper: dict[str, float] = Field(default_factory=dict)
 
 
