@@ -21,6 +21,7 @@ from voxstrata.cli.main import app
 from voxstrata.corpora.msp_podcast import EMOTIONS, PAPER_CLIPS
 from voxstrata.corpora.prepare import prepare
 from voxstrata.experiments.dry_run.corpus_checks import check_prepared
+from voxstrata.experiments.dry_run.table import dry_run_table
 from voxstrata.experiments.tables.corpora import corpus_folder
 from voxstrata.experiments.tables.table import read_table
 from voxstrata.recipes.reading import packaged, read_recipe
@@ -274,6 +275,15 @@ def test_a_base_that_is_not_what_its_configuration_says_is_a_fault(
 def train(place: Path, *words: str) -> tuple[int, dict[str, Any]]:
     done = command("train", *words, f"data.corpora=[{{path: {prepared(place)}}}]", "--dry-run", "--json")
     return done.exit_code, json.loads(done.stdout)
+
+
+def test_an_encoder_that_a_table_will_pretrain_is_told_by_its_recipe(tmp_path: Path) -> None:
+    found = dry_run_table(read_table("wavlm-tiny"), "real", out=tmp_path, data=None)
+    assert found.faults and all(fault.startswith("corpus ") for fault in found.faults)
+    told = {line.split(" (")[0].partition("$run.")[2]: line for line in found.encoders if "$run." in line}
+    assert told.keys() == {"ssl", "untrained", "hubert", "hubert-untrained"}
+    assert "wavlm, 6 layers of 128, 1,568,120 parameters; still to be pre-trained" in told["ssl"]
+    assert "hubert, 6 layers of 128" in told["hubert"]
 
 
 def test_one_recipe_is_checked_alone(place: Path) -> None:

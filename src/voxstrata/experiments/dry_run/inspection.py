@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from voxstrata.backbone.checkpoints import open_checkpoint
-from voxstrata.backbone.headers import EncoderHeaders, ExpertHeaders, read_base, read_expert
+from voxstrata.backbone.headers import EncoderHeaders, ExpertHeaders, model_shapes, read_base, read_expert
 from voxstrata.backbone.locate import locate
 from voxstrata.errors import CorpusError, VoxstrataError
 from voxstrata.experiments.dry_run.corpus_checks import CorpusCheck, check_prepared
@@ -17,7 +17,9 @@ from voxstrata.experiments.dry_run.estimate import Loads
 from voxstrata.experiments.sources import AnySources, Sources, build_sources
 from voxstrata.recipes.reading import read_yaml
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
+from voxstrata.recipes.schema.pretraining import PretrainRecipe
 from voxstrata.runs import RunFolder
+from voxstrata.systems.pretraining.tiny_encoder import tiny_config
 
 T = TypeVar("T")
 
@@ -51,11 +53,18 @@ class Inspection:
             CheckpointError: see `read_base`.
         """
         headers = self._once(("base", name, architecture), partial(read_base, name, architecture))
-        config = headers.config
-        self.encoders[name] = (
-            f"{name}: {config.model_type}, {config.num_hidden_layers} layers of {config.hidden_size}, "
-            f"{headers.parameters:,} parameters; layout {headers.layout} ({headers.file})"
-        )
+        self.encoders[name] = f"{_architecture(headers)}; layout {headers.layout} ({headers.file})"
+        return headers
+
+    def coming(self, name: str, recipe: PretrainRecipe) -> EncoderHeaders:
+        """An encoder that is still to be pre-trained: what its recipe tells of it."""
+
+        def described() -> EncoderHeaders:
+            config = tiny_config(**recipe.encoder.model_dump())
+            return EncoderHeaders(name, Path(name), "none yet", config, model_shapes(config))
+
+        headers = self._once(("coming", name), described)
+        self.encoders[name] = f"{_architecture(headers)}; still to be pre-trained"
         return headers
 
     def checkpoint(self, name: str) -> None:
@@ -106,6 +115,14 @@ class Inspection:
             raise answer
         found: T = answer
         return found
+
+
+def _architecture(headers: EncoderHeaders) -> str:
+    config = headers.config
+    return (
+        f"{headers.name}: {config.model_type}, {config.num_hidden_layers} layers of {config.hidden_size}, "
+        f"{headers.parameters:,} parameters"
+    )
 
 
 def _reading(recipe: AnyRecipe) -> tuple[str, str]:

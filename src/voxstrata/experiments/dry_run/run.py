@@ -34,6 +34,7 @@ from voxstrata.experiments.task_sources import TaskSources
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
 from voxstrata.recipes.schema.encoders import LateFusionRecipe
 from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
+from voxstrata.recipes.schema.pretraining import PretrainRecipe
 from voxstrata.recipes.schema.recipe import BaseRecipe
 
 UNPREPARED = f"clips of a corpus that is not prepared are of {ASSUMED_CLIP_S:g} s"
@@ -231,12 +232,12 @@ def _check_encoders(
     if isinstance(recipe, LateFusionRecipe):
         for name in recipe.experts.values():
             with findings.collected():
-                base = inspection.base(plan.encoder(name), recipe.architecture)
+                base = _headers(name, recipe.architecture, plan, inspection)
         return base
     if not isinstance(recipe, BaseRecipe):
         return None
     with findings.collected():
-        base = inspection.base(plan.encoder(recipe.base), recipe.architecture)
+        base = _headers(recipe.base, recipe.architecture, plan, inspection)
     for role, name in experts_of(recipe).items():
         parent = plan.parent(name)
         if parent is not None:
@@ -248,6 +249,14 @@ def _check_encoders(
             else:
                 _note_base(f"{role} {name}", inspection.expert(name, base), recipe.base, findings)
     return base
+
+
+def _headers(name: str, architecture: str | None, plan: _Plan, inspection: Inspection) -> EncoderHeaders:
+    """The encoder that a base or an expert will have."""
+    place = plan.encoder(name)
+    if isinstance(parent := plan.parent(place), PretrainRecipe):
+        return inspection.coming(place, parent)
+    return inspection.base(place, architecture)
 
 
 def _note_base(expert: str, told: str | None, base: str, findings: _Findings) -> None:
