@@ -116,6 +116,12 @@ def test_a_run_on_ratings_writes_model_predictions_and_ccc(
     torch.testing.assert_close(model.centre[0].item(), np.mean([2 + i % 4 for i in range(1, 8)]).item())
     heard = Recognizer.load(tmp_path / "run")(recordings[0])
     assert heard.emotion is None and set(heard.ratings) == set(DIMENSIONS)
+    recognizer, corpus = Recognizer.load(run.path), PreparedCorpus.load(rated)
+    again = {row.id: row for row in recognizer.answers(recognizer.batches_of(corpus, "test").epoch(0))}
+    for row in rows:
+        assert again[row.id].reference_dominance == row.reference_dominance is not None
+        assert again[row.id].dominance == pytest.approx(row.dominance, abs=1e-4)
+    assert sum(recognizer.batches_of(corpus, "train").left_out.values()) == 1
     page = CliRunner().invoke(app, ["report", str(run.path)], catch_exceptions=False)
     assert page.exit_code == 0 and "CCC arousal" in (run.path / "report.html").read_text()
     shown = CliRunner().invoke(app, ["evaluate", str(run.predictions("test"))], catch_exceptions=False)

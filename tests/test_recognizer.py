@@ -14,11 +14,14 @@ from typer.testing import CliRunner
 from recorded import batch
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.cli.main import app
-from voxstrata.errors import AudioError, CheckpointError
+from voxstrata.corpora.prepare import prepare
+from voxstrata.errors import AudioError, CheckpointError, CorpusError
+from voxstrata.evaluation.score import score
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.inference.path import predict
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.labels import LabelSet
+from voxstrata.predictions import read_predictions
 from voxstrata.runs import RunFolder, write_json
 from voxstrata.systems.model_folder import load_model, save_model
 from voxstrata.systems.recognition import EmotionModel, TranscriptionModel
@@ -138,6 +141,49 @@ def test_predict_takes_folders_and_speaks_to_people(runs, recordings):
     for path in recordings:
         assert str(path) in done.stdout
     assert done.stdout.count("(") == len(recordings) and done.stdout.count('"') == 2 * len(recordings)
+
+
+@pytest.fixture
+def prepared(recordings, tmp_path) -> Path:
+    """A corpus of the recordings: two train, three test."""
+    rows = [
+        {
+            "path": str(path),
+            "split": "test" if i > 1 else "train",
+            "speaker": f"ann-{i > 1}",
+            "emotion": "joy",
+            "text": "a b",
+        }
+        for i, path in enumerate(recordings)
+    ]
+    (tmp_path / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare("table", tmp_path / "table.jsonl", tmp_path / "prepared")
+    return tmp_path / "prepared"
+
+
+def test_a_prepared_corpus_is_answered_with_its_references(runs, recordings, prepared, tmp_path):
+    done = cli(prepared, "--model", runs / "dual", "--json")
+    assert done.exit_code == 0
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    by_path = {row["path"]: row for row in rows}
+    assert by_path.keys() == {str(path) for path in recordings[2:]}
+    alone = Recognizer.load(runs / "dual")
+    for path in recordings[2:]:
+        row, heard = by_path[str(path)], alone(path)
+        assert (row["emotion"], row["transcript"]) == (heard.emotion, heard.transcript)
+        assert (row["reference_emotion"], row["reference_transcript"]) == ("joy", "a b")
+        assert row["speaker"].startswith("table-ann-")
+    (tmp_path / "x.jsonl").write_text(done.stdout)
+    scores = score(read_predictions(tmp_path / "x.jsonl"))
+    assert scores.clips == 3 and scores.emotion is not None and scores.transcript is not None
+    assert len(cli(prepared, "--split", "train", "--model", runs / "asr", "--json").stdout.splitlines()) == 2
+
+
+def test_what_a_corpus_has_not_is_told(runs, recordings, prepared):
+    assert "none was given" in str(cli(recordings[0], "--split", "dev", "--model", runs / "dual").exception)
+    for arguments, told in ((("--split", "dev"), "dev"), (("--fold", 1), "fold")):
+        fault = cli(prepared, *arguments, "--model", runs / "dual").exception
+        assert isinstance(fault, CorpusError) and told in str(fault)
 
 
 def test_predict_names_a_bad_file_on_stderr(runs, recordings, bad):

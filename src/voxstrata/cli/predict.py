@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
+    from voxstrata.corpora.prepared import PreparedCorpus
+    from voxstrata.inference.recognizer import Recognizer
     from voxstrata.predictions import Prediction
 
 DEMO_TABLE = Path("tables") / "adaltm-demo"
@@ -23,22 +25,32 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    paths: list[Path] = typer.Argument(..., metavar="PATH...", help="Recordings, or folders of them."),
+    paths: list[Path] = typer.Argument(
+        ..., metavar="PATH...", help="Recordings, folders of them, or prepared corpora."
+    ),
     model: Path | None = typer.Option(
         None, "--model", help="A run or model folder, or a published CTC model; default: the demo's model."
     ),
+    split: str | None = typer.Option(None, "--split", help="Of prepared corpora; default: test."),
+    fold: int | None = typer.Option(None, "--fold", help="Of prepared corpora; default: their own division."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object a line."),
 ) -> None:
-    """Tell emotion (with the probabilities of all classes) and words of recordings."""
+    """Tell emotion (with the probabilities of all classes) and words of recordings.
+
+    Of a prepared corpus each row also has the references, ready for `voxstrata evaluate`.
+    """
+    from voxstrata.errors import CorpusError
     from voxstrata.inference.recognizer import Recognizer
 
-    files = list(recordings(paths))
+    sources = [_source(path) for path in paths]
+    if all(isinstance(source, list) for source in sources) and (split, fold) != (None, None):
+        raise CorpusError("--split and --fold are of prepared corpora, and none was given; leave them out")
     recognizer = Recognizer.load(model or demo_model(Path("runs")))
     for note in recognizer.notes:
-        print(f"voxstrata: {note}", file=sys.stderr)
-    failed = 0
-    for row in recognizer.predictions(files):
-        failed += row.error is not None
+        _tell(note)
+    count = failed = 0
+    for row in _rows(sources, recognizer, split or "test", fold):
+        count, failed = count + 1, failed + (row.error is not None)
         if as_json:
             typer.echo(json.dumps(row.as_dict(), ensure_ascii=False))
         elif row.error is not None:
@@ -46,8 +58,34 @@ def predict(
         else:
             typer.echo(readable(row))
     if failed:
-        print(f"voxstrata: {failed} of {len(files)} recordings failed", file=sys.stderr)
+        _tell(f"{failed} of {count} recordings failed")
         raise typer.Exit(3)
+
+
+def _source(path: Path) -> PreparedCorpus | list[Path]:
+    """What a path stands for: a prepared corpus, or recordings."""
+    from voxstrata.corpora.prepared import CORPUS_FILE, PreparedCorpus
+
+    if (path / CORPUS_FILE).is_file():
+        return PreparedCorpus.load(path)
+    return list(recordings([path]))
+
+
+def _rows(
+    sources: Iterable[PreparedCorpus | list[Path]], recognizer: Recognizer, split: str, fold: int | None
+) -> Iterator[Prediction]:
+    for source in sources:
+        if isinstance(source, list):
+            yield from recognizer.predictions(source)
+            continue
+        batches = recognizer.batches_of(source, split, fold)
+        for reason, clips in batches.left_out.items():
+            _tell(f"{source.folder}: {clips} clips left out: {reason}")
+        yield from recognizer.answers(batches.epoch(0))
+
+
+def _tell(line: str) -> None:
+    print(f"voxstrata: {line}", file=sys.stderr)
 
 
 def recordings(paths: Iterable[Path]) -> Iterable[Path]:

@@ -11,15 +11,17 @@ import torch
 
 from voxstrata.audio import SAMPLE_RATE, load_audio
 from voxstrata.batches.batch import Batch, Reference
+from voxstrata.batches.source import BatchOptions, BatchSource
+from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.inference.path import predict
 from voxstrata.labels import DIMENSIONS
-from voxstrata.predictions import Prediction
+from voxstrata.predictions import Prediction, one_row_each
 from voxstrata.runs import RunFolder
 from voxstrata.systems.model_folder import Model, find_model, load_model, model_kind
 from voxstrata.systems.multitask import MultitaskModel
 from voxstrata.systems.published_ctc import find_published, load_published
-from voxstrata.systems.recognition import ClipModel
+from voxstrata.systems.recognition import ClipModel, DimensionModel
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,15 @@ class Recognizer:
     def load(cls, folder: str | Path) -> Recognizer:
         """From a run or model folder, or a published CTC model (a transformers folder, or a fetched hub id).
 
-        An AdaLTM run's transcript comes from the ASR expert it merged.
+        An AdaLTM run's transcript comes from the ASR expert it merged. The models are put on the GPU where
+        there is one.
 
         Raises:
             CheckpointError: if the folder holds no model, or a published one whose words cannot be told.
         """
-        return cls(*_models(folder))
+        models, notes = _models(folder)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls([model.to(device) for model in models], notes)
 
     def __call__(self, path: str | Path) -> Recognition:
         """Listens to one recording.
@@ -131,13 +136,34 @@ class Recognizer:
             except VoxstrataError as fault:
                 yield Prediction(id=str(path), path=str(path), error=str(fault))
 
+    def answers(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
+        """One row a clip, in the batches' order, with what its reference tells."""
+        for batch in batches:
+            for rows in zip(*(predict(model, [batch]) for model in self.models), strict=True):
+                (answer,) = one_row_each(rows)
+                yield answer
+
+    def batches_of(
+        self, corpus: PreparedCorpus, split: str, fold: int | None = None, *, batch_size: int = 8
+    ) -> BatchSource:
+        """The clips of a prepared corpus, from short to long; for a model of ratings those that are rated.
+
+        Raises:
+            CorpusError: if split or fold does not exist, or no clip is left.
+        """
+        rated = any(isinstance(model, DimensionModel) for model in self.models)
+        options = BatchOptions(
+            batch_size=batch_size,
+            shuffle=False,
+            targets="dimensions" if rated else "consensus",
+            cache_bytes=0,
+        )
+        return BatchSource(corpus.stream(split, fold), options)
+
     def _recognize(self, path: Path) -> tuple[Prediction, float]:
         samples = torch.from_numpy(load_audio(path))
         batch = Batch(
             (Reference(id=str(path), path=str(path)),), samples.unsqueeze(0), torch.tensor([len(samples)])
         )
-        fields: dict[str, object] = {"id": str(path), "path": str(path)}
-        for model in self.models:
-            (row,) = predict(model, [batch])
-            fields |= row.as_dict()
-        return Prediction(**fields), len(samples) / SAMPLE_RATE  # type: ignore[arg-type]
+        (row,) = self.answers([batch])
+        return row, len(samples) / SAMPLE_RATE
