@@ -33,8 +33,10 @@ from voxstrata.experiments.tables.table import (
 )
 from voxstrata.predictions import Prediction, write_predictions
 from voxstrata.recipes.reading import merged_values, validate
+from voxstrata.reporting.table import Table as ShownTable
 from voxstrata.runs import RunFolder
 
+DIFFERENCE = {"difference": 0.25, "interval": [-0.01, 0.5], "smallest": 0.1, "unit": "speaker"}
 BASIC = {
     "title": "Test",
     "runs": {
@@ -356,15 +358,15 @@ def test_a_section_has_rows_the_papers_numbers_and_paired_differences():
         "date": "today", "commit": None, "machine": "m",
         "columns": ["uar", "wer"],
         "rows": [
-            {"title": "one", "metrics": {"uar": cell(0.5)}, "paper": {"uar": 38.94}},
-            {"title": "two", "metrics": {"uar": cell(0.25), "wer": cell(0.3)}, "paper": None},
+            {"name": "one", "title": "one", "metrics": {"uar": cell(0.5)}, "paper": {"uar": 38.94}},
+            {"name": "two", "title": "two", "metrics": {"uar": cell(0.25), "wer": cell(0.3)}, "paper": None},
         ],
         "contrasts": [
-            {"title": "one, less two", "differences": {"uar": {"difference": 0.25, "interval": [-0.01, 0.5]}}}
+            {"name": "one - two", "title": "one, less two", "clips": 9, "differences": {"uar": DIFFERENCE}}
         ],
         "oracles": [{"corpus": "speech", "words": 0.4, "prosody": 0.5, "both": 0.75}],
     }  # fmt: skip
-    lines = markdown(content).splitlines()
+    lines = markdown(ShownTable.model_validate(content)).splitlines()
     assert "| row | UAR | WER | paper's UAR |" in lines
     assert "| one | 50.0 [30.0, 70.0] | - | 38.94 |" in lines
     assert "| two | 25.0 [5.0, 45.0] | 30.0 [10.0, 50.0] | - |" in lines
@@ -374,18 +376,22 @@ def test_a_section_has_rows_the_papers_numbers_and_paired_differences():
     assert any("The paper's numbers are of its own data" in line for line in lines)
     plain = content | {"rows": [row | {"paper": None} for row in content["rows"]]}
     plain |= {"contrasts": [], "oracles": []}
-    assert not any(word in markdown(plain) for word in ("paper", "difference", "Oracles"))
+    assert not any(
+        word in markdown(ShownTable.model_validate(plain)) for word in ("paper", "difference", "Oracles")
+    )
 
 
 def test_a_narrow_terminal_shows_the_names_of_rows_and_contrasts(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     columns = ["uar", "precision", "macro_f1", "wer"]
     cell = {"value": 0.5, "iid": [0.4, 0.6], "speaker": [0.3, 0.7]}
-    difference = {"difference": 0.1, "interval": [0.0, 0.2]}
+    difference = DIFFERENCE | {"difference": 0.1, "interval": [0.0, 0.2]}
     content = {
-        "title": "T", "scale": "s", "note": "", "columns": columns,
-        "rows": [{"title": "a row of some length", "metrics": dict.fromkeys(columns, cell)}],
-        "contrasts": [{"name": "one - the other", "differences": dict.fromkeys(columns, difference)}],
+        "table": "t", "title": "T", "scale": "s", "note": "", "columns": columns,
+        "rows": [{"name": "row", "title": "a row of some length", "metrics": dict.fromkeys(columns, cell)}],
+        "contrasts": [
+            {"name": "one - the other", "title": "", "clips": 9, "differences": dict.fromkeys(columns, difference)}
+        ],
     }  # fmt: skip
     (tmp_path / "table.json").write_text(json.dumps(content))
     show(tmp_path, as_json=False)

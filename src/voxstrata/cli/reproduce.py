@@ -137,11 +137,12 @@ def _check(table: str, scale: str, data: Path | None, out: Path, tflops: float |
 def show(folder: Path, as_json: bool) -> None:
     """Prints a table's rows and where it lies."""
     from voxstrata.experiments.tables.results import rich_contrasts, rich_table
+    from voxstrata.reporting.table import TABLE_FILE, read_table
 
-    table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
     if as_json:
-        typer.echo(json.dumps(table, indent=2))
+        typer.echo((folder / TABLE_FILE).read_text(encoding="utf-8").rstrip())
         return
+    table = read_table(folder)
     from rich.console import Console
     from rich.measure import Measurement
 
@@ -152,6 +153,6 @@ def show(folder: Path, as_json: bool) -> None:
             # Wider than the terminal rather than without the rows' names.
             console.width = max(console.width, Measurement.get(console, wide, shown).maximum)
             console.print(shown)
-    if table["note"]:
-        typer.echo(f"note: {table['note']}")
+    if table.note:
+        typer.echo(f"note: {table.note}")
     typer.echo(f"report: {folder / 'report.html'}")

@@ -74,6 +74,7 @@ class Table(BaseModel):
     table: str
     title: str = ""
     scale: str = ""
+    command: str = ""
     date: str = ""
     commit: str | None = None
     machine: str = ""

@@ -2,140 +2,120 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.table import Table as RichTable
 
-from voxstrata.reporting.wording import metric_title, points
+from voxstrata.reporting.contents import Score
+from voxstrata.reporting.table import Contrast, Table, read_table
+from voxstrata.reporting.wording import interval, metric_title, percent, points
 from voxstrata.runs import atomic_write
 
 
-def percent(cell: dict[str, Any] | None) -> str:
+def scored(score: Score | None) -> str:
     """A rate with its interval, in percent: by speaker where speakers are known, else i.i.d.
 
-    >>> percent({"value": 0.5, "iid": [0.4, 0.6], "speaker": [0.3, 0.7]})
+    >>> scored(Score(value=0.5, iid=(0.4, 0.6), speaker=(0.3, 0.7)))
     '50.0 [30.0, 70.0]'
     """
-    if cell is None:
-        return "-"
-    low, high = cell.get("speaker") or cell["iid"]
-    return f"{100 * cell['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return "-" if score is None else f"{percent(score.value)} {interval(score.speaker or score.iid)}"
 
 
-def _cells(table: dict[str, Any]) -> list[list[str]]:
-    return [
-        [row["title"], *(percent(row["metrics"].get(column)) for column in table["columns"])]
-        for row in table["rows"]
-    ]
+def rich_table(table: Table) -> RichTable:
+    """The rows for a terminal."""
+    title = f"{table.title} ({table.scale}): percent, 95 % intervals by speaker"
+    shown = RichTable(title=title, box=box.SIMPLE, padding=(0, 1))
+    shown.add_column("row")
+    for column in table.columns:
+        shown.add_column(metric_title(column), justify="right", no_wrap=True)
+    for row in table.rows:
+        shown.add_row(row.shown, *(scored(row.metrics.get(column)) for column in table.columns))
+    return shown
 
 
-def _papers(table: dict[str, Any]) -> list[str]:
-    """The columns for which any row has the paper's number."""
-    return [name for name in table["columns"] if any(name in (row["paper"] or {}) for row in table["rows"])]
-
-
-def _paper_cells(row: dict[str, Any], papers: list[str]) -> list[str]:
-    return [f"{row['paper'][name]:.2f}" if name in (row["paper"] or {}) else "-" for name in papers]
-
-
-def _contrast_columns(table: dict[str, Any]) -> list[str]:
-    contrasts = table["contrasts"]
-    return [name for name in table["columns"] if any(name in one["differences"] for one in contrasts)]
-
-
-def _contrast_cells(table: dict[str, Any], named: str) -> list[list[str]]:
-    columns = _contrast_columns(table)
-    return [
-        [one[named], *(_difference(one["differences"].get(column)) for column in columns)]
-        for one in table["contrasts"]
-    ]
-
-
-def _difference(cell: dict[str, Any] | None) -> str:
-    return "-" if cell is None else points(cell["difference"], cell["interval"])
-
-
-def rich_contrasts(table: dict[str, Any]) -> RichTable | None:
+def rich_contrasts(table: Table) -> RichTable | None:
     """The paired differences for a terminal; None where the table names none."""
-    if not table["contrasts"]:
+    if not table.contrasts:
         return None
     shown = RichTable(title="paired differences in points", box=box.SIMPLE, padding=(0, 1))
     shown.add_column("runs", no_wrap=True)
-    for column in _contrast_columns(table):
+    for column in table.contrast_columns:
         shown.add_column(metric_title(column), justify="right", no_wrap=True)
-    for cells in _contrast_cells(table, "name"):
-        shown.add_row(*cells)
+    for contrast in table.contrasts:
+        shown.add_row(contrast.name, *_differences(contrast, table))
     return shown
 
 
-def rich_table(table: dict[str, Any]) -> RichTable:
-    """The rows for a terminal."""
-    title = f"{table['title']} ({table['scale']}): percent, 95 % intervals by speaker"
-    shown = RichTable(title=title, box=box.SIMPLE, padding=(0, 1))
-    shown.add_column("row")
-    for column in table["columns"]:
-        shown.add_column(metric_title(column), justify="right", no_wrap=True)
-    for cells in _cells(table):
-        shown.add_row(*cells)
-    return shown
-
-
-def markdown(table: dict[str, Any]) -> str:
+def markdown(table: Table) -> str:
     """The rows as a Markdown section: date, commit, machine, command, numbers."""
-    papers = _papers(table)
-    columns = [*map(metric_title, table["columns"]), *(f"paper's {metric_title(name)}" for name in papers)]
-    rows = zip(_cells(table), table["rows"], strict=True)
+    papers = [name for name in table.columns if table.has_paper(name)]
+    columns = [*map(metric_title, table.columns), *(f"paper's {metric_title(name)}" for name in papers)]
+    rows = [
+        [
+            row.shown,
+            *(scored(row.metrics.get(column)) for column in table.columns),
+            *("-" if (number := row.paper_number(name)) is None else f"{number:.2f}" for name in papers),
+        ]
+        for row in table.rows
+    ]
     lines = [
-        f"## {table['title']}: {table['scale']}",
+        f"## {table.title}: {table.scale}",
         "",
-        *([f"**{table['note']}**", ""] if table["note"] else []),
-        f"`{table['command']}`, {table['date']} UTC, "
-        f"commit {table['commit'] or 'unknown'}, {table['machine']}. "
+        *([f"**{table.note}**", ""] if table.note else []),
+        f"`{table.command}`, {table.date} UTC, commit {table.commit or 'unknown'}, {table.machine}. "
         "Percent, with 95 % intervals by resampling speakers."
         + (" The paper's numbers are of its own data, and no target." if papers else ""),
         "",
-        "| " + " | ".join(["row", *columns]) + " |",
-        "|" + "---|" * (1 + len(columns)),
-        *("| " + " | ".join([*cells, *_paper_cells(row, papers)]) + " |" for cells, row in rows),
-        "",
+        *_grid(["row", *columns], rows),
         *_oracle_lines(table),
         *_contrast_lines(table),
     ]
     return "\n".join(lines)
 
 
-def _oracle_lines(table: dict[str, Any]) -> list[str]:
-    if not table["oracles"]:
+def _oracle_lines(table: Table) -> list[str]:
+    if not table.oracles:
         return []
     told = (
-        f"{one['corpus']}: words {100 * one['words']:.1f}, prosody {100 * one['prosody']:.1f}, "
-        f"both {100 * one['both']:.1f}"
-        for one in table["oracles"]
+        f"{one.corpus}: words {percent(one.words)}, prosody {percent(one.prosody)}, both {percent(one.both)}"
+        for one in table.oracles
     )
     return [f"Oracles, the UAR of who knows how words, prosody or both were drawn: {'; '.join(told)}.", ""]
 
 
-def _contrast_lines(table: dict[str, Any]) -> list[str]:
-    if not table["contrasts"]:
+def _contrast_lines(table: Table) -> list[str]:
+    if not table.contrasts:
         return []
-    header = ["paired difference, points", *(metric_title(name) for name in _contrast_columns(table))]
+    header = ["paired difference, points", *map(metric_title, table.contrast_columns)]
+    return _grid(header, [[one.title, *_differences(one, table)] for one in table.contrasts])
+
+
+def _differences(contrast: Contrast, table: Table) -> list[str]:
+    found = (contrast.differences.get(column) for column in table.contrast_columns)
+    return ["-" if one is None else points(one.difference, one.interval) for one in found]
+
+
+def _grid(header: list[str], rows: list[list[str]]) -> list[str]:
+    """A table of Markdown with an empty line behind it."""
     return [
         "| " + " | ".join(header) + " |",
         "|" + "---|" * len(header),
-        *("| " + " | ".join(cells) + " |" for cells in _contrast_cells(table, "title")),
+        *("| " + " | ".join(cells) + " |" for cells in rows),
         "",
     ]
 
 
 def write_section(path: Path, folder: Path) -> None:
-    """Writes a table's section anew between its two markers in a Markdown file; the rest stays."""
-    table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
+    """Writes a table's section anew between its two markers in a Markdown file; the rest stays.
+
+    Args:
+        path: the Markdown file; made where it is not there.
+        folder: of the table.
+    """
     begin, end = f"<!-- begin {folder.name} -->", f"<!-- end {folder.name} -->"
     text = path.read_text(encoding="utf-8") if path.is_file() else "# Results\n\n"
-    section = f"{begin}\n{markdown(table)}\n{end}"
+    section = f"{begin}\n{markdown(read_table(folder))}\n{end}"
     if begin in text and end in text:
         before, after = text.split(begin, 1)[0], text.split(end, 1)[1]
         atomic_write(path, before + section + after)
