@@ -385,12 +385,12 @@ def test_a_narrow_terminal_shows_the_names_of_rows_and_contrasts(tmp_path, capsy
     monkeypatch.setenv("COLUMNS", "40")
     columns = ["uar", "precision", "macro_f1", "wer"]
     cell = {"value": 0.5, "iid": [0.4, 0.6], "speaker": [0.3, 0.7]}
-    difference = DIFFERENCE | {"difference": 0.1, "interval": [0.0, 0.2]}
+    differences = dict.fromkeys(columns, DIFFERENCE | {"difference": 0.1, "interval": [0.0, 0.2]})
     content = {
         "table": "t", "title": "T", "scale": "s", "note": "", "columns": columns,
         "rows": [{"name": "row", "title": "a row of some length", "metrics": dict.fromkeys(columns, cell)}],
         "contrasts": [
-            {"name": "one - the other", "title": "", "clips": 9, "differences": dict.fromkeys(columns, difference)}
+            {"name": "one - the other", "title": "", "clips": 9, "differences": differences}
         ],
     }  # fmt: skip
     (tmp_path / "table.json").write_text(json.dumps(content))
