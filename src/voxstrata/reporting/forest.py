@@ -18,7 +18,7 @@ from voxstrata.reporting.figures import (
     layer_axis,
     slug,
 )
-from voxstrata.reporting.wording import METRICS, metric_title, sentence
+from voxstrata.reporting.wording import about_metric, metric_title, sentence
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,6 @@ def forest_figure(metric: str, rows: Sequence[ForestRow]) -> Drawing:
         if any(r.paper is not None for r in rows)
         else ""
     )
-    about = METRICS.get(metric, ("", metric))[1]
     with canvas(4.6, 1.4 + 0.34 * len(rows)) as (figure, axes):
         seen: set[str] = set()
 
@@ -154,7 +153,7 @@ def forest_figure(metric: str, rows: Sequence[ForestRow]) -> Drawing:
         name=f"forest-{slug(metric)}",
         title=title,
         alt=f"Forest plot of {title}. {words}.",
-        caption=f"{about[:1].upper()}{about[1:]}. Thick: clips i.i.d.; thin: by speaker.{theirs}",
+        caption=f"{about_metric(metric)} Thick: clips i.i.d.; thin: by speaker.{theirs}",
         svg=svg,
         header=("row", "value", "iid_low", "iid_high", "speaker_low", "speaker_high", "paper_percent"),
         rows=tuple(_numbers(row) for row in rows),

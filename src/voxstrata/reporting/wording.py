@@ -27,11 +27,27 @@ def metric_title(name: str) -> str:
     >>> metric_title("uar"), metric_title("uar_gender"), metric_title("other")
     ('UAR', 'UAR gender', 'other')
     """
+    of, field = _metric_and_field(name)
+    return name if of is None else " ".join(filter(None, (METRICS[of][0], field)))
+
+
+def about_metric(name: str) -> str:
+    """What a metric is, as a sentence.
+
+    >>> about_metric("uar"), about_metric("uar_gender"), about_metric("other")
+    ('Unweighted average recall.', 'Unweighted average recall.', 'Other.')
+    """
+    of, _ = _metric_and_field(name)
+    text = name if of is None else METRICS[of][1]
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _metric_and_field(name: str) -> tuple[str | None, str]:
+    """A known metric, and of which further class task: METRIC_FIELD."""
     if name in METRICS:
-        return METRICS[name][0]
-    # Of a further class task: METRIC_FIELD.
+        return name, ""
     of = max((key for key in METRICS if name.startswith(f"{key}_")), key=len, default=None)
-    return name if of is None else f"{METRICS[of][0]} {name.removeprefix(f'{of}_')}"
+    return of, "" if of is None else name.removeprefix(f"{of}_")
 
 
 def percent(value: float | None, digits: int = 1) -> str:
