@@ -398,3 +398,15 @@ def test_a_narrow_terminal_shows_the_names_of_rows_and_contrasts(tmp_path, capsy
     told = capsys.readouterr().out
     assert "a row of some length" in told and "one - the other" in told
     assert told.count("50.0 [30.0, 70.0]") == 4 and told.count("+10.0 [+0.0, +20.0]") == 4
+
+
+def test_the_twins_are_compared_by_the_same_recipes():
+    adaltm, twins = read_table("adaltm"), read_table("wavlm-tiny")
+    real, ssl = adaltm.scale("real"), adaltm.scale("ssl")
+    for run in ssl.rows:
+        of_twin = run_values(adaltm, ssl, run)
+        assert of_twin.pop("base") == "$run.ssl"
+        assert of_twin == {k: v for k, v in run_values(adaltm, real, run).items() if k != "base"}
+    shared = {"frozen": (real, "frozen"), "frozen-ssl": (ssl, "frozen"), "ssl": (ssl, "ssl")}
+    for run, (scale, same) in shared.items():
+        assert run_values(twins, twins.scale("real"), run) == run_values(adaltm, scale, same)
