@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxstrata.cli.reproduce import show
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.tables.plan import PlannedRun, plan
-from voxstrata.experiments.tables.results import markdown
 from voxstrata.experiments.tables.rows import contrasts_of, rows_of
 from voxstrata.experiments.tables.table import (
     Piece,
@@ -33,10 +30,8 @@ from voxstrata.experiments.tables.table import (
 )
 from voxstrata.predictions import Prediction, write_predictions
 from voxstrata.recipes.reading import merged_values, validate
-from voxstrata.reporting.table import Table as ShownTable
 from voxstrata.runs import RunFolder
 
-DIFFERENCE = {"difference": 0.25, "interval": [-0.01, 0.5], "smallest": 0.1, "unit": "speaker"}
 BASIC = {
     "title": "Test",
     "runs": {
@@ -347,57 +342,6 @@ def test_a_recipe_that_could_not_start_may_be_corrected_in_the_same_folder(
     assert execute(validate(corrected, "second"), RunFolder(tmp_path / "run")).is_complete
     with pytest.raises(RecipeError, match="holds a run of another recipe"):
         execute(validate(corrected | {"seed": 3}, "third"), RunFolder(tmp_path / "run"))
-
-
-def test_a_section_has_rows_the_papers_numbers_and_paired_differences():
-    def cell(value: float) -> dict:
-        return {"value": value, "iid": [value - 0.1, value + 0.1], "speaker": [value - 0.2, value + 0.2]}
-
-    content = {
-        "table": "t", "title": "T", "scale": "s", "command": "voxstrata", "note": "",
-        "date": "today", "commit": None, "machine": "m",
-        "columns": ["uar", "wer"],
-        "rows": [
-            {"name": "one", "title": "one", "metrics": {"uar": cell(0.5)}, "paper": {"uar": 38.94}},
-            {"name": "two", "title": "two", "metrics": {"uar": cell(0.25), "wer": cell(0.3)}, "paper": None},
-        ],
-        "contrasts": [
-            {"name": "one - two", "title": "one, less two", "clips": 9, "differences": {"uar": DIFFERENCE}}
-        ],
-        "oracles": [{"corpus": "speech", "words": 0.4, "prosody": 0.5, "both": 0.75}],
-    }  # fmt: skip
-    lines = markdown(ShownTable.model_validate(content)).splitlines()
-    assert "| row | UAR | WER | paper's UAR |" in lines
-    assert "| one | 50.0 [30.0, 70.0] | - | 38.94 |" in lines
-    assert "| two | 25.0 [5.0, 45.0] | 30.0 [10.0, 50.0] | - |" in lines
-    assert "| paired difference, points | UAR |" in lines
-    assert "| one, less two | +25.0 [-1.0, +50.0] |" in lines
-    assert any("drawn: speech: words 40.0, prosody 50.0, both 75.0." in line for line in lines)
-    assert any("The paper's numbers are of its own data" in line for line in lines)
-    plain = content | {"rows": [row | {"paper": None} for row in content["rows"]]}
-    plain |= {"contrasts": [], "oracles": []}
-    assert not any(
-        word in markdown(ShownTable.model_validate(plain)) for word in ("paper", "difference", "Oracles")
-    )
-
-
-def test_a_narrow_terminal_shows_the_names_of_rows_and_contrasts(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    columns = ["uar", "precision", "macro_f1", "wer"]
-    cell = {"value": 0.5, "iid": [0.4, 0.6], "speaker": [0.3, 0.7]}
-    differences = dict.fromkeys(columns, DIFFERENCE | {"difference": 0.1, "interval": [0.0, 0.2]})
-    content = {
-        "table": "t", "title": "T", "scale": "s", "note": "", "columns": columns,
-        "rows": [{"name": "row", "title": "a row of some length", "metrics": dict.fromkeys(columns, cell)}],
-        "contrasts": [
-            {"name": "one - the other", "title": "", "clips": 9, "differences": differences}
-        ],
-    }  # fmt: skip
-    (tmp_path / "table.json").write_text(json.dumps(content))
-    show(tmp_path, as_json=False)
-    told = capsys.readouterr().out
-    assert "a row of some length" in told and "one - the other" in told
-    assert told.count("50.0 [30.0, 70.0]") == 4 and told.count("+10.0 [+0.0, +20.0]") == 4
 
 
 def test_the_twins_are_compared_by_the_same_recipes():
