@@ -140,6 +140,14 @@ class BatchSource:
         rows = [target for target in targets if any(target)]
         return np.array(rows, dtype=np.float32).reshape(-1, len(self.options.labels))
 
+    def absent_classes(self) -> str | None:
+        """Names the classes that no clip has, in a line; None where all are there or none are asked for."""
+        if self.options.labels is None:
+            return None
+        shares = self.emotion_target_matrix().sum(0)
+        absent = [name for name, share in zip(self.options.labels, shares, strict=True) if not share]
+        return f"no training clip is {' or '.join(absent)}; such a class is never learned" if absent else None
+
     def rating_matrix(self) -> NDArray[np.float32]:
         """Arousal, valence and dominance of all clips, [N, 3].
 

@@ -82,10 +82,9 @@ def _emotion_model(
 
 def _class_weights(sources: Sources, say: Say) -> torch.Tensor:
     assert sources.labels is not None
-    weights = class_balanced_weights(torch.from_numpy(sources.train.emotion_target_matrix()))
-    if missing := [name for name, weight in zip(sources.labels, weights.tolist(), strict=True) if not weight]:
-        say(f"warning: no training clip is {' or '.join(missing)}; such a class is never learned")
-    return weights
+    if (line := sources.train.absent_classes()) is not None:
+        say(f"warning: {line}")
+    return class_balanced_weights(torch.from_numpy(sources.train.emotion_target_matrix()))
 
 
 def _clip_model(
