@@ -49,8 +49,6 @@ def probe(
     Layer 0 is the front end's projected features. Emotion, speaker and columns are read from the mean over a
     clip's frames; phonemes, pitch and energy from single frames.
     """
-    import torch
-
     from voxstrata.analysis.plan import ProbeOptions, plan_probes
     from voxstrata.analysis.study import study
     from voxstrata.backbone.encoder import load_backbone
@@ -58,6 +56,7 @@ def probe(
     from voxstrata.cli.progress import bar
     from voxstrata.corpora.prepared import PreparedCorpus
     from voxstrata.experiments.provenance import provenance
+    from voxstrata.inference.path import fastest_device
     from voxstrata.runs import write_json
 
     options = ProbeOptions(tuple(targets or ()), train, test, fold, max_clips, max_frames, resamples, seed)
@@ -65,7 +64,7 @@ def probe(
     plan = plan_probes(prepared, options)
     encoder = load_backbone(model)
     identity = fingerprint(encoder.weights())
-    encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+    encoder.to(fastest_device())
     with bar("done") as (_, advance):
         found = study(encoder, prepared, plan, advance)
     if json_file is not None:

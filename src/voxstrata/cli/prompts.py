@@ -41,17 +41,16 @@ def prompts(
     Each clip is asked every task: with its own prompt and s, with those of each other task, and with prompts
     between two.
     """
-    import torch
-
     from voxstrata.analysis.prompt_swap import swap_prompts
     from voxstrata.cli.progress import bar
     from voxstrata.corpora.prepared import PreparedCorpus
     from voxstrata.experiments.provenance import provenance
+    from voxstrata.inference.path import fastest_device
     from voxstrata.runs import write_json
 
     prepared = PreparedCorpus.load(corpus)
     source = drawn_clips(prepared, split=split, fold=fold, count=clips, seed=seed)
-    model = prompted_model(run).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = prompted_model(run).to(fastest_device())
     with bar("clips") as (_, advance):
         found = swap_prompts(
             model, source.epoch(0), lambda done: advance(done, len(source), "swapping prompts")

@@ -21,6 +21,11 @@ def device_of(module: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def fastest_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @torch.no_grad()
 def predict(model: nn.Module, batches: Iterable[Batch]) -> Iterator[Prediction]:
     """Predictions of a model, clip by clip in the batches' order.

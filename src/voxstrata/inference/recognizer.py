@@ -14,7 +14,7 @@ from voxstrata.batches.batch import Batch, Reference
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import CheckpointError, VoxstrataError
-from voxstrata.inference.path import predict
+from voxstrata.inference.path import fastest_device, predict
 from voxstrata.labels import DIMENSIONS
 from voxstrata.predictions import Prediction, one_row_each
 from voxstrata.runs import RunFolder
@@ -112,8 +112,7 @@ class Recognizer:
             CheckpointError: if the folder holds no model, or a published one whose words cannot be told.
         """
         models, notes = _models(folder)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls([model.to(device) for model in models], notes)
+        return cls([model.to(fastest_device()) for model in models], notes)
 
     def __call__(self, path: str | Path) -> Recognition:
         """Listens to one recording.
