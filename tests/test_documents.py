@@ -240,7 +240,7 @@ def test_the_recipes_page_names_every_packaged_recipe() -> None:
 
 
 def test_the_table_on_the_recipes_page_is_one(tmp_path: Path) -> None:
-    from voxstrata.experiments.tables.table import order
+    from voxstrata.experiments.tables.recipes import order
 
     (text,) = blocks(RECIPES_PAGE, "yaml")
     (tmp_path / "table.yaml").write_text(text)

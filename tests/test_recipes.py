@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.build import fit_options
-from voxstrata.experiments.tables.table import order, points, read_table, references, run_values, substitute
+from voxstrata.experiments.tables.pieces import points
+from voxstrata.experiments.tables.recipes import order, references, run_values, substitute
+from voxstrata.experiments.tables.table import read_table
 from voxstrata.recipes.reading import (
     dump,
     merged_values,

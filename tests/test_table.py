@@ -13,21 +13,11 @@ from hypothesis import strategies as st
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.run import execute
+from voxstrata.experiments.tables.pieces import Piece, narrowed, points, variants
 from voxstrata.experiments.tables.plan import PlannedRun, plan
+from voxstrata.experiments.tables.recipes import content_key, order, references, run_values, substitute
 from voxstrata.experiments.tables.rows import contrasts_of, rows_of
-from voxstrata.experiments.tables.table import (
-    Piece,
-    Table,
-    content_key,
-    narrowed,
-    order,
-    points,
-    read_table,
-    references,
-    run_values,
-    substitute,
-    variants,
-)
+from voxstrata.experiments.tables.table import Table, read_table
 from voxstrata.predictions import Prediction, write_predictions
 from voxstrata.recipes.reading import merged_values, validate
 from voxstrata.runs import RunFolder
@@ -260,6 +250,11 @@ def test_tables_that_do_not_hold_are_refused_with_every_fault(tmp_path):
     refused({"scales": {"small": {"rows": ["asr"]}}}, "'asr', which no row shows")
     refused({"scales": {"small": {"grids": {"daul": {"seed": [1]}}}}}, "grids.daul is no run")
     refused({"contrasts": [{"run": "dual", "over": "asr"}]}, "contrast names 'asr', which no row shows")
+    rows = [{"run": "dual", "title": "x"}, {"run": "asr", "title": "y", "normalizer": "none"}]
+    refused(
+        {"rows": rows, "contrasts": [{"run": "dual", "over": "asr"}]},
+        "dual less asr: .* after 'basic' and 'none'; give both one normalizer",
+    )
     refused({"runs": {"asr": {"grid": {"seed": []}}}}, "runs.asr.grid.seed")
     refused({"runs": {"a.b": {"recipe": "adaltm"}}}, "'a.b' is no word")
     with pytest.raises(RecipeError, match="no scale 'huge'; this table has small"):

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from voxstrata.cli.main import app
 from voxstrata.errors import RecipeError, VoxstrataError
-from voxstrata.experiments.tables.table import Piece, narrowed, points, read_table
+from voxstrata.experiments.tables.pieces import Piece, narrowed, points
+from voxstrata.experiments.tables.table import read_table
 from voxstrata.reporting import page
 from voxstrata.runs import RunFolder, folder_lock
 

@@ -12,7 +12,7 @@ import typer
 from voxstrata.cli.dry_run import DRY_RUN, TFLOPS, assumptions, refuse_without_dry_run
 
 if TYPE_CHECKING:
-    from voxstrata.experiments.tables.table import Piece
+    from voxstrata.experiments.tables.pieces import Piece
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +40,7 @@ def reproduce(
     as_json: bool = typer.Option(False, "--json", help="Print the table, or what was found, as JSON."),
 ) -> None:
     """Run a table's experiments (what is done is not done again) and print its rows."""
-    from voxstrata.experiments.tables.table import WHOLE, Piece
+    from voxstrata.experiments.tables.pieces import WHOLE, Piece
 
     rows = None if only is None else tuple(filter(None, map(str.strip, only.split(","))))
     piece = Piece(rows, fold, part, seed)
@@ -64,7 +64,7 @@ def reproduce(
 def _refuse(piece: Piece, as_table: bool, others: dict[str, bool]) -> None:
     """Refuses what a piece of a table cannot have, and a launcher."""
     from voxstrata.errors import RecipeError
-    from voxstrata.experiments.tables.table import WHOLE
+    from voxstrata.experiments.tables.pieces import WHOLE
 
     if piece != WHOLE and (given := [name for name, there in others.items() if there]):
         raise RecipeError(
@@ -82,8 +82,9 @@ def _refuse(piece: Piece, as_table: bool, others: dict[str, bool]) -> None:
 
 def _train_piece(table: str, scale: str, data: Path | None, out: Path, piece: Piece) -> list[Path]:
     from voxstrata.cli.progress import bar
+    from voxstrata.experiments.tables.pieces import narrowed
     from voxstrata.experiments.tables.reproduce import train_part
-    from voxstrata.experiments.tables.table import narrowed, read_table
+    from voxstrata.experiments.tables.table import read_table
 
     given = read_table(table)
     chosen = narrowed(given, given.scale(scale), piece)
@@ -101,8 +102,9 @@ def _train_piece(table: str, scale: str, data: Path | None, out: Path, piece: Pi
 def run_table(table: str, scale: str, data: Path | None, out: Path, piece: Piece | None = None) -> Path:
     """Runs a table, or a piece of it, under a progress bar; returns its folder."""
     from voxstrata.cli.progress import bar
+    from voxstrata.experiments.tables.pieces import WHOLE
     from voxstrata.experiments.tables.reproduce import reproduce as run
-    from voxstrata.experiments.tables.table import WHOLE, read_table
+    from voxstrata.experiments.tables.table import read_table
 
     with bar() as (say, advance):
         return run(

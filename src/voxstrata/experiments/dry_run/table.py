@@ -12,7 +12,9 @@ from voxstrata.experiments.dry_run.corpus_checks import MSP, CorpusCheck, check_
 from voxstrata.experiments.dry_run.estimate import Assumptions
 from voxstrata.experiments.dry_run.run import DryRun, dry_run
 from voxstrata.experiments.tables.corpora import corpus_folder, corpus_source, how_to_prepare
-from voxstrata.experiments.tables.table import Scale, Table, order, points, run_values, substitute, variants
+from voxstrata.experiments.tables.pieces import points, variants
+from voxstrata.experiments.tables.recipes import order, run_values, substitute
+from voxstrata.experiments.tables.table import Scale, Table
 from voxstrata.recipes.reading import validate
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
 

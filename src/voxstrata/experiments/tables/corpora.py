@@ -12,7 +12,8 @@ from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.corpora.synthetic.generate import generate
 from voxstrata.corpora.synthetic.plan import SynthesisOptions
 from voxstrata.errors import CorpusError, RecipeError
-from voxstrata.experiments.tables.table import CorpusSpec, content_key
+from voxstrata.experiments.tables.recipes import content_key
+from voxstrata.experiments.tables.table import CorpusSpec
 from voxstrata.labels import EMOTIONS
 
 #: Called with what is done, clips done and clips in all.

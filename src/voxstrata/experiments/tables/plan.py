@@ -16,15 +16,9 @@ from voxstrata.backbone.encoder import load_backbone
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.experiments.parents import experts_of
-from voxstrata.experiments.tables.table import (
-    Scale,
-    Table,
-    content_key,
-    order,
-    points,
-    run_values,
-    substitute,
-)
+from voxstrata.experiments.tables.pieces import points
+from voxstrata.experiments.tables.recipes import content_key, order, run_values, substitute
+from voxstrata.experiments.tables.table import Scale, Table
 from voxstrata.recipes.reading import validate
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
 from voxstrata.recipes.schema.recipe import BaseRecipe

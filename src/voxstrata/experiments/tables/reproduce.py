@@ -16,9 +16,10 @@ from voxstrata.experiments.provenance import commit, machine, now
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.sources import build_sources
 from voxstrata.experiments.tables.corpora import prepare_corpus
+from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, variants
 from voxstrata.experiments.tables.plan import PlannedRun, plan
 from voxstrata.experiments.tables.rows import contrasts_of, rows_of
-from voxstrata.experiments.tables.table import WHOLE, Piece, Scale, Table, narrowed, variants
+from voxstrata.experiments.tables.table import Scale, Table
 from voxstrata.runs import folder_lock, write_json
 from voxstrata.training.options import Progress
 

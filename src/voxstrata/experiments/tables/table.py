@@ -1,17 +1,12 @@
 """A table of experiments as data: runs, what each needs, rows, axes. Read from YAML, no Python per paper.
 
-In values, `$corpus.NAME`, `$run.NAME`, `$fold`, `$part` and `$seed` stand for a prepared corpus, another
-run's folder and the axes' values; in a synthetic corpus `$lexical_strength` does.
+Values may hold references such as `$corpus.NAME`: see `recipes`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +14,8 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from voxstrata.errors import RecipeError, VoxstrataError
 from voxstrata.evaluation.recognition import normalizer_named
-from voxstrata.experiments.tables.sweeps import grid_points, settings
-from voxstrata.recipes.reading import merged_values, read_yaml
+from voxstrata.experiments.tables.sweeps import grid_points
+from voxstrata.recipes.reading import read_yaml
 from voxstrata.recipes.schema.strict import Strict
 
 #: Metrics that a table can show.
@@ -172,215 +167,46 @@ def read_table(source: str | Path) -> Table:
     except ValidationError as fault:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors()]
         raise RecipeError(f"table {source}: " + "; ".join(problems)) from None
-    if problems := _unknown_names(table):
+    if problems := list(_faults(table)):
         raise RecipeError(f"table {source}: " + "; ".join(problems))
     return table
 
 
-def _unknown_names(table: Table) -> list[str]:
-    recipes = {"all", *(run.recipe for run in table.runs.values())}
-    problems = [
-        f"row {r.title!r} names run {r.run!r}, which is not there"
-        for r in table.rows
-        if r.run not in table.runs
-    ]
-    problems += [
-        f"column {c!r} is not one of {', '.join(COLUMNS)}, or METRIC_FIELD of a further class task"
-        for c in table.columns
-        if c not in COLUMNS and not CLASS_COLUMN.fullmatch(c)
-    ]
-    problems += [
-        f"row {r.title!r} is chosen by {r.choose!r}, which is not one of {', '.join(COLUMNS)}"
-        for r in table.rows
-        if r.choose not in COLUMNS
-    ]
-    problems += [
-        f"a contrast names {key!r}, which no row shows"
-        for contrast in table.contrasts
-        for key in (contrast.run, contrast.over)
-        if key not in {row.run for row in table.rows}
-    ]
-    problems += [
-        f"run {name!r} is no word of letters, digits, - and _"
-        for name in table.runs
-        if not re.fullmatch(r"[\w-]+", name)
-    ]
+def _faults(table: Table) -> Iterator[str]:
+    for name in table.runs:
+        if not re.fullmatch(r"[\w-]+", name):
+            yield f"run {name!r} is no word of letters, digits, - and _"
+    for column in table.columns:
+        if column not in COLUMNS and not CLASS_COLUMN.fullmatch(column):
+            known = ", ".join(COLUMNS)
+            yield f"column {column!r} is not one of {known}, or METRIC_FIELD of a further class task"
+    for row in table.rows:
+        if row.run not in table.runs:
+            yield f"row {row.title!r} names run {row.run!r}, which is not there"
+        if row.choose not in COLUMNS:
+            yield f"row {row.title!r} is chosen by {row.choose!r}, which is not one of {', '.join(COLUMNS)}"
+    yield from _contrast_faults(table)
     for name, scale in table.scales.items():
-        problems += [
-            f"scales.{name}.rows names {key!r}, which no row shows"
-            for key in scale.rows or ()
-            if key not in {row.run for row in table.rows}
-        ]
-        problems += [f"scales.{name}.grids.{key} is no run" for key in scale.grids if key not in table.runs]
-        problems += [
-            f"scales.{name}.set.{key} is no recipe of this table" for key in scale.set if key not in recipes
-        ]
-        problems += [f"scales.{name}.runs.{key} is no run" for key in scale.runs if key not in table.runs]
-    return problems
+        yield from (f"scales.{name}.{fault}" for fault in _scale_faults(table, scale))
 
 
-REFERENCE = re.compile(r"^\$(?:(corpus|run)\.([\w-]+)|(fold|part|seed))$")
-
-
-def references(value: Any, kind: str) -> set[str]:
-    """Names behind `$corpus.` or `$run.` anywhere in a value.
-
-    >>> references({"a": ["$run.asr", {"b": "$corpus.x"}]}, "run")
-    {'asr'}
-    """
-    if isinstance(value, Mapping):
-        return set().union(*(references(v, kind) for v in value.values()), set())
-    if isinstance(value, list | tuple):
-        return set().union(*(references(v, kind) for v in value), set())
-    match = REFERENCE.match(value) if isinstance(value, str) else None
-    return {match[2]} if match and match[1] == kind else set()
-
-
-def substitute(value: Any, known: Mapping[str, Any]) -> Any:
-    """Puts values in the place of references, e.g. {"$fold": 2, "$run.asr": "runs/asr-1"}.
-
-    Raises:
-        RecipeError: for a reference that is not known.
-    """
-    if isinstance(value, Mapping):
-        return {key: substitute(v, known) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [substitute(v, known) for v in value]
-    if isinstance(value, str) and value.startswith("$"):
-        if value not in known:
-            raise RecipeError(f"{value} is not known here; there are {', '.join(sorted(known))}")
-        return known[value]
-    return value
-
-
-def run_values(table: Table, scale: Scale, name: str) -> dict[str, Any]:
-    """A run's recipe before substitution.
-
-    Laid over each other: the recipe, the scale's settings for all and for this recipe, the run's own, and
-    the scale's for this run, and the point of its grid.
-    """
-    group = name.partition(".")[0]
-    spec = table.runs[group]
-    values = read_yaml(spec.recipe)
-    scale_values = scale.set.get("all", {}), scale.set.get(spec.recipe, {})
-    point = settings(table.members(scale, group)[name])
-    for layer in (*scale_values, spec.set, scale.runs.get(group, {}), point):
-        values = merged_values(values, layer)
-    return merged_values(values, {"seed": "$seed"})
-
-
-def order(table: Table, scale: Scale) -> list[str]:
-    """Names of the runs that the rows need, parents before children.
-
-    Raises:
-        RecipeError: if runs need each other in a circle, or one that is not there.
-    """
-    done: list[str] = []
-
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        if name in path:
-            raise RecipeError(f"runs need each other: {' -> '.join((*path, name))}")
-        group = name.partition(".")[0]
-        if group not in table.runs:
-            raise RecipeError(f"run {path[-1]!r} needs {name!r}, which is not there")
-        if name not in table.members(scale, group):
-            raise RecipeError(
-                f"run {path[-1]!r} needs {name!r}, which stands for several runs: it has a grid"
+def _contrast_faults(table: Table) -> Iterator[str]:
+    normalizers = {row.run: row.normalizer for row in table.rows}
+    for contrast in table.contrasts:
+        pair = contrast.run, contrast.over
+        unknown = [name for name in pair if name not in normalizers]
+        yield from (f"a contrast names {name!r}, which no row shows" for name in unknown)
+        if not unknown and normalizers[contrast.run] != normalizers[contrast.over]:
+            differ = " and ".join(repr(normalizers[name]) for name in pair)
+            yield (
+                f"contrast {contrast.run} less {contrast.over}: their rows' transcripts are scored "
+                f"after {differ}; give both one normalizer"
             )
-        if name not in done:
-            for parent in sorted(references(run_values(table, scale, name), "run")):
-                visit(parent, (*path, name))
-            done.append(name)
-
-    for row in table.shown(scale):
-        for member in table.members(scale, row.run):
-            visit(member, ())
-    return done
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A part of a scale: some of its rows with the runs that they need, one fold, part, seed; None for all.
-
-    >>> str(Piece(rows=("frozen", "dual"), fold=2)), Piece(rows=("dual",), fold=2).name
-    ('--only frozen,dual --fold 2', '-rows-fold2')
-    """
-
-    rows: tuple[str, ...] | None = None
-    fold: int | None = None
-    part: int | None = None
-    seed: int | None = None
-
-    @property
-    def axes(self) -> dict[str, int]:
-        """What is chosen of the axes."""
-        given = {"fold": self.fold, "part": self.part, "seed": self.seed}
-        return {name: value for name, value in given.items() if value is not None}
-
-    @property
-    def name(self) -> str:
-        """What is put behind the name of a whole table; "" for the whole."""
-        axes = "".join(f"-{name}{value}" for name, value in self.axes.items())
-        return axes if self.rows is None else f"-rows{axes}"
-
-    def __str__(self) -> str:
-        rows = [] if self.rows is None else [f"--only {','.join(self.rows)}"]
-        return " ".join([*rows, *(f"--{name} {value}" for name, value in self.axes.items())])
-
-
-WHOLE = Piece()
-
-
-def narrowed(table: Table, scale: Scale, piece: Piece) -> Scale:
-    """A piece of a scale.
-
-    Raises:
-        RecipeError: if the scale has no such row, fold, part or seed.
-    """
-    rows = tuple(dict.fromkeys(shown.run for shown in table.shown(scale)))
-    wanted: list[tuple[str, str | int, tuple[Any, ...]]] = [("row", row, rows) for row in piece.rows or ()]
-    wanted += [(name, value, getattr(scale.axes, name)) for name, value in piece.axes.items()]
-    for name, chosen, there in wanted:
-        if chosen not in there:
-            raise RecipeError(
-                f"no {name} {chosen}; this scale has {', '.join(map(str, there)) or f'no {name}s'}"
-            )
-    axes = scale.axes.model_copy(update={name: (value,) for name, value in piece.axes.items()})
-    return scale.model_copy(update={"axes": axes, "rows": rows if piece.rows is None else piece.rows})
-
-
-def variants(scale: Scale) -> dict[str, Scale]:
-    """A scale for each lexical strength, by what tells them apart; where it has none, itself, by "".
-
-    >>> list(variants(Scale(corpora={}, axes=Axes(lexical_strength=(0, 0.5)))))
-    ['lexical strength 0', 'lexical strength 0.5']
-    """
-    if not scale.axes.lexical_strength:
-        return {"": scale}
-    axes = scale.axes.model_copy(update={"lexical_strength": ()})
-    found = {}
-    for strength in scale.axes.lexical_strength:
-        known = {"$lexical_strength": strength}
-        corpora = {
-            name: spec.model_copy(update={"synth": spec.synth and substitute(spec.synth, known)})
-            for name, spec in scale.corpora.items()
-        }
-        update = {"axes": axes, "corpora": corpora}
-        found[f"lexical strength {strength:g}"] = scale.model_copy(update=update)
-    return found
-
-
-def points(axes: Axes) -> Iterator[dict[str, Any]]:
-    """Every combination of seed, fold and part."""
-    for seed, fold, part in itertools.product(axes.seed, axes.fold or (None,), axes.part or (None,)):
-        yield {"$seed": seed, "$fold": fold, "$part": part}
-
-
-def content_key(value: Any) -> str:
-    """Ten hex digits of the hash of a JSON value.
-
-    >>> content_key({"b": 1, "a": 2}) == content_key({"a": 2, "b": 1})
-    True
-    """
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+def _scale_faults(table: Table, scale: Scale) -> Iterator[str]:
+    rows, recipes = {row.run for row in table.rows}, {"all", *(run.recipe for run in table.runs.values())}
+    yield from (f"rows names {name!r}, which no row shows" for name in scale.rows or () if name not in rows)
+    yield from (f"grids.{name} is no run" for name in scale.grids if name not in table.runs)
+    yield from (f"set.{name} is no recipe of this table" for name in scale.set if name not in recipes)
+    yield from (f"runs.{name} is no run" for name in scale.runs if name not in table.runs)
