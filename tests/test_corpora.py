@@ -72,12 +72,22 @@ def test_tess_takes_the_emotion_from_the_name_not_the_folder(tmp_path: Path) -> 
     assert (oaf.speaker, oaf.split, oaf.emotion) == ("tess-OAF", "train", "neutral")
 
 
-def test_tess_can_keep_words_for_the_test(tmp_path: Path) -> None:
-    for name in ("OAF_shawl_sad", "OAF_dog_sad", "YAF_shawl_sad", "YAF_dog_sad"):
+@pytest.mark.parametrize(
+    ("split", "test"),
+    [
+        ("speaker", {"YAF_shawl_sad", "YAF_dog_sad"}),
+        ("word", {"OAF_dog_sad", "YAF_dog_sad"}),
+        ("both", {"YAF_dog_sad"}),
+    ],
+)
+def test_tess_is_divided_by_speakers_words_or_both(tmp_path: Path, split: str, test: set[str]) -> None:
+    names = {"OAF_shawl_sad", "OAF_dog_sad", "YAF_shawl_sad", "YAF_dog_sad"}
+    for name in names:
         touch(tmp_path / "TESS" / f"{name}.wav")
-    assert len(tess.read(tmp_path)) == 4
-    clips = tess.read(tmp_path, words="unheard")
-    assert {(clip.split, clip.extras["word"]) for clip in clips} == {("train", "shawl"), ("test", "dog")}
+    splits = {clip.id.removeprefix("tess/"): clip.split for clip in tess.read(tmp_path, split=split)}
+    assert {name for name, found in splits.items() if found == "test"} == test
+    train = {"OAF_shawl_sad"} if split == "both" else names - test
+    assert {name for name, found in splits.items() if found == "train"} == train
 
 
 def an4_tree(folder: Path, suffix: str) -> None:

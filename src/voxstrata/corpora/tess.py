@@ -20,12 +20,12 @@ EMOTIONS = {
 SPLITS = {"OAF": "train", "YAF": "test"}
 OPTIONS = (
     ReaderOption(
-        "words",
-        ("all", "unheard"),
-        "unheard: about one word in five is only tested on, the others are only trained on",
+        "split",
+        ("speaker", "word", "both"),
+        "test: the younger speaker, about one word in five by both, or those words by her",
     ),
 )
-#: One word in so many is kept for the test with the option `words=unheard`.
+#: One word in so many is tested on where words are divided.
 TEST_SHARE = 5
 
 # The release has one file that begins with OA_ instead of OAF_.
@@ -33,16 +33,16 @@ _NAME = re.compile(r"(OAF?|YAF)_([^_]+)_([^_]+)", re.IGNORECASE)
 _LAYOUT = "YAF_happy/YAF_shawl_happy.wav"
 
 
-def read(folder: Path, words: str = "all") -> list[Clip]:
-    """Reads every recording below the folder: the older speaker (OAF) is train, the younger (YAF) test.
+def read(folder: Path, split: str = "speaker") -> list[Clip]:
+    """Reads every recording below the folder.
 
     The emotion is the last field of the file's name, since folders are spelt in several ways. One that
     the corpus does not define stays as it is, to be found as an unknown label.
 
     Args:
         folder: in which the corpus was unpacked.
-        words: `all`, or `unheard`: train and test share no word, and recordings that would break that are
-            left out.
+        split: `speaker`: the older one (OAF) is train, the younger (YAF) test; `word`: train and test share
+            no word; `both`: neither, and recordings that would break that are left out.
 
     Raises:
         CorpusError: if there are no recordings, or some whose names are not of TESS.
@@ -55,14 +55,15 @@ def read(folder: Path, words: str = "all") -> list[Clip]:
             continue
         speaker = "YAF" if match[1].upper() == "YAF" else "OAF"
         word, emotion = match[2].lower(), match[3].lower()
-        if words == "unheard" and kept_for_test(word) != (SPLITS[speaker] == "test"):
+        divided = {"speaker": SPLITS[speaker], "word": "test" if kept_for_test(word) else "train"}
+        if split == "both" and len(set(divided.values())) > 1:
             continue
         clips.append(
             Clip(
                 id=f"tess/{speaker}_{word}_{emotion}",
                 path=path,
                 speaker=f"tess-{speaker}",
-                split=SPLITS[speaker],
+                split=divided["word" if split == "word" else "speaker"],
                 emotion=EMOTIONS.get(emotion, emotion),
                 text=f"say the word {word}",
                 extras={"word": word, "gender": "female"},
@@ -76,7 +77,7 @@ def read(folder: Path, words: str = "all") -> list[Clip]:
 
 
 def kept_for_test(word: str) -> bool:
-    """Whether a word is only tested on where words are divided.
+    """Whether a word is tested on where words are divided.
 
     >>> kept_for_test("shawl"), kept_for_test("dog")
     (False, True)

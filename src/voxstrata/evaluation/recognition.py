@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -16,6 +17,7 @@ from scipy.sparse import csr_array
 from voxstrata.errors import VoxstrataError
 
 Array = NDArray[np.float64]
+Scored = NDArray[np.bool_]
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\u00b4`", "'"))
 _LOOSE_APOSTROPHE = re.compile(r"(?<!\w)'|'(?!\w)")
@@ -41,8 +43,8 @@ def basic(text: str) -> str:
     # apostrophes before NFKC, which takes the acute accent apart, and after, as it makes some
     text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).translate(_APOSTROPHES)
     text = unicodedata.normalize("NFKC", text.lower())
-    text = _LOOSE_APOSTROPHE.sub(" ", text)
-    return " ".join("".join(map(_spaced, text)).split())
+    text = _LOOSE_APOSTROPHE.sub(" ", "".join(map(_spaced, text)))
+    return " ".join(text.split())
 
 
 def no_apostrophe(text: str) -> str:
@@ -62,28 +64,51 @@ NORMALIZERS: dict[str, Callable[[str], str]] = {
 }
 
 
-def normalizer_named(name: str) -> Callable[[str], str]:
+@dataclass(frozen=True)
+class Normalizer:
+    """How texts are brought to one form, and which words of a reference are not scored.
+
+    Args:
+        form: of references and transcripts alike.
+        unscored: words of a reference whose errors do not count, such as those of a carrier phrase.
+    """
+
+    form: Callable[[str], str]
+    unscored: frozenset[str] = frozenset()
+
+    def __call__(self, text: str) -> str:
+        """The text in its form."""
+        return self.form(text)
+
+    def scored(self, words: Sequence[str]) -> Scored:
+        """Of each word of a reference, whether its errors count; [words]."""
+        return np.array([word not in self.unscored for word in words], dtype=bool)
+
+    def scored_characters(self, characters: Sequence[str]) -> Scored:
+        """Of each character of a reference; a space goes with the word before it. [characters]."""
+        words = re.findall(r"\S+\s*|\s+", "".join(characters))
+        return np.repeat(self.scored([word.strip() for word in words]), [len(word) for word in words])
+
+
+def normalizer_named(name: str) -> Normalizer:
     """The normaliser of a name, which may be followed by `without` and words.
 
-    Those words are then dropped wherever they stand, of references and transcripts alike, so that the
-    other ones are scored: of a carrier phrase the word that it carries.
+    Of a reference those words are not scored: of a carrier phrase only the word that it carries. A transcript
+    is aligned with the whole reference, so that a carrier phrase that is heard wrong costs nothing.
 
-    >>> normalizer_named("basic without say the word")("Say the word 'dog'.")
-    'dog'
+    >>> normalizer_named("basic without say the word").scored(["say", "the", "word", "dog"]).tolist()
+    [False, False, False, True]
 
     Raises:
         VoxstrataError: if there is none of that name.
     """
-    kind, without, words = name.partition(" without ")
+    kind, _, words = name.partition(" without ")
     if kind not in NORMALIZERS:
         raise VoxstrataError(
             f"unknown normaliser {kind!r}; choose one of {', '.join(NORMALIZERS)}, "
-            "or one of them and words to drop: 'basic without say the word'"
+            "or one of them and words that are not scored: 'basic without say the word'"
         )
-    normal, dropped = NORMALIZERS[kind], set(words.split())
-    if not without:
-        return normal
-    return lambda text: " ".join(word for word in normal(text).split() if word not in dropped)
+    return Normalizer(NORMALIZERS[kind], frozenset(words.split()))
 
 
 def error_rows(references: Sequence[str], transcripts: Sequence[str | None], normalizer: str) -> Any:
@@ -92,7 +117,8 @@ def error_rows(references: Sequence[str], transcripts: Sequence[str | None], nor
     Args:
         references: true words.
         transcripts: recognised words; None (no answer) counts as an empty transcript.
-        normalizer: as `normalizer_named` takes it, applied to both sides.
+        normalizer: as `normalizer_named` takes it, applied to both sides. What is inserted counts where the
+            reference word before it is scored, or the first word if there is none.
 
     Returns:
         Sparse `[clips, 4]`: word errors, words, character errors, characters. Spaces are characters.
@@ -103,13 +129,17 @@ def error_rows(references: Sequence[str], transcripts: Sequence[str | None], nor
     normal = normalizer_named(normalizer)
     true = [normal(text) for text in references]
     heard = [normal(text or "") for text in transcripts]
-    words = jiwer.process_words(true, heard)
-    characters = jiwer.process_characters(true, heard)
+    words, characters = jiwer.process_words(true, heard), jiwer.process_characters(true, heard)
+    of_words = [normal.scored(reference) for reference in words.references]
+    of_characters = [normal.scored_characters(reference) for reference in characters.references]
     columns = [
-        [_errors(chunks) for chunks in words.alignments],
-        [len(sentence) for sentence in words.references],
-        [_errors(chunks) for chunks in characters.alignments],
-        [len(sentence) for sentence in characters.references],
+        [_errors(chunks, scored) for chunks, scored in zip(words.alignments, of_words, strict=True)],
+        [scored.sum() for scored in of_words],
+        [
+            _errors(chunks, scored)
+            for chunks, scored in zip(characters.alignments, of_characters, strict=True)
+        ],
+        [scored.sum() for scored in of_characters],
     ]
     return csr_array(np.array(columns, dtype=np.float64).T)
 
@@ -142,12 +172,16 @@ def cer(counts: Array) -> Array:
 MEASURES: dict[str, Callable[[Array], Array]] = {"wer": wer, "cer": cer}
 
 
-def _errors(chunks: Sequence[jiwer.AlignmentChunk]) -> int:
-    return sum(
-        max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
-        for chunk in chunks
-        if chunk.type != "equal"
-    )
+def _errors(chunks: Sequence[jiwer.AlignmentChunk], scored: Scored) -> int:
+    """Errors at what is scored of a reference."""
+    count = 0
+    for chunk in chunks:
+        if chunk.type == "insert":
+            before = max(chunk.ref_start_idx - 1, 0)
+            count += (chunk.hyp_end_idx - chunk.hyp_start_idx) * bool(scored[before : before + 1].all())
+        elif chunk.type != "equal":
+            count += int(scored[chunk.ref_start_idx : chunk.ref_end_idx].sum())
+    return count
 
 
 def _rate(errors: Array, length: Array) -> Array:
