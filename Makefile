@@ -66,9 +66,11 @@ weights: setup  ## train the packaged models again, into build/weights
 	test -d $(W)/an4 || $(BIN)/voxstrata corpus prepare an4 $(VOXSTRATA_DATA)/AN4 $(W)/an4
 	$(BIN)/voxstrata pretrain pretrain-tiny 'data.corpora=[{path: $(W)/speech, splits: [train, dev]}, {path: $(W)/an4, splits: [train, dev]}]' --out $(W)/base
 	test -d $(W)/wavlm-tiny || $(BIN)/voxstrata export $(W)/base $(W)/wavlm-tiny --dtype float16
+	$(BIN)/voxstrata pretrain pretrain-tiny-ssl 'data.corpora=[{path: $(W)/speech, splits: [train, dev]}, {path: $(W)/an4, splits: [train, dev]}]' --out $(W)/ssl
+	test -d $(W)/wavlm-tiny-ssl || $(BIN)/voxstrata export $(W)/ssl $(W)/wavlm-tiny-ssl --dtype float16
 	$(BIN)/voxstrata train tiny-asr base=$(W)/wavlm-tiny 'data.corpora=[{path: $(W)/letters}]' --out $(W)/asr
 	test -d $(W)/wavlm-tiny-asr || $(BIN)/voxstrata export $(W)/asr $(W)/wavlm-tiny-asr --dtype float16
-	sha256sum $(W)/wavlm-tiny/model.safetensors $(W)/wavlm-tiny-asr/encoder/model.safetensors
+	sha256sum $(W)/wavlm-tiny/model.safetensors $(W)/wavlm-tiny-ssl/model.safetensors $(W)/wavlm-tiny-asr/encoder/model.safetensors
 
 clean:  ## remove what was built (runs stay)
 	rm -rf $(VENV) $(BENCH_VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -281,8 +281,8 @@ def test_an_encoder_that_a_table_will_pretrain_is_told_by_its_recipe(tmp_path: P
     found = dry_run_table(read_table("wavlm-tiny"), "real", out=tmp_path, data=None)
     assert found.faults and all(fault.startswith("corpus ") for fault in found.faults)
     told = {line.split(" (")[0].partition("$run.")[2]: line for line in found.encoders if "$run." in line}
-    assert told.keys() == {"ssl", "untrained", "hubert", "hubert-untrained"}
-    assert "wavlm, 6 layers of 128, 1,568,120 parameters; still to be pre-trained" in told["ssl"]
+    assert told.keys() == {"untrained", "hubert", "hubert-untrained"}
+    assert "wavlm, 6 layers of 128, 1,568,120 parameters; still to be pre-trained" in told["untrained"]
     assert "hubert, 6 layers of 128" in told["hubert"]
 
 
