@@ -21,8 +21,8 @@ SPLITS = {"OAF": "train", "YAF": "test"}
 OPTIONS = (
     ReaderOption(
         "split",
-        ("speaker", "word", "both"),
-        "test: the younger speaker, about one word in five by both, or those words by her",
+        ("speaker", "both"),
+        "both: by words too; about one word in five is only tested on, the others are only trained on",
     ),
 )
 #: One word in so many is tested on where words are divided.
@@ -41,8 +41,8 @@ def read(folder: Path, split: str = "speaker") -> list[Clip]:
 
     Args:
         folder: in which the corpus was unpacked.
-        split: `speaker`: the older one (OAF) is train, the younger (YAF) test; `word`: train and test share
-            no word; `both`: neither, and recordings that would break that are left out.
+        split: `speaker`: the older one (OAF) is train, the younger (YAF) test; `both`: train and test share
+            no word either, and recordings that would break that are left out.
 
     Raises:
         CorpusError: if there are no recordings, or some whose names are not of TESS.
@@ -55,15 +55,14 @@ def read(folder: Path, split: str = "speaker") -> list[Clip]:
             continue
         speaker = "YAF" if match[1].upper() == "YAF" else "OAF"
         word, emotion = match[2].lower(), match[3].lower()
-        divided = {"speaker": SPLITS[speaker], "word": "test" if kept_for_test(word) else "train"}
-        if split == "both" and len(set(divided.values())) > 1:
+        if split == "both" and kept_for_test(word) != (SPLITS[speaker] == "test"):
             continue
         clips.append(
             Clip(
                 id=f"tess/{speaker}_{word}_{emotion}",
                 path=path,
                 speaker=f"tess-{speaker}",
-                split=divided["word" if split == "word" else "speaker"],
+                split=SPLITS[speaker],
                 emotion=EMOTIONS.get(emotion, emotion),
                 text=f"say the word {word}",
                 extras={"word": word, "gender": "female"},
