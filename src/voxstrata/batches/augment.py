@@ -101,28 +101,33 @@ def stretched(samples: Samples, factor: float) -> Samples:
     Returns:
         [round(N x factor)].
     """
+    from scipy import fft
+
     window = np.hanning(_WINDOW + 1)[:-1].astype(np.float32)
     padded = np.pad(samples, (_WINDOW, 2 * _WINDOW))
     frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP]
-    spectra = np.fft.rfft(frames * window, axis=1)
-    size, angle = np.abs(spectra), np.angle(spectra)
+    spectra = fft.rfft(frames * window, axis=1)
+    # Phases in turns, so that whole turns go by rounding.
+    size, phase = np.abs(spectra), np.angle(spectra) / np.float32(2 * np.pi)
     place = np.arange(0, len(spectra) - 1, 1 / factor)
     before = place.astype(np.int64)
-    share = (place - before)[:, None]
-    advance = 2 * np.pi * _HOP / _WINDOW * np.arange(spectra.shape[1])
-    turn = angle[1:] - angle[:-1] - advance
-    turn = advance + turn - 2 * np.pi * np.round(turn / (2 * np.pi))
-    phase = angle[0] + np.cumsum(np.vstack([np.zeros_like(advance), turn[before[:-1]]]), axis=0)
+    share = (place - before).astype(np.float32)[:, None]
+    advance = (_HOP / _WINDOW * np.arange(spectra.shape[1])).astype(np.float32)
+    turn = phase[1:] - phase[:-1] - advance
+    turn += advance - np.round(turn)
+    heard = np.cumsum(np.vstack([phase[:1], turn[before[:-1]]]), axis=0, dtype=np.float64)
+    angle = (2 * np.pi * (heard - np.round(heard))).astype(np.float32)
     magnitude = (1 - share) * size[before] + share * size[before + 1]
-    pieces = np.fft.irfft(magnitude * np.exp(1j * phase), axis=1) * window
+    spectra = magnitude * (np.cos(angle) + 1j * np.sin(angle))
+    pieces = fft.irfft(spectra, axis=1) * window
     parts = _WINDOW // _HOP
-    total = np.zeros((len(pieces) + parts - 1, _HOP))
+    total = np.zeros((len(pieces) + parts - 1, _HOP), np.float32)
     for part in range(parts):
         total[part : part + len(pieces)] += pieces[:, part * _HOP : (part + 1) * _HOP]
     # The squared window of hop N / 4 sums to 1.5 everywhere.
     start, count = round(_WINDOW * factor), round(len(samples) * factor)
-    whole = np.pad(total.reshape(-1) / 1.5, (0, _WINDOW))
-    return whole[start : start + count].astype(np.float32)
+    whole = np.pad(total.reshape(-1) / np.float32(1.5), (0, _WINDOW))
+    return whole[start : start + count]
 
 
 def reverberated(samples: Samples, rng: np.random.Generator) -> Samples:
