@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from voxstrata.errors import PredictionsError
-from voxstrata.evaluation.comparison import compare
+from voxstrata.evaluation.comparison import compare, compare_changes
 from voxstrata.evaluation.intervals import cluster_weights
 from voxstrata.evaluation.score import score
 from voxstrata.predictions import Prediction
@@ -61,6 +61,34 @@ def test_the_difference_equals_a_plain_loop_over_drawn_speakers():
         assert found[name].difference == pytest.approx(metric(b) - metric(a))
         assert found[name].interval == pytest.approx(np.percentile(values, [2.5, 97.5]))
         assert found[name].smallest == pytest.approx(2.8 * np.std(values, ddof=1))
+
+
+def test_a_change_of_a_difference_equals_a_plain_loop_over_speakers_drawn_once():
+    # The second condition has other clips, and one speaker of its own.
+    first, second = systems(gain=0.1, speakers=5, clips=12), systems(gain=0.4, speakers=6, clips=8, seed=1)
+    found = compare_changes(first, second, resamples=40, seed=7)
+    names = [str(n) for n in range(6)]
+
+    def uar(rows, weights):
+        kept = [p for p in rows for _ in range(weights[int(p.speaker)])]
+        return balanced_accuracy_score([p.reference_emotion for p in kept], [p.emotion for p in kept])
+
+    def change(weights):
+        less, more = ([uar(rows, weights) for rows in pair] for pair in (first, second))
+        return (more[1] - more[0]) - (less[1] - less[0])
+
+    assert sorted({p.speaker for pair in (first, second) for p in pair[0]}) == names
+    drawn = [w.astype(int) for w in cluster_weights(6, 40, 7) if w[:5].any()]
+    np.testing.assert_allclose(found["uar"].interval, np.percentile([change(w) for w in drawn], [2.5, 97.5]))
+    np.testing.assert_allclose(found["uar"].difference, change(np.ones(6, int)))
+    assert found["uar"].unit == "speaker" and "wer" in found
+
+
+def test_what_only_one_condition_answers_has_no_change():
+    first, second = systems(speakers=4, clips=8), systems(speakers=4, clips=8, seed=1)
+    silent = tuple([replace(p, transcript=None, reference_transcript=None) for p in rows] for rows in second)
+    assert {"uar", "wer"} <= set(compare_changes(first, second, resamples=20))
+    assert "wer" not in compare_changes(first, silent, resamples=20)
 
 
 def test_a_true_gain_is_shown_and_lies_above_what_the_data_could_show():

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.run import execute
+from voxstrata.experiments.tables.contrasts import changes_of, contrasts_of
 from voxstrata.experiments.tables.pieces import Piece, narrowed, points, variants
 from voxstrata.experiments.tables.plan import PlannedRun, plan
 from voxstrata.experiments.tables.recipes import content_key, order, references, run_values, substitute
-from voxstrata.experiments.tables.rows import contrasts_of, rows_of
+from voxstrata.experiments.tables.rows import rows_of
 from voxstrata.experiments.tables.table import Table, read_table
 from voxstrata.predictions import Prediction, write_predictions
 from voxstrata.recipes.reading import merged_values, validate
@@ -191,6 +192,39 @@ def test_contrasts_are_paired_over_the_clips_of_both_rows(tmp_path):
     )
     with pytest.raises(RecipeError, match="contrast dual less single: "):
         contrasts_of(content, rows_of(content, at, [planned("dual", "abab"), stranger]))
+
+
+def test_contrasts_are_compared_between_the_first_and_the_last_variant(tmp_path):
+    content = table({"contrasts": [{"run": "dual", "over": "single"}]})
+
+    def rows(variant: str, **answers: str):
+        planned = []
+        for name, answered in answers.items():
+            run = RunFolder(tmp_path / f"{name}-{variant}")
+            write_predictions(
+                run.predictions("test"),
+                [
+                    Prediction(
+                        f"{variant}{n}", speaker=f"s{n % 4}", emotion=answer, reference_emotion="ab"[n % 2]
+                    )
+                    for n, answer in enumerate(answered)
+                ],
+            )
+            point = (("$seed", 0), ("$fold", None), ("$part", None))
+            planned.append(PlannedRun(name, validate({"system": "statistics"}, name), run, point))
+        return rows_of(content, content.scale("small"), planned, variant)
+
+    first = rows("strength 0", dual="aaaaaaaa", single="aaaaaaaa")
+    middle = rows("strength 0.5", dual="bbbbbbbb", single="aaaaaaaa")
+    last = rows("strength 1", dual="abababaa", single="aaaaaaaa")
+    (found,) = changes_of(content, {"strength 0": first, "strength 0.5": middle, "strength 1": last})
+    assert found["name"] == "dual - single, strength 1, less strength 0"
+    assert found["title"] == "Dual, less Single: strength 1, less strength 0"
+    assert found["clips"] == 16
+    change = found["differences"]["uar"]
+    assert (change["a"], change["b"], change["difference"]) == (0, 0.375, 0.375)
+    assert change["unit"] == "speaker"
+    assert changes_of(content, {"": first}) == []
 
 
 def test_each_lexical_strength_has_corpora_runs_and_rows_of_its_own():

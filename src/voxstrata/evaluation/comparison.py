@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.sparse import hstack
+import numpy as np
+from scipy.sparse import block_diag, hstack
 
 from voxstrata.errors import PredictionsError
 from voxstrata.evaluation.answers import Answers, Task, answers_to, check_errors, notes_on_speakers
@@ -26,16 +27,18 @@ NOTHING = (
     "reference_emotion, or transcript with reference_transcript"
 )
 
+TASKS: tuple[Task, ...] = ("emotion", "transcript")
+
 #: Answers of two systems to the same clips.
 Pair = tuple[Answers, Answers]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of two systems on the same clips.
+    """A metric of two systems on the same clips, or that difference under two conditions.
 
     Args:
-        a: of the first.
+        a: of the first system, or under the first condition.
         b: of the second.
         interval: 95 % interval of `b - a`, from the paired bootstrap.
         smallest: the smallest true difference these data would show with 80 % power at 5 %.
@@ -140,23 +143,18 @@ def compare(
     a, b = aligned(a, b, normalizer)
     check_errors(errors, a, "the first file")
     check_errors(errors, b, "the second file")
-    emotion, transcript = _pair("emotion", a, b), _pair("transcript", a, b)
-    pairs = [pair for pair in (emotion, transcript) if pair is not None]
-    unanswered = {clip for pair in pairs for found in pair for clip in found.unanswered}
+    pairs = {task: pair for task in TASKS if (pair := _pair(task, a, b)) is not None}
+    unanswered = {clip for pair in pairs.values() for found in pair for clip in found.unanswered}
     if errors == "leave-out":
-        emotion = _both_answered("emotion", emotion)
-        transcript = _both_answered("transcript", transcript)
+        pairs = {task: _both_answered(task, pair) for task, pair in pairs.items()}
+    if "emotion" in pairs:
+        label_set(pairs["emotion"], labels)
     differences: dict[str, Difference] = {}
-    if emotion is not None:
-        label_set(emotion, labels)
-        tallies = emotion_tally(emotion[0]), emotion_tally(emotion[1])
-        differences |= _differences(*tallies, emotion[0], resamples, seed)
-    if transcript is not None:
-        tallies = transcript_tally(transcript[0], normalizer), transcript_tally(transcript[1], normalizer)
-        differences |= _differences(*tallies, transcript[0], resamples, seed)
+    for task, pair in pairs.items():
+        differences |= _differences([_tallied(task, pair, normalizer)], [pair[0]], resamples, seed)
     if not differences:
         raise PredictionsError(NOTHING)
-    compared = [pair[0] for pair in (emotion, transcript) if pair is not None]
+    compared = [pair[0] for pair in pairs.values()]
     speakers = dict(row for found in compared for row in zip(found.ids, found.speakers, strict=True))
     return Comparison(
         clips=len(speakers),
@@ -169,14 +167,48 @@ def compare(
     )
 
 
+def compare_changes(
+    first: tuple[Sequence[Prediction], Sequence[Prediction]],
+    second: tuple[Sequence[Prediction], Sequence[Prediction]],
+    *,
+    normalizer: str = "basic",
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Difference]:
+    """Compares the difference of two systems under a second condition with that under a first one.
+
+    A speaker who is heard under both is drawn for both at once: a difference in differences, paired by
+    speaker. Clips without an answer count as wrong.
+
+    Args:
+        first: rows of both systems, in the order less, more, on the clips of the first condition.
+        second: the same on the clips of the second, which may be other clips.
+        normalizer: of transcripts.
+        resamples: bootstrap samples.
+        seed: of the resampling.
+
+    Returns:
+        Metric -> the second difference less the first, for what is answered under both conditions.
+
+    Raises:
+        PredictionsError: if ids, references or speakers of a condition's two systems differ.
+    """
+    conditions = [aligned(*rows, normalizer) for rows in (first, second)]
+    changes: dict[str, Difference] = {}
+    for task in TASKS:
+        pairs = [pair for rows in conditions if (pair := _pair(task, *rows)) is not None]
+        if len(pairs) == len(conditions):
+            tallied = [_tallied(task, pair, normalizer) for pair in pairs]
+            changes |= _differences(tallied, [pair[0] for pair in pairs], resamples, seed)
+    return changes
+
+
 def _pair(task: Task, a: Sequence[Prediction], b: Sequence[Prediction]) -> Pair | None:
     first, second = answers_to(task, a), answers_to(task, b)
     return None if first is None or second is None else (first, second)
 
 
-def _both_answered(task: Task, pair: Pair | None) -> Pair | None:
-    if pair is None:
-        return None
+def _both_answered(task: Task, pair: Pair) -> Pair:
     lost = [*pair[0].unanswered, *pair[1].unanswered]
     kept = pair[0].without(lost), pair[1].without(lost)
     if not len(kept[0]):
@@ -186,30 +218,47 @@ def _both_answered(task: Task, pair: Pair | None) -> Pair | None:
     return kept
 
 
-def _differences(a: Tally, b: Tally, found: Answers, resamples: int, seed: int) -> dict[str, Difference]:
-    table, unit = hstack([a.table, b.table], format="csr"), "clip"
-    if found.known_speakers is not None and len(set(found.known_speakers)) > 1:
-        table, unit = by_unit(table, found.known_speakers), "speaker"
+def _tallied(task: Task, pair: Pair, normalizer: str) -> tuple[Tally, Tally]:
+    if task == "emotion":
+        return emotion_tally(pair[0]), emotion_tally(pair[1])
+    return transcript_tally(pair[0], normalizer), transcript_tally(pair[1], normalizer)
+
+
+def _differences(
+    pairs: Sequence[tuple[Tally, Tally]], answered: Sequence[Answers], resamples: int, seed: int
+) -> dict[str, Difference]:
+    """Second system less first; of two pairs, the second pair's difference less the first's."""
+    table, unit = block_diag([hstack([a.table, b.table]) for a, b in pairs], format="csr"), "clip"
+    speakers = [name for found in answered for name in found.known_speakers or ()]
+    if len(speakers) == table.shape[0] and len(set(speakers)) > 1:
+        table, unit = by_unit(table, speakers), "speaker"
     sums = resampled_sums(table, cluster_weights(table.shape[0], resamples, seed))
-    split = a.table.shape[1]
+    tallies = [tally for pair in pairs for tally in pair]
+    parts = np.split(sums, np.cumsum([tally.table.shape[1] for tally in tallies])[:-1], axis=1)
     differences = {}
-    for name, measure in a.measures.items():
-        values = measure(sums[:, split:]) - measure(sums[:, :split])
+    for name in tallies[0].measures:
+        a, b = _folded([float(tally.measures[name](tally.total)) for tally in tallies])
+        low, high = _folded([tally.measures[name](part) for tally, part in zip(tallies, parts, strict=True)])
         differences[name] = Difference(
-            a=float(measure(a.total)),
-            b=float(measure(b.total)),
-            interval=interval(values),
-            smallest=smallest_difference(values),
+            a=a,
+            b=b,
+            interval=interval(high - low),
+            smallest=smallest_difference(high - low),
             unit=unit,
-            clips=len(found),
+            clips=sum(map(len, answered)),
         )
     return differences
 
 
+def _folded(values: Iterable[Any]) -> list[Any]:
+    """Two values; of four, the two differences."""
+    found = list(values)
+    return found if len(found) == 2 else [found[1] - found[0], found[3] - found[2]]
+
+
 def _notes_on_tasks(a: Sequence[Prediction], b: Sequence[Prediction]) -> list[str]:
-    tasks: tuple[Task, Task] = ("emotion", "transcript")
     return [
         f"{task} is not compared: only one of the files answers it"
-        for task in tasks
+        for task in TASKS
         if (answers_to(task, a) is None) != (answers_to(task, b) is None)
     ]

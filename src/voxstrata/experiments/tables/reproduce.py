@@ -15,10 +15,11 @@ from voxstrata.experiments.build import Say, planned_steps
 from voxstrata.experiments.provenance import commit, machine, now
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.sources import build_sources
+from voxstrata.experiments.tables.contrasts import changes_of, contrasts_of
 from voxstrata.experiments.tables.corpora import prepare_corpus
 from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, variants
 from voxstrata.experiments.tables.plan import PlannedRun, plan
-from voxstrata.experiments.tables.rows import contrasts_of, rows_of
+from voxstrata.experiments.tables.rows import rows_of
 from voxstrata.experiments.tables.table import Scale, Table
 from voxstrata.runs import folder_lock, write_json
 from voxstrata.training.options import Progress
@@ -148,15 +149,16 @@ def _oracles(corpora: _Corpora) -> list[dict[str, Any]]:
 
 
 def _collected(table: Table, scale: Scale, planned: dict[str, list[PlannedRun]]) -> dict[str, Any]:
-    """Columns, rows and contrasts of all variants."""
-    rows: list[dict[str, Any]] = []
-    contrasts: list[dict[str, Any]] = []
-    for title, variant in variants(scale).items():
-        found = rows_of(table, variant, planned[title], title)
-        rows += [row.as_dict(table.columns, len(scale.axes.seed)) for row in found]
-        contrasts += contrasts_of(table, found)
+    """Columns, rows and contrasts of all variants, and how these change."""
+    of_variants = {
+        title: rows_of(table, variant, planned[title], title) for title, variant in variants(scale).items()
+    }
+    rows = [
+        row.as_dict(table.columns, len(scale.axes.seed)) for found in of_variants.values() for row in found
+    ]
+    contrasts = [one for found in of_variants.values() for one in contrasts_of(table, found)]
     columns = [name for name in table.columns if any(name in row["metrics"] for row in rows)]
-    return {"columns": columns, "rows": rows, "contrasts": contrasts}
+    return {"columns": columns, "rows": rows, "contrasts": contrasts + changes_of(table, of_variants)}
 
 
 def _corpora(

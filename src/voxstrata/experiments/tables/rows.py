@@ -1,4 +1,4 @@
-"""Rows of a table from the predictions of its runs, and paired differences between them."""
+"""Rows of a table from the predictions of its runs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from voxstrata.errors import PredictionsError, RecipeError
-from voxstrata.evaluation.comparison import compare
+from voxstrata.errors import RecipeError
 from voxstrata.evaluation.score import score
 from voxstrata.experiments.tables.plan import PlannedRun
 from voxstrata.experiments.tables.sweeps import best, told
-from voxstrata.experiments.tables.table import ContrastSpec, RowSpec, Scale, Table
+from voxstrata.experiments.tables.table import RowSpec, Scale, Table
 from voxstrata.predictions import Prediction, read_predictions
 
 #: Parts of a score that a column may come from.
@@ -37,6 +36,11 @@ class Row:
     variant: str
     runs: list[PlannedRun]
     tried: list[dict[str, Any]] | None
+
+    @property
+    def predictions(self) -> dict[str, Prediction]:
+        """Of all seeds, folds and parts, by ids that tell them apart."""
+        return {row.id: row for row in _pooled(_by_seed(self.runs))}
 
     def as_dict(self, columns: tuple[str, ...], seeds: int) -> dict[str, Any]:
         """For JSON, with scores."""
@@ -73,45 +77,6 @@ def rows_of(table: Table, scale: Scale, planned: Sequence[PlannedRun], variant: 
         runs = [run for run in planned if run.name == chosen]
         rows.append(Row(row, title, variant, runs, tried if len(members) > 1 else None))
     return rows
-
-
-def contrasts_of(table: Table, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The table's paired differences between rows that are there: `run` less `over`, on the clips of both.
-
-    Clips of all folds and seeds are pooled, and speakers are resampled with all of theirs.
-
-    Raises:
-        RecipeError: if the two rows answer no clip in common.
-    """
-    there = {row.spec.run: row for row in rows}
-    return [
-        _contrast(spec, there[spec.run], there[spec.over], table.columns)
-        for spec in table.contrasts
-        if spec.run in there and spec.over in there
-    ]
-
-
-def _contrast(spec: ContrastSpec, row: Row, over: Row, columns: tuple[str, ...]) -> dict[str, Any]:
-    of_row, of_over = ({p.id: p for p in _pooled(_by_seed(one.runs))} for one in (row, over))
-    shared = [clip for clip in of_row if clip in of_over]
-    try:
-        found = compare(
-            [of_over[clip] for clip in shared],
-            [of_row[clip] for clip in shared],
-            normalizer=row.spec.normalizer,
-        )
-    except PredictionsError as fault:
-        raise RecipeError(f"contrast {spec.run} less {spec.over}: {fault}") from None
-    return {
-        "run": spec.run,
-        "over": spec.over,
-        "name": ", ".join(filter(None, (f"{spec.run} - {spec.over}", row.variant))),
-        "title": f"{row.title}, less {over.spec.title}",
-        "clips": found.clips,
-        "differences": {
-            column: found.differences[column].as_dict() for column in columns if column in found.differences
-        },
-    }
 
 
 def _dev_scores(row: RowSpec, members: Iterable[str], planned: Sequence[PlannedRun]) -> list[float]:
