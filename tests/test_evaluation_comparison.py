@@ -204,3 +204,46 @@ def test_systems_that_answered_no_clip_in_common_are_not_compared_by_leaving_out
     assert compare(*halves, resamples=20).unanswered == 8
     with pytest.raises(PredictionsError, match="no clip has an answer for emotion in both files"):
         compare(*halves, errors="leave-out")
+
+
+def test_ratings_and_further_classes_are_compared_too():
+    random = np.random.default_rng(3)
+    a, b = [], []
+    for clip in range(60):
+        true, label = random.normal(), "fm"[clip % 2]
+        base = Prediction(f"{clip}", speaker=f"s{clip % 12}")
+        for rows, noise, right in ((a, 1.0, 0.6), (b, 0.3, 0.95)):
+            share = 0.9 if random.random() < right else 0.1
+            shares = {label: share, "mf"[clip % 2]: 1 - share}
+            rated = {"arousal": true + noise * random.normal(), "reference_arousal": true}
+            rows.append(
+                replace(base, **rated, classes={"gender": shares}, reference_classes={"gender": label})
+            )
+    # What only one file holds of the references serves both.
+    found = compare([replace(p, reference_arousal=None, reference_classes=None) for p in a], b)
+    assert found.warnings == ()
+    for name in ("ccc", "ccc_arousal", "uar_gender"):
+        alone = [score(rows).as_dict() for rows in (a, b)]
+        values = [
+            one["dimensions"][name] if name in one["dimensions"] else one["classes"]["gender"]["uar"]
+            for one in alone
+        ]
+        difference = found.differences[name]
+        assert (difference.a, difference.b) == pytest.approx([value["value"] for value in values])
+        assert difference.shown and difference.unit == "speaker"
+    other = [replace(p, valence=p.arousal, reference_valence=p.reference_arousal) for p in b]
+    two = compare(a, other)
+    assert two.warnings == ("dimensions are not compared: arousal beside arousal, valence",)
+    assert "ccc" not in two.differences and "uar_gender" in two.differences
+    with pytest.raises(PredictionsError, match="reference_classes differs between the files for 60 clips"):
+        compare(a, [replace(p, reference_classes={"gender": "x"}) for p in b])
+
+
+def test_few_speakers_are_told_for_the_task_that_has_them():
+    words, emotions = systems(speakers=12, clips=4), systems(speakers=4, clips=4, seed=1)
+    heard = [replace(p, id=f"w{p.id}", emotion=None, reference_emotion=None) for p in words[0]]
+    felt = [replace(p, transcript=None, reference_transcript=None) for p in emotions[0]]
+    (warning,) = score(heard + felt).warnings
+    assert warning.startswith("emotion: only 4 speakers: ")
+    assert score(felt).warnings == (warning.removeprefix("emotion: "),)
+    assert compare(heard + felt, heard + felt).warnings == (warning,)

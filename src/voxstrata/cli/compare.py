@@ -71,7 +71,7 @@ def _print_comparison(a: str, b: str, found: Comparison) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, value in found.differences.items():
         table.add_row(
-            TITLES[name],
+            _title(name),
             percent(value.a),
             percent(value.b),
             f"{100 * value.difference:+.2f}",
@@ -85,9 +85,17 @@ def _print_comparison(a: str, b: str, found: Comparison) -> None:
     )
     for name, value in found.differences.items():
         if name in ("uar", "wer"):
-            console.print(f"{TITLES[name]}: {_verdict(name, value)}", soft_wrap=True)
+            console.print(f"{_title(name)}: {_verdict(name, value)}", soft_wrap=True)
     if "wer" in found.differences:
         console.print(f"normaliser: {found.normalizer}", soft_wrap=True)
+
+
+def _title(name: str) -> str:
+    """Of a metric; that of a further class task, e.g. `uar_gender`, with the task."""
+    if name in TITLES:
+        return TITLES[name]
+    metric = next(metric for metric in TITLES if name.startswith(f"{metric}_"))
+    return f"{TITLES[metric]} {name.removeprefix(f'{metric}_')}"
 
 
 def _verdict(name: str, value: Difference) -> str:

@@ -135,8 +135,20 @@ def notes_on(task: Task, predictions: Sequence[Prediction]) -> list[str]:
     return []
 
 
-def notes_on_speakers(speakers: Sequence[str | None]) -> list[str]:
-    """Plain warnings where resampling by speaker is impossible or says little."""
+def notes_on_speakers(tasks: Mapping[str, Sequence[str | None]]) -> list[str]:
+    """Plain warnings where resampling by speaker is impossible or says little.
+
+    Args:
+        tasks: task -> the speaker of each of its clips; where tasks differ, the warning names them.
+    """
+    notes: dict[str, list[str]] = {}
+    for task, speakers in tasks.items():
+        for note in _notes_on(speakers):
+            notes.setdefault(note, []).append(task)
+    return [note if len(told) == len(tasks) else f"{', '.join(told)}: {note}" for note, told in notes.items()]
+
+
+def _notes_on(speakers: Sequence[str | None]) -> list[str]:
     known = {speaker for speaker in speakers if speaker is not None}
     unnamed = sum(speaker is None for speaker in speakers)
     if not known:

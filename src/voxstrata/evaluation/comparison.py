@@ -10,7 +10,8 @@ import numpy as np
 from scipy.sparse import block_diag, hstack
 
 from voxstrata.errors import PredictionsError
-from voxstrata.evaluation.answers import Answers, Task, answers_to, check_errors, notes_on_speakers
+from voxstrata.evaluation.answers import Answers, check_errors, notes_on_speakers
+from voxstrata.evaluation.concordance import Ratings
 from voxstrata.evaluation.intervals import (
     by_unit,
     cluster_weights,
@@ -19,18 +20,17 @@ from voxstrata.evaluation.intervals import (
     smallest_difference,
 )
 from voxstrata.evaluation.pairing import aligned
-from voxstrata.evaluation.tally import Tally, emotion_tally, label_set, transcript_tally
+from voxstrata.evaluation.tally import Tally, label_set
+from voxstrata.evaluation.tasks import Answered, answered_tasks, task_tally
 from voxstrata.predictions import Prediction
 
 NOTHING = (
     "nothing to compare: no task is answered in both files; each needs emotion with "
-    "reference_emotion, or transcript with reference_transcript"
+    "reference_emotion, transcript with reference_transcript, ratings or classes with theirs"
 )
 
-TASKS: tuple[Task, ...] = ("emotion", "transcript")
-
 #: Answers of two systems to the same clips.
-Pair = tuple[Answers, Answers]
+Pair = tuple[Answered, Answered]
 
 
 @dataclass(frozen=True)
@@ -143,12 +143,12 @@ def compare(
     a, b = aligned(a, b, normalizer)
     check_errors(errors, a, "the first file")
     check_errors(errors, b, "the second file")
-    pairs = {task: pair for task in TASKS if (pair := _pair(task, a, b)) is not None}
+    pairs, notes = _pairs(a, b)
     unanswered = {clip for pair in pairs.values() for found in pair for clip in found.unanswered}
     if errors == "leave-out":
         pairs = {task: _both_answered(task, pair) for task, pair in pairs.items()}
     if "emotion" in pairs:
-        label_set(pairs["emotion"], labels)
+        label_set([found for found in pairs["emotion"] if isinstance(found, Answers)], labels)
     differences: dict[str, Difference] = {}
     for task, pair in pairs.items():
         differences |= _differences([_tallied(task, pair, normalizer)], [pair[0]], resamples, seed)
@@ -163,7 +163,7 @@ def compare(
         differences=differences,
         unanswered=len(unanswered),
         errors=errors,
-        warnings=(*_notes_on_tasks(a, b), *notes_on_speakers(list(speakers.values()))),
+        warnings=(*notes, *notes_on_speakers({task: pair[0].speakers for task, pair in pairs.items()})),
     )
 
 
@@ -193,22 +193,33 @@ def compare_changes(
     Raises:
         PredictionsError: if ids, references or speakers of a condition's two systems differ.
     """
-    conditions = [aligned(*rows, normalizer) for rows in (first, second)]
+    before, after = (_pairs(*aligned(*rows, normalizer))[0] for rows in (first, second))
     changes: dict[str, Difference] = {}
-    for task in TASKS:
-        pairs = [pair for rows in conditions if (pair := _pair(task, *rows)) is not None]
-        if len(pairs) == len(conditions):
+    for task in before:
+        if task in after:
+            pairs = before[task], after[task]
             tallied = [_tallied(task, pair, normalizer) for pair in pairs]
             changes |= _differences(tallied, [pair[0] for pair in pairs], resamples, seed)
     return changes
 
 
-def _pair(task: Task, a: Sequence[Prediction], b: Sequence[Prediction]) -> Pair | None:
-    first, second = answers_to(task, a), answers_to(task, b)
-    return None if first is None or second is None else (first, second)
+def _pairs(a: Sequence[Prediction], b: Sequence[Prediction]) -> tuple[dict[str, Pair], list[str]]:
+    """What both files answer, and notes on what only one does."""
+    first, second = answered_tasks(a), answered_tasks(b)
+    pairs = {task: (found, second[task]) for task, found in first.items() if task in second}
+    notes = [
+        f"{task} is not compared: only one of the files answers it"
+        for task in {**first, **second}
+        if task not in pairs
+    ]
+    for task, (found, other) in list(pairs.items()):
+        if isinstance(found, Ratings) and isinstance(other, Ratings) and found.names != other.names:
+            notes.append(f"{task} are not compared: {', '.join(found.names)} beside {', '.join(other.names)}")
+            del pairs[task]
+    return pairs, notes
 
 
-def _both_answered(task: Task, pair: Pair) -> Pair:
+def _both_answered(task: str, pair: Pair) -> Pair:
     lost = [*pair[0].unanswered, *pair[1].unanswered]
     kept = pair[0].without(lost), pair[1].without(lost)
     if not len(kept[0]):
@@ -218,14 +229,12 @@ def _both_answered(task: Task, pair: Pair) -> Pair:
     return kept
 
 
-def _tallied(task: Task, pair: Pair, normalizer: str) -> tuple[Tally, Tally]:
-    if task == "emotion":
-        return emotion_tally(pair[0]), emotion_tally(pair[1])
-    return transcript_tally(pair[0], normalizer), transcript_tally(pair[1], normalizer)
+def _tallied(task: str, pair: Pair, normalizer: str) -> tuple[Tally, Tally]:
+    return task_tally(task, pair[0], normalizer), task_tally(task, pair[1], normalizer)
 
 
 def _differences(
-    pairs: Sequence[tuple[Tally, Tally]], answered: Sequence[Answers], resamples: int, seed: int
+    pairs: Sequence[tuple[Tally, Tally]], answered: Sequence[Answered], resamples: int, seed: int
 ) -> dict[str, Difference]:
     """Second system less first; of two pairs, the second pair's difference less the first's."""
     table, unit = block_diag([hstack([a.table, b.table]) for a, b in pairs], format="csr"), "clip"
@@ -254,11 +263,3 @@ def _folded(values: Iterable[Any]) -> list[Any]:
     """Two values; of four, the two differences."""
     found = list(values)
     return found if len(found) == 2 else [found[1] - found[0], found[3] - found[2]]
-
-
-def _notes_on_tasks(a: Sequence[Prediction], b: Sequence[Prediction]) -> list[str]:
-    return [
-        f"{task} is not compared: only one of the files answers it"
-        for task in TASKS
-        if (answers_to(task, a) is None) != (answers_to(task, b) is None)
-    ]

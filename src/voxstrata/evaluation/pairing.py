@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 from voxstrata.errors import PredictionsError
 from voxstrata.evaluation.answers import first_few
 from voxstrata.evaluation.recognition import normalizer_named
+from voxstrata.labels import DIMENSIONS
 from voxstrata.predictions import Prediction
 
 
@@ -35,10 +37,12 @@ def aligned(
         said = "; ".join(f"{len(ids)} only in the {name} ({first_few(ids)})" for name, ids in parts if ids)
         raise PredictionsError(f"the files hold different ids: {said}; both must answer the same clips")
     normal = normalizer_named(normalizer)
-    views: dict[str, Callable[[str], str]] = {
+    views: dict[str, Callable[[Any], Any]] = {
         "reference_emotion": str,
         "reference_transcript": normal,
         "speaker": str,
+        "reference_classes": dict,
+        **{f"reference_{name}": float for name in DIMENSIONS},
     }
     for field, view in views.items():
         differing = [
@@ -59,11 +63,6 @@ def aligned(
 
 def _completed(row: Prediction, other: Prediction) -> Prediction:
     # the first file's wording wins, so that both are scored against one reference
-    return replace(
-        row,
-        speaker=other.speaker if row.speaker is None else row.speaker,
-        reference_emotion=other.reference_emotion if row.reference_emotion is None else row.reference_emotion,
-        reference_transcript=(
-            other.reference_transcript if row.reference_transcript is None else row.reference_transcript
-        ),
-    )
+    names = [field.name for field in fields(row) if field.name == "speaker" or "reference" in field.name]
+    known = {name: getattr(other if getattr(row, name) is None else row, name) for name in names}
+    return replace(row, **known)

@@ -202,12 +202,9 @@ def score(
         transcript = transcript and transcript.without(transcript.unanswered)
         rated = rated and rated.without(rated.unanswered)
         classes = {field: task.without(task.unanswered) for field, task in classes.items()}
-    scored = {
-        clip: speaker
-        for task in (emotion, transcript, rated, *classes.values())
-        if task is not None
-        for clip, speaker in zip(task.ids, task.speakers, strict=True)
-    }
+    tasks = {"emotion": emotion, "transcript": transcript, "dimensions": rated, **classes}
+    speakers = {name: dict(zip(t.ids, t.speakers, strict=True)) for name, t in tasks.items() if t is not None}
+    scored = {clip: speaker for of_task in speakers.values() for clip, speaker in of_task.items()}
     return Scores(
         clips=len(scored),
         speakers=len(set(scored.values()) - {None}),
@@ -217,7 +214,7 @@ def score(
         classes={f: _emotion_scores(task, None, resamples, seed) for f, task in classes.items()},
         unanswered=len(unanswered),
         errors=errors,
-        warnings=_warnings(predictions, emotion, list(scored.values())),
+        warnings=_warnings(predictions, emotion, {name: list(s.values()) for name, s in speakers.items()}),
     )
 
 
@@ -248,7 +245,7 @@ def _transcript_scores(found: Answers, normalizer: str, resamples: int, seed: in
 
 
 def _warnings(
-    predictions: Sequence[Prediction], emotion: Answers | None, speakers: Sequence[str | None]
+    predictions: Sequence[Prediction], emotion: Answers | None, speakers: Mapping[str, Sequence[str | None]]
 ) -> tuple[str, ...]:
     return (
         *notes_on("emotion", predictions),
