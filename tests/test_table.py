@@ -13,13 +13,10 @@ from hypothesis import strategies as st
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.run import execute
-from voxstrata.experiments.tables.contrasts import changes_of, contrasts_of
 from voxstrata.experiments.tables.pieces import Piece, narrowed, points, variants
-from voxstrata.experiments.tables.plan import PlannedRun, plan
+from voxstrata.experiments.tables.plan import plan
 from voxstrata.experiments.tables.recipes import content_key, order, references, run_values, substitute
-from voxstrata.experiments.tables.rows import rows_of
 from voxstrata.experiments.tables.table import Table, read_table
-from voxstrata.predictions import Prediction, write_predictions
 from voxstrata.recipes.reading import merged_values, validate
 from voxstrata.runs import RunFolder
 
@@ -122,109 +119,6 @@ def test_a_scale_names_the_rows_that_it_has():
     at = content.scale("small")
     assert [row.run for row in content.shown(at)] == ["single"]
     assert order(content, at) == ["ser", "single"]
-
-
-@pytest.mark.parametrize(("choose", "chosen"), [("uar", "joint.2"), ("wer", "joint.3")])
-def test_a_row_shows_the_setting_that_is_best_on_dev(choose, chosen, tmp_path):
-    content = table(merged_values(SWEEP, {"rows": [{"run": "joint", "title": "Joint", "choose": choose}]}))
-    at = content.scale("small")
-    # What each setting answers to four clips of either split: emotions, and one transcript for all.
-    dev = {
-        "joint.1": ("aabb", "x"),
-        "joint.2": ("abab", "x"),
-        "joint.3": ("bbbb", "go"),
-        "joint.4": ("bbbb", "x"),
-    }
-    planned = []
-    for name, (emotions, words) in dev.items():
-        run = RunFolder(tmp_path / name)
-        for split, answers in (("dev", emotions), ("test", "aaaa")):
-            rows = [
-                Prediction(f"{n}", speaker=f"s{n}", emotion=answer, reference_emotion="abab"[n],
-                           transcript=words, reference_transcript="go")
-                for n, answer in enumerate(answers)
-            ]  # fmt: skip
-            write_predictions(run.predictions(split), rows)
-        recipe = validate({"system": "statistics"}, name)
-        planned.append(PlannedRun(name, recipe, run, (("$seed", 0), ("$fold", None), ("$part", None))))
-    (found,) = rows_of(content, at, planned)
-    row = found.as_dict(content.columns, 1)
-    assert row["runs"] == [f"../../{chosen}"]
-    point = content.members(at, "joint")[chosen]
-    assert row["title"] == f"Joint (asr_weight {point['asr_weight']}, rates.encoder {point['rates.encoder']})"
-    assert row["metrics"]["uar"]["value"] == 0.5
-    assert [tried["asr_weight"] for tried in row["tried_on_dev"]] == [0.1, 0.1, 1.0, 1.0]
-    scores = [tried[choose] for tried in row["tried_on_dev"]]
-    assert scores == ([0.5, 1.0, 0.5, 0.5] if choose == "uar" else [1.0, 1.0, 0.0, 1.0])
-
-
-def test_contrasts_are_paired_over_the_clips_of_both_rows(tmp_path):
-    content = table({"contrasts": [{"run": "dual", "over": "single"}]})
-    at = content.scale("small")
-
-    def planned(name: str, answers: str, words: str | None = None) -> PlannedRun:
-        run = RunFolder(tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}")
-        rows = [
-            Prediction(f"{n}", speaker=f"s{n}", emotion=answer, reference_emotion="abab"[n % 4])
-            for n, answer in enumerate(answers)
-        ]
-        if words is not None:
-            # A clip of its own, which the other row does not have.
-            rows.append(Prediction("w", speaker="w", transcript=words, reference_transcript="go"))
-        write_predictions(run.predictions("test"), rows)
-        return PlannedRun(
-            name, validate({"system": "statistics"}, name), run, (("$seed", 0), ("$fold", 1), ("$part", 2))
-        )
-
-    rows = rows_of(content, at, [planned("dual", "ababaaaa", "go"), planned("single", "aaaaaaaa")])
-    (found,) = contrasts_of(content, rows)
-    assert (found["name"], found["title"]) == ("dual - single", "Dual, less Single")
-    assert found["clips"] == 8
-    difference = found["differences"]["uar"]
-    assert (difference["a"], difference["b"], difference["difference"]) == (0.5, 0.75, 0.25)
-    assert difference["unit"] == "speaker" and difference["interval"][0] >= 0
-    assert "wer" not in found["differences"]
-    # One row alone has no difference to tell.
-    assert contrasts_of(content, rows[:1]) == []
-    stranger = planned("single", "")
-    write_predictions(
-        stranger.folder.predictions("test"), [Prediction("z", emotion="a", reference_emotion="a")]
-    )
-    with pytest.raises(RecipeError, match="contrast dual less single: "):
-        contrasts_of(content, rows_of(content, at, [planned("dual", "abab"), stranger]))
-
-
-def test_contrasts_are_compared_between_the_first_and_the_last_variant(tmp_path):
-    content = table({"contrasts": [{"run": "dual", "over": "single"}]})
-
-    def rows(variant: str, **answers: str):
-        planned = []
-        for name, answered in answers.items():
-            run = RunFolder(tmp_path / f"{name}-{variant}")
-            write_predictions(
-                run.predictions("test"),
-                [
-                    Prediction(
-                        f"{variant}{n}", speaker=f"s{n % 4}", emotion=answer, reference_emotion="ab"[n % 2]
-                    )
-                    for n, answer in enumerate(answered)
-                ],
-            )
-            point = (("$seed", 0), ("$fold", None), ("$part", None))
-            planned.append(PlannedRun(name, validate({"system": "statistics"}, name), run, point))
-        return rows_of(content, content.scale("small"), planned, variant)
-
-    first = rows("strength 0", dual="aaaaaaaa", single="aaaaaaaa")
-    middle = rows("strength 0.5", dual="bbbbbbbb", single="aaaaaaaa")
-    last = rows("strength 1", dual="abababaa", single="aaaaaaaa")
-    (found,) = changes_of(content, {"strength 0": first, "strength 0.5": middle, "strength 1": last})
-    assert found["name"] == "dual - single, strength 1, less strength 0"
-    assert found["title"] == "Dual, less Single: strength 1, less strength 0"
-    assert found["clips"] == 16
-    change = found["differences"]["uar"]
-    assert (change["a"], change["b"], change["difference"]) == (0, 0.375, 0.375)
-    assert change["unit"] == "speaker"
-    assert changes_of(content, {"": first}) == []
 
 
 def test_each_lexical_strength_has_corpora_runs_and_rows_of_its_own():

@@ -155,6 +155,8 @@ def show(folder: Path, as_json: bool) -> None:
             # Wider than the terminal rather than without the rows' names.
             console.width = max(console.width, Measurement.get(console, wide, shown).maximum)
             console.print(shown)
+    for warning in table.warnings:
+        typer.echo(f"to be read with care: {warning}")
     if table.note:
         typer.echo(f"note: {table.note}")
     typer.echo(f"report: {folder / 'report.html'}")

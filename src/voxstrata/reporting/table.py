@@ -17,7 +17,7 @@ TABLE_FILE = "table.json"
 
 
 class TableRow(BaseModel):
-    """A row: its runs (relative to the table folder), scores, and the paper's numbers in percent."""
+    """A row: its runs (relative to the table folder), scores, what warns of them, the paper's in percent."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -25,6 +25,7 @@ class TableRow(BaseModel):
     runs: tuple[str, ...] = ()
     seeds: int = 1
     metrics: dict[str, Score | None] = {}
+    warnings: tuple[str, ...] = ()
     paper: dict[str, float | None] | None = None
 
     @property
@@ -88,6 +89,18 @@ class Table(BaseModel):
     def contrast_columns(self) -> list[str]:
         """The metrics that any paired difference has."""
         return [name for name in self.columns if any(name in one.differences for one in self.contrasts)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What warns of the rows' intervals, with the rows where not all have it."""
+        told: dict[str, list[str]] = {}
+        for row in self.rows:
+            for warning in row.warnings:
+                told.setdefault(warning, []).append(row.shown)
+        return [
+            warning if len(rows) == len(self.rows) else f"{warning} ({'; '.join(rows)})"
+            for warning, rows in told.items()
+        ]
 
     def has_paper(self, column: str) -> bool:
         """Whether the paper states this metric for any row."""

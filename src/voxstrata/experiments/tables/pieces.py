@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ class Piece:
     """A part of a scale: some of its rows with the runs that they need, one fold, part, seed; None for all.
 
     >>> str(Piece(rows=("frozen", "dual"), fold=2)), Piece(rows=("dual",), fold=2).name
-    ('--only frozen,dual --fold 2', '-rows-fold2')
+    ('--only frozen,dual --fold 2', '-rows-8ccf2f-fold2')
     """
 
     rows: tuple[str, ...] | None = None
@@ -35,7 +36,7 @@ class Piece:
     def name(self) -> str:
         """What is put behind the name of a whole table; "" for the whole."""
         axes = "".join(f"-{name}{value}" for name, value in self.axes.items())
-        return axes if self.rows is None else f"-rows{axes}"
+        return axes if self.rows is None else f"-rows-{_digest(self.rows)}{axes}"
 
     def __str__(self) -> str:
         rows = [] if self.rows is None else [f"--only {','.join(self.rows)}"]
@@ -43,6 +44,10 @@ class Piece:
 
 
 WHOLE = Piece()
+
+
+def _digest(rows: tuple[str, ...]) -> str:
+    return hashlib.sha256(",".join(sorted(set(rows))).encode()).hexdigest()[:6]
 
 
 def narrowed(table: Table, scale: Scale, piece: Piece) -> Scale:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from voxstrata.corpora.prepared import PreparedCorpus
-from voxstrata.corpora.synthetic.generate import MANIFEST
+from voxstrata.corpora.synthetic.lexicon import Lexicon
+from voxstrata.corpora.synthetic.oracle import measure
 from voxstrata.experiments.build import Say, planned_steps
 from voxstrata.experiments.provenance import commit, machine, now
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.sources import build_sources
 from voxstrata.experiments.tables.contrasts import changes_of, contrasts_of
-from voxstrata.experiments.tables.corpora import prepare_corpus
+from voxstrata.experiments.tables.corpora import prepare_corpus, synthesis_options
 from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, variants
 from voxstrata.experiments.tables.plan import PlannedRun, plan
 from voxstrata.experiments.tables.rows import rows_of
@@ -89,7 +89,7 @@ def reproduce(
         "machine": machine(),
         "note": scale.note,
         **_collected(table, scale, planned),
-        "oracles": _oracles(corpora),
+        "oracles": _oracles(scale),
     }
     write_json(folder / "table.json", content)
     write_table_report(folder)
@@ -136,15 +136,15 @@ def _planned(table: Table, scale: Scale, corpora: _Corpora, out: Path) -> dict[s
     return {title: plan(table, variant, corpora[title], out) for title, variant in variants(scale).items()}
 
 
-def _oracles(corpora: _Corpora) -> list[dict[str, Any]]:
+def _oracles(scale: Scale) -> list[dict[str, Any]]:
     """What is known of synthetic speech whose clips have emotions: the UAR of who knows how it was drawn."""
     found = []
-    for title, prepared in corpora.items():
-        for name, corpus in prepared.items():
-            path = corpus.folder / MANIFEST
-            oracles = json.loads(path.read_text(encoding="utf-8"))["oracles"] if path.is_file() else None
-            if oracles is not None:
-                found.append({"corpus": ", ".join(filter(None, (name, title))), **oracles})
+    for title, variant in variants(scale).items():
+        for name, spec in variant.corpora.items():
+            options = None if spec.synth is None else synthesis_options(name, spec.synth)
+            if options is not None and not options.read:
+                oracles = measure(options, Lexicon.load())
+                found.append({"corpus": ", ".join(filter(None, (name, title))), **asdict(oracles)})
     return found
 
 

@@ -68,6 +68,8 @@ def markdown(table: Table) -> str:
         + (" The paper's numbers are of its own data, and no target." if papers else ""),
         "",
         *_grid(["row", *columns], rows),
+        *(f"- To be read with care: {warning}" for warning in table.warnings),
+        *([""] if table.warnings else []),
         *_oracle_lines(table),
         *_contrast_lines(table),
     ]

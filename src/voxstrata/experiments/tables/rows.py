@@ -27,8 +27,8 @@ class Row:
         spec: as the table names it.
         title: with what was chosen on dev, and the variant.
         variant: what tells a variant of the scale from the others; "" where there is one only.
-        runs: of all seeds and folds; of a grid those of the chosen setting.
-        tried: what each setting of a grid reached on dev; None where there is no grid.
+        runs: of all seeds, folds and parts; of a grid those of the chosen settings.
+        tried: what each setting of a grid reached on dev, by fold and part; None where there is no grid.
     """
 
     spec: RowSpec
@@ -37,26 +37,31 @@ class Row:
     runs: list[PlannedRun]
     tried: list[dict[str, Any]] | None
 
-    @property
     def predictions(self) -> dict[str, Prediction]:
-        """Of all seeds, folds and parts, by ids that tell them apart."""
+        """Of all points by ids that tell them apart; a run that hangs on none of them is there for each."""
         return {row.id: row for row in _pooled(_by_seed(self.runs))}
 
     def as_dict(self, columns: tuple[str, ...], seeds: int) -> dict[str, Any]:
         """For JSON, with scores."""
+        distinct = _distinct(self.runs)
+        metrics, warnings = _pooled_metrics(distinct, columns, self.spec.normalizer)
         return {
             "name": self.spec.run,
             "title": self.title,
             "tried_on_dev": self.tried,
-            "runs": [str(Path("../..") / run.folder.path.name) for run in self.runs],
+            "runs": [str(Path("../..") / run.folder.path.name) for run in distinct],
             "seeds": seeds,
-            "metrics": _pooled_metrics(self.runs, columns, self.spec.normalizer),
+            "metrics": metrics,
+            "warnings": list(warnings),
             "paper": self.spec.paper or None,
         }
 
 
 def rows_of(table: Table, scale: Scale, planned: Sequence[PlannedRun], variant: str = "") -> list[Row]:
-    """The rows of a scale whose runs are done, each with the setting that is best on dev.
+    """The rows of a scale whose runs are done, each with the settings that are best on dev.
+
+    A setting is chosen for each fold and part by that fold's own dev speakers: those of all folds together
+    are its test speakers too.
 
     Args:
         table: whose rows.
@@ -68,23 +73,45 @@ def rows_of(table: Table, scale: Scale, planned: Sequence[PlannedRun], variant: 
         RecipeError: if a row is chosen by a metric that its runs do not have on dev.
     """
     rows = []
-    for row in table.shown(scale):
-        members = table.members(scale, row.run)
-        dev = _dev_scores(row, members, planned) if len(members) > 1 else [0.0]
-        chosen, point = list(members.items())[best(dev, row.choose)]
-        tried = [{**other, row.choose: value} for other, value in zip(members.values(), dev, strict=True)]
-        title = ", ".join(filter(None, (f"{row.title} ({told(point)})" if point else row.title, variant)))
-        runs = [run for run in planned if run.name == chosen]
-        rows.append(Row(row, title, variant, runs, tried if len(members) > 1 else None))
+    for spec in table.shown(scale):
+        members = table.members(scale, spec.run)
+        runs, tried, chosen = [], [], []
+        known: set[Path] = set()
+        for place, at_place in _places(run for run in planned if run.name in members):
+            settings = {name: [run for run in at_place if run.name == name] for name in members}
+            dev = _dev_scores(spec, settings.values()) if len(members) > 1 else [0.0]
+            name = list(members)[best(dev, spec.choose)]
+            runs += settings[name]
+            chosen.append(told(members[name]))
+            if any(run.folder.path not in known for run in at_place):
+                tried += [
+                    {**place, **point, spec.choose: value}
+                    for point, value in zip(members.values(), dev, strict=True)
+                ]
+            known |= {run.folder.path for run in at_place}
+        choice = chosen[0] if len(set(chosen)) == 1 else "chosen for each fold"
+        title = ", ".join(filter(None, (f"{spec.title} ({choice})" if choice else spec.title, variant)))
+        rows.append(Row(spec, title, variant, runs, tried if len(members) > 1 else None))
     return rows
 
 
-def _dev_scores(row: RowSpec, members: Iterable[str], planned: Sequence[PlannedRun]) -> list[float]:
+def _places(runs: Iterable[PlannedRun]) -> list[tuple[dict[str, int], list[PlannedRun]]]:
+    """Runs by fold and part, whatever the seed."""
+    found: dict[tuple[Any, Any], list[PlannedRun]] = {}
+    for run in runs:
+        point = dict(run.point)
+        found.setdefault((point["$fold"], point["$part"]), []).append(run)
+    return [
+        ({name: n for name, n in zip(("fold", "part"), place, strict=True) if n is not None}, there)
+        for place, there in found.items()
+    ]
+
+
+def _dev_scores(row: RowSpec, settings: Iterable[Sequence[PlannedRun]]) -> list[float]:
     """What each setting of a row's grid reaches on dev."""
     scores = []
-    for name in members:
-        runs = [run for run in planned if run.name == name]
-        metrics = _pooled_metrics(runs, (row.choose,), row.normalizer, "dev")
+    for runs in settings:
+        metrics, _ = _pooled_metrics(runs, (row.choose,), row.normalizer, "dev")
         if row.choose not in metrics:
             raise RecipeError(
                 f"row {row.title!r} is chosen by {row.choose} on dev, which its runs do not have; "
@@ -94,14 +121,19 @@ def _dev_scores(row: RowSpec, members: Iterable[str], planned: Sequence[PlannedR
     return scores
 
 
+def _distinct(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    return list({run.folder.path: run for run in runs}.values())
+
+
 def _by_seed(runs: Sequence[PlannedRun], split: str = "test") -> dict[Any, list[Prediction]]:
-    """Predictions of each seed, folds and parts pooled; a run that hangs on neither counts once."""
+    """Predictions of each seed, folds and parts pooled."""
     by_seed: dict[Any, list[Prediction]] = {}
-    for run in {run.folder.path: run for run in runs}.values():
+    for run in runs:
         point = dict(run.point)
-        rows = read_predictions(run.folder.predictions(split))
         where = f"{point['$fold']}@{point['$part']}"
-        renamed = (replace(row, id=f"{row.id}@{where}") for row in rows)
+        renamed = (
+            replace(row, id=f"{row.id}@{where}") for row in read_predictions(run.folder.predictions(split))
+        )
         by_seed.setdefault(point["$seed"], []).extend(renamed)
     return by_seed
 
@@ -112,16 +144,16 @@ def _pooled(by_seed: dict[Any, list[Prediction]]) -> list[Prediction]:
 
 def _pooled_metrics(
     runs: Sequence[PlannedRun], columns: tuple[str, ...], normalizer: str, split: str = "test"
-) -> dict[str, Any]:
-    """Scores over all points: folds are pooled, the value is the mean over seeds.
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Scores over all points, folds pooled, the value the mean over seeds; and what warns of their intervals.
 
     The interval by speaker resamples speakers with all their clips under all seeds; the i.i.d. one is the
     mean over seeds of its bounds, since seeds are no further clips.
     """
     by_seed = _by_seed(runs, split)
-    single = [_scores(rows, normalizer) for rows in by_seed.values()]
-    pooled = _scores(_pooled(by_seed), normalizer)
-    return {
+    single = [_scores(rows, normalizer)[0] for rows in by_seed.values()]
+    pooled, warnings = _scores(_pooled(by_seed), normalizer)
+    metrics = {
         column: {
             "value": fmean(scores[column]["value"] for scores in single),
             "iid": [fmean(scores[column]["iid"][side] for scores in single) for side in (0, 1)],
@@ -130,11 +162,13 @@ def _pooled_metrics(
         for column in columns
         if column in pooled
     }
+    return metrics, warnings
 
 
-def _scores(rows: list[Prediction], normalizer: str) -> dict[str, Any]:
-    scores = score(rows, normalizer=normalizer).as_dict()
+def _scores(rows: list[Prediction], normalizer: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    scored = score(rows, normalizer=normalizer)
+    scores = scored.as_dict()
     found = {name: score for task in TASKS for name, score in scores.get(task, {}).items()}
     for field, task in scores.get("classes", {}).items():
         found |= {f"{name}_{field}": score for name, score in task.items()}
-    return found
+    return found, scored.warnings
