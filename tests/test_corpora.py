@@ -89,6 +89,21 @@ def test_tess_is_divided_by_speakers_or_by_words_too(tmp_path: Path, split: str,
     assert {name for name, found in splits.items() if found == "train"} == train
 
 
+@pytest.mark.parametrize("names", [("OAF_dog_sad", "YAF_shawl_sad"), ("YAF_bite_sad",)])
+def test_tess_tells_that_a_division_leaves_nothing(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        touch(tmp_path / f"{name}.wav")
+    found = rf"split=both leaves out all {len(names)} TESS recordings in .*such as {names[0]}\.wav: it needs "
+    with pytest.raises(CorpusError, match=found + "words that are trained on from OAF.*take split=speaker"):
+        tess.read(tmp_path, split="both")
+    assert len(tess.read(tmp_path)) == len(names)
+
+
+def test_tess_tells_that_there_is_nothing(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="no TESS recordings in"):
+        tess.read(tmp_path, split="both")
+
+
 def an4_tree(folder: Path, suffix: str) -> None:
     for part, place, line in (
         ("train", "an4_clstk/fash/an251-fash-b", "<s> YES </s> (an251-fash-b)"),

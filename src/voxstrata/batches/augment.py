@@ -70,7 +70,16 @@ class Augmented:
 
 
 def augment(samples: Samples, options: Augmentation, rng: np.random.Generator) -> Augmented:
-    """Changes a waveform [N] at 16 kHz at random; draws the same numbers whatever the options are."""
+    """Changes a waveform [N] at 16 kHz at random.
+
+    Whatever the options are, the first four draws settle tempo, pitch, whether there is reverberation, and
+    whether there is noise. Reverberation and noise then draw more, so each clip needs a stream of its own.
+
+    Args:
+        samples: [N].
+        options: how far it is changed.
+        rng: random stream.
+    """
     tempo = float((1 + options.tempo) ** rng.uniform(-1, 1))
     pitch = float(2 ** (options.pitch * rng.uniform(-1, 1) / 12))
     reverberant, noisy = rng.random() < options.reverb, rng.random() < options.noise

@@ -12,6 +12,7 @@ from pathlib import Path
 from voxstrata.corpora.clip import Clip
 from voxstrata.corpora.files import audio_files, corpus_folder, nothing_found, strange_names
 from voxstrata.corpora.options import ReaderOption
+from voxstrata.errors import CorpusError
 
 EMOTIONS = {
     "angry": "anger", "disgust": "disgust", "fear": "fear", "happy": "happiness",
@@ -45,9 +46,9 @@ def read(folder: Path, split: str = "speaker") -> list[Clip]:
             no word either, and recordings that would break that are left out.
 
     Raises:
-        CorpusError: if there are no recordings, or some whose names are not of TESS.
+        CorpusError: if there are no recordings, some whose names are not of TESS, or only ones left out.
     """
-    clips, strange = [], []
+    clips, strange, left_out = [], [], []
     for path in audio_files(corpus_folder(folder)):
         match = _NAME.fullmatch(path.stem)
         if match is None:
@@ -56,6 +57,7 @@ def read(folder: Path, split: str = "speaker") -> list[Clip]:
         speaker = "YAF" if match[1].upper() == "YAF" else "OAF"
         word, emotion = match[2].lower(), match[3].lower()
         if split == "both" and kept_for_test(word) != (SPLITS[speaker] == "test"):
+            left_out.append(path)
             continue
         clips.append(
             Clip(
@@ -70,6 +72,12 @@ def read(folder: Path, split: str = "speaker") -> list[Clip]:
         )
     if strange:
         raise strange_names("TESS", strange, "like " + _LAYOUT)
+    if left_out and not clips:
+        raise CorpusError(
+            f"option split=both leaves out all {len(left_out)} TESS recordings in {folder}, such as "
+            f"{left_out[0].name}: it needs words that are trained on from OAF, or words that are tested on "
+            "from YAF; unpack the whole corpus there, or take split=speaker"
+        )
     if not clips:
         raise nothing_found("TESS", folder, _LAYOUT)
     return clips
