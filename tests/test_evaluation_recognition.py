@@ -7,7 +7,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from voxstrata.errors import VoxstrataError
-from voxstrata.evaluation.recognition import NORMALIZERS, basic, cer, error_rows, no_apostrophe, wer
+from voxstrata.evaluation.recognition import (
+    NORMALIZERS,
+    basic,
+    cer,
+    error_rows,
+    no_apostrophe,
+    normalizer_named,
+    wer,
+)
 
 texts = st.lists(st.sampled_from(["the", "dog", "it's", "a", "ran", "Fox,"]), max_size=8).map(" ".join)
 corpora = st.lists(st.tuples(texts, texts), min_size=1, max_size=12)
@@ -102,6 +110,45 @@ def test_words_of_a_carrier_phrase_need_not_be_scored():
 
     with pytest.raises(VoxstrataError, match="unknown normaliser 'whisper'; choose one of none"):
         error_rows(["a"], ["a"], "whisper without the")
+
+
+@pytest.mark.parametrize(
+    ("name", "unscored"),
+    [
+        ("basic", set()),
+        ("basic without say the word", {"say", "the", "word"}),
+        ("basic without Say  The WORD, \n", {"say", "the", "word"}),
+        ("basic without it’s 'well-known'", {"it's", "well", "known"}),
+        ("basic without without", {"without"}),
+        ("no-apostrophe without it's", {"its"}),
+        ("none without Say it's -", {"Say", "it's", "-"}),
+    ],
+)
+def test_words_that_are_not_scored_are_normalised_like_the_texts(name, unscored):
+    normal = normalizer_named(name)
+    assert normal.unscored == unscored
+    assert normal.form is NORMALIZERS[name.partition(" ")[0]]
+
+
+def test_a_reference_word_is_not_scored_however_the_name_spells_it():
+    rows = error_rows(["Say: it's dog."], ["hay is log"], "no-apostrophe without SAY it’s").toarray()
+    assert rows[0].tolist() == [1, 1, 1, 3]
+
+
+@pytest.mark.parametrize("name", ["basic without", "basic without ", "none without  \n"])
+def test_without_takes_at_least_one_word(name):
+    with pytest.raises(
+        VoxstrataError, match=r"has no words after 'without'; give at least one.*alone"
+    ) as found:
+        normalizer_named(name)
+    assert len(str(found.value).splitlines()) == 1
+
+
+def test_what_the_normaliser_leaves_nothing_of_is_no_word():
+    with pytest.raises(
+        VoxstrataError, match=r"'basic' leaves nothing of '-', '\.\.\.'; .*take the others out"
+    ):
+        normalizer_named("basic without say - ... word")
 
 
 def test_an_unknown_normaliser_is_named_with_those_there_are():

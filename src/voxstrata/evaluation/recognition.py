@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 Scored = NDArray[np.bool_]
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\u00b4`", "'"))
+_WITHOUT = re.compile(r"(.*?) without((?: .*)?)", re.DOTALL)
 _LOOSE_APOSTROPHE = re.compile(r"(?<!\w)'|'(?!\w)")
 
 
@@ -93,22 +94,39 @@ class Normalizer:
 def normalizer_named(name: str) -> Normalizer:
     """The normaliser of a name, which may be followed by `without` and words.
 
-    Of a reference those words are not scored: of a carrier phrase only the word that it carries. A transcript
-    is aligned with the whole reference, so that a carrier phrase that is heard wrong costs nothing.
+    Of a reference those words, in whichever spelling the normaliser brings to theirs, are not scored: of a
+    carrier phrase only the word that it carries. A transcript is aligned with the whole reference, so that a
+    carrier phrase that is heard wrong costs nothing.
 
     >>> normalizer_named("basic without say the word").scored(["say", "the", "word", "dog"]).tolist()
     [False, False, False, True]
 
     Raises:
-        VoxstrataError: if there is none of that name.
+        VoxstrataError: if there is none of that name, or no word follows `without`, or one of which the
+            normaliser leaves nothing.
     """
-    kind, _, words = name.partition(" without ")
+    parts = _WITHOUT.fullmatch(name)
+    kind = parts[1] if parts else name
     if kind not in NORMALIZERS:
         raise VoxstrataError(
             f"unknown normaliser {kind!r}; choose one of {', '.join(NORMALIZERS)}, "
             "or one of them and words that are not scored: 'basic without say the word'"
         )
-    return Normalizer(NORMALIZERS[kind], frozenset(words.split()))
+    form = NORMALIZERS[kind]
+    if parts is None:
+        return Normalizer(form)
+    words = {word: form(word).split() for word in parts[2].split()}
+    if not words:
+        raise VoxstrataError(
+            f"normaliser {name!r} has no words after 'without'; give at least one, "
+            f"as in '{kind} without say the word', or {kind!r} alone to score all"
+        )
+    if lost := [word for word, left in words.items() if not left]:
+        raise VoxstrataError(
+            f"normaliser {name!r}: {kind!r} leaves nothing of {', '.join(map(repr, lost))}; "
+            "after 'without' only words with letters or digits are allowed; take the others out"
+        )
+    return Normalizer(form, frozenset(word for left in words.values() for word in left))
 
 
 def error_rows(references: Sequence[str], transcripts: Sequence[str | None], normalizer: str) -> Any:
