@@ -89,6 +89,15 @@ def test_the_same_stream_gives_the_same_and_nothing_asked_for_changes_nothing() 
     assert still.tempo == 1
 
 
+def test_tempo_and_pitch_of_a_clip_do_not_depend_on_what_else_is_asked_for() -> None:
+    wave, moved = tone(200) + tone(1000), {"tempo": 0.2, "pitch": 2.0}
+    for seed in range(3):
+        plain = augment(wave, Augmentation(**moved), np.random.default_rng(seed))
+        noisy = augment(wave, Augmentation(**moved, noise=1.0, reverb=1.0), np.random.default_rng(seed))
+        np.testing.assert_array_equal(plain.clean, noisy.clean)
+        assert not np.array_equal(plain.samples, noisy.samples)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"noise": 1.5}, {"reverb": -0.1}, {"tempo": 2}, {"pitch": 20}, {"noise_db": (9, 1)}]
 )

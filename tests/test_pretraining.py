@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import WavLMConfig
 
 from voxstrata.backbone.encoder import build_backbone, load_backbone
@@ -189,6 +190,50 @@ def test_targets_do_not_depend_on_the_level():
         torch.testing.assert_close(quiet[stream], loud[stream], rtol=1e-3, atol=1e-3)
 
 
+def clips_that_end_voiced() -> list[torch.Tensor]:
+    """Clips [N] of several lengths and pitches, silent and then voiced to their ends."""
+    clips = []
+    for samples, pitch_hz in ((16_000, 110), (48_000, 170), (16_239, 260), (720, 320), (31_111, 90)):
+        wave = voice(pitch_hz, samples)[0] * torch.linspace(0.5, 2, samples)
+        wave[: samples // 3] = 0.01 * noise(samples // 3)
+        clips.append(wave)
+    return clips
+
+
+@pytest.mark.parametrize("field", [400, 720])
+def test_a_batch_has_the_targets_of_its_clips_alone(fitting, field):
+    targets, offset = AcousticTargets(12, 7), field // 2
+    targets.fit(fitting, offset, seed=3)
+    clips = clips_that_end_voiced()
+    lengths = torch.tensor([len(clip) for clip in clips])
+    frames = (lengths - field) // 320 + 1
+    together, count = pad_sequence(clips, batch_first=True), int(frames.max())
+    batch = targets.features(together, count, offset, lengths, frames)
+    answers = targets(together, offset, lengths, frames)
+    for row, clip in enumerate(clips):
+        own, wave = slice(row, row + 1), clip.unsqueeze(0)
+        valid = int(frames[row])
+        for stream, single in targets.features(wave, valid, offset).items():
+            torch.testing.assert_close(batch[stream][own, :valid], single, rtol=1e-3, atol=1e-3)
+        alone = targets(wave, offset, lengths[own], frames[own])
+        torch.testing.assert_close(answers.statistics[own], alone.statistics, rtol=1e-3, atol=1e-3)
+        for stream, ids in alone.ids.items():
+            assert torch.equal(answers.ids[stream][own, :valid], ids)
+
+
+def test_a_fit_hears_the_clips_alone():
+    clips, offset = clips_that_end_voiced(), 200
+    lengths = torch.tensor([len(clip) for clip in clips])
+    frames = (lengths - 400) // 320 + 1
+    apart = [(clip.unsqueeze(0), lengths[i : i + 1], frames[i : i + 1]) for i, clip in enumerate(clips)]
+    batch, singles = AcousticTargets(12, 7), AcousticTargets(12, 7)
+    batch.fit([(pad_sequence(clips, batch_first=True), lengths, frames)], offset, seed=0)
+    singles.fit(apart, offset, seed=0)
+    for name, found in batch.state_dict().items():
+        if not name.endswith("centroids"):
+            torch.testing.assert_close(found, singles.state_dict()[name], rtol=1e-3, atol=1e-3)
+
+
 def test_quadrature_filters_rise_with_frequency_and_have_four_phases():
     filters = quadrature_filters(16, 400)
     assert filters.shape == (16 * PHASES, 1, 400)
@@ -235,7 +280,7 @@ def test_statistics_are_those_of_the_valid_frames(fitting):
     targets.fit(fitting, 360, seed=0)
     waveforms, lengths, _ = fitting[1]
     found = targets(waveforms, 360, lengths, torch.tensor([49, 30])).statistics
-    features = targets.features(waveforms, 49, 360, lengths)
+    features = targets.features(waveforms, 49, 360, lengths, torch.tensor([49, 30]))
     values = torch.cat([features["cepstral"], features["prosodic"][..., :5]], dim=-1)
     for row, frames in enumerate((49, 30)):
         valid = values[row, :frames]

@@ -39,6 +39,12 @@ def frames_of(waveforms: Tensor, count: int, offset: int) -> Tensor:
     return padded[:, start:needed].unfold(1, WINDOW, HOP)
 
 
+def _held(values: Tensor, frames: Tensor) -> Tensor:
+    """Behind each clip's valid frames [B] its last valid one, again and again: [B, T, F] -> [B, T, F]."""
+    index = torch.arange(values.shape[1], device=frames.device).minimum(frames.unsqueeze(1) - 1).clamp_min(0)
+    return values.gather(1, index.unsqueeze(-1).expand_as(values))
+
+
 def _filterbank() -> Tensor:
     edges = mel_frequencies(MEL_BANDS + 2, 40, 7800)
     hz = torch.linspace(0, SAMPLE_RATE / 2, WINDOW // 2 + 1)
@@ -135,42 +141,59 @@ class AcousticTargets(nn.Module):
             self.register_buffer(f"{stream}_scale", torch.ones(size))
             self.register_buffer(f"{stream}_centroids", torch.zeros(self.sizes[stream], size))
 
-    def frame_features(self, waveforms: Tensor, count: int, offset: int) -> tuple[Tensor, Tensor, Tensor]:
+    def frame_features(
+        self, waveforms: Tensor, count: int, offset: int, frames: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Log mel bands [B, T, 40], cepstra with slopes [B, T, 26] and prosody [B, T, 5] of each frame.
 
         Prosody is periodicity, pitch against the clip's own, pitch (octaves; 0 where unvoiced), level, tilt.
 
         Args:
-            waveforms: [B, N]; quiet is what lies far below a variance of 1.
+            waveforms: [B, N], zero behind each clip's end; quiet is what lies far below a variance of 1.
             count: T, frames of the encoder.
             offset: sample on which the encoder's first frame is centred.
+            frames: [B] valid frames, behind which the last one is repeated; None where all are.
         """
-        frames = frames_of(waveforms, count, offset)
-        power = _power(torch.fft.rfft(frames * self.window))
+        windows = frames_of(waveforms, count, offset)
+        heard = torch.ones(windows.shape[:2], device=windows.device)
+        if frames is not None:
+            windows = _held(windows, frames)
+            heard = (torch.arange(count, device=frames.device) < frames.unsqueeze(1)).to(heard)
+        power = _power(torch.fft.rfft(windows * self.window))
         mel = torch.log(power @ self.bank + 1e-3)
         cepstra = mel @ self.cosines
-        periodicity, pitch = _periodicity(frames)
+        periodicity, pitch = _periodicity(windows)
         voiced = (periodicity > 0.5).to(pitch.dtype)
-        typical = (pitch * voiced).sum(1, keepdim=True) / voiced.sum(1, keepdim=True).clamp_min(1)
-        energy = torch.log(frames.square().mean(-1) + 1e-4)
+        own = voiced * heard
+        typical = (pitch * own).sum(1, keepdim=True) / own.sum(1, keepdim=True).clamp_min(1)
+        energy = torch.log(windows.square().mean(-1) + 1e-4)
         tilt = mel[..., MEL_BANDS // 2 :].mean(-1) - mel[..., : MEL_BANDS // 4].mean(-1)
         prosody = torch.stack([periodicity, (pitch - typical) * voiced, pitch * voiced, energy, tilt], dim=-1)
         return mel, torch.cat([cepstra, _delta(cepstra)], dim=-1), prosody
 
     def features(
-        self, waveforms: Tensor, count: int, offset: int, lengths: Tensor | None = None
+        self,
+        waveforms: Tensor,
+        count: int,
+        offset: int,
+        lengths: Tensor | None = None,
+        frames: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """What is clustered: cepstral [B, T, 26] and prosodic [B, T, 15].
 
+        Slopes, contexts and the clip's own pitch look beyond a frame: in a batch of several lengths they
+        are those of the clip alone only where `frames` are given.
+
         Args:
-            waveforms: [B, N], any level; each is brought to unit variance.
+            waveforms: [B, N], zero behind each clip's end, any level; each is brought to unit variance.
             count: T, frames of the encoder.
             offset: sample on which the encoder's first frame is centred.
             lengths: [B] valid samples; None where all are.
+            frames: [B] valid frames; None where all are.
         """
         samples = waveforms.shape[1] if lengths is None else lengths.unsqueeze(1)
         level = (waveforms.square().sum(1, keepdim=True) / samples).sqrt().clamp_min(1e-6)
-        _, cepstral, prosody = self.frame_features(waveforms / level, count, offset)
+        _, cepstral, prosody = self.frame_features(waveforms / level, count, offset, frames)
         return {"cepstral": cepstral, "prosodic": torch.cat([prosody, _context(prosody)], dim=-1)}
 
     @torch.no_grad()
@@ -189,7 +212,7 @@ class AcousticTargets(nn.Module):
         for waveforms, lengths, frames in batches:
             count = int(frames.max())
             valid = torch.arange(count) < frames.unsqueeze(1)
-            features = self.features(waveforms, count, offset, lengths)
+            features = self.features(waveforms, count, offset, lengths, frames)
             summaries.append(_summary(features, valid))
             for stream, values in features.items():
                 frames_by_stream[stream].append(values[valid])
@@ -223,7 +246,7 @@ class AcousticTargets(nn.Module):
         count = int(frames.max())
         valid = torch.arange(count, device=frames.device) < frames.unsqueeze(1)
         with torch.autocast(waveforms.device.type, enabled=False):
-            features = self.features(waveforms, count, offset, lengths)
+            features = self.features(waveforms, count, offset, lengths, frames)
             ids = {
                 stream: torch.cdist(
                     self._scaled(stream, values), getattr(self, f"{stream}_centroids")
