@@ -37,6 +37,7 @@ OTHER_ROWS = {
     "text-reference": False,
     "text-recognized": True,
     "statistics": False,
+    "statistics-by-speaker": False,
     "asr": True,
 }
 
@@ -61,6 +62,7 @@ def other_runs(vectors: dict) -> dict:
         "text-reference": {"recipe": "text"},
         "text-recognized": {"recipe": "text", "set": {"transcripts": "$run.asr"}},
         "statistics": {"recipe": "statistics"},
+        "statistics-by-speaker": {"recipe": "statistics", "set": {"speaker_normalized": True}},
     }
 
 
