@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from voxstrata.backbone.containers import Container, Shape, open_container, some
+from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.groups import layer_index
 from voxstrata.backbone.layouts import WANTED, Layout, is_backbone, recognize
 from voxstrata.backbone.lora import LoRA, difference_shape, factor_pairs, plain_name, read_options
@@ -97,6 +98,16 @@ class Checkpoint:
         if whole is None or _along(whole, product):
             return product if whole is None else whole
         return whole.add_(product)
+
+    def fingerprint(self) -> str:
+        """Identity of what it holds of a backbone, on whatever base: whole tensors, and the products of LoRA.
+
+        Of a checkpoint without LoRA it is that of the encoder's weights.
+        """
+        held = {name: self._whole(name) for name in self.stored}
+        if self.lora is not None:
+            held |= {f"{name} (LoRA)": self.lora.difference(name) for name in self.lora.factors}
+        return fingerprint(held)
 
     def check(self, expected: Mapping[str, Tensor]) -> None:
         """Refuses a checkpoint that does not hold exactly a model's tensors.

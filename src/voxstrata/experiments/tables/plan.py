@@ -12,8 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from voxstrata.backbone.checkpoints import open_checkpoint
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.backbone.fingerprint import fingerprint
+from voxstrata.backbone.locate import locate
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.experiments.parents import experts_of
 from voxstrata.experiments.tables.pieces import points
@@ -21,6 +23,7 @@ from voxstrata.experiments.tables.recipes import content_key, order, run_values,
 from voxstrata.experiments.tables.table import Scale, Table
 from voxstrata.recipes.reading import validate
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
+from voxstrata.recipes.schema.encoders import LateFusionRecipe
 from voxstrata.recipes.schema.recipe import BaseRecipe
 from voxstrata.runs import RunFolder
 
@@ -65,12 +68,22 @@ def _identity(keyed: AnyRecipe, recipe: AnyRecipe) -> dict[str, Any]:
         values["base"] = _weights_hash(recipe.base, recipe.architecture)
     values.pop("cache_gb", None)  # decides what is computed twice, not what comes out
     for name, source in experts_of(keyed).items():
-        kind = next((kind for kind in ("vectors", "experts") if kind in values), None)
-        if kind is not None and source == experts_of(recipe)[name]:
-            values[kind][name] = _weights_hash(source)
+        if source != experts_of(recipe)[name]:
+            continue
+        if isinstance(recipe, LateFusionRecipe):
+            values["experts"][name] = _weights_hash(source, recipe.architecture)
+        elif "vectors" in values:
+            values["vectors"][name] = _checkpoint_hash(source)
     return values
 
 
 @cache
 def _weights_hash(source: str, architecture: str | None = None) -> str:
+    """Of an encoder that is loaded."""
     return fingerprint(load_backbone(source, architecture=architecture).weights())
+
+
+@cache
+def _checkpoint_hash(source: str) -> str:
+    """Of what a task vector is taken from, which needs no architecture: it is held against the base."""
+    return open_checkpoint(locate(source)).fingerprint()
