@@ -78,7 +78,9 @@ def test_parts_are_trained_once_and_the_table_is_written_from_them(
     assert [row["name"] for row in piece["rows"]] == ["single"] and len(piece["rows"][0]["runs"]) == 1
     command = "voxstrata reproduce toy --scale toy --only single --seed 1 --table"
     assert piece["command"] == command and piece["scale"] == "toy, seed 1"
-    assert f"`{command}`" in results.read_text() and "begin toy-toy-rows-947f18-seed1 -->" in results.read_text()
+    assert (
+        f"`{command}`" in results.read_text() and "begin toy-toy-rows-947f18-seed1 -->" in results.read_text()
+    )
     assert {path.name for path in (runs / "tables").iterdir()} == {"toy-toy", "toy-toy-rows-947f18-seed1"}
     assert {path: path.stat().st_mtime_ns for path in runs.glob("*/COMPLETE")} == before
 

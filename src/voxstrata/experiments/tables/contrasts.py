@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from voxstrata.errors import PredictionsError, RecipeError
+from voxstrata.errors import PredictionsError
 from voxstrata.evaluation.comparison import Difference, compare, compare_changes
 from voxstrata.experiments.tables.rows import Row
 from voxstrata.experiments.tables.table import ContrastSpec, Table
@@ -15,20 +15,19 @@ from voxstrata.predictions import Prediction
 def contrasts_of(table: Table, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The table's paired differences between rows that are there: `run` less `over`, on the clips of both.
 
-    Clips of all folds and seeds are pooled, and speakers are resampled with all of theirs.
-
-    Raises:
-        RecipeError: if the two rows answer no clip in common.
+    Clips of all folds and seeds are pooled, and speakers are resampled with all of theirs. Rows that answer
+    no clip or no task in common have no differences, and their title says why.
     """
     found = []
     for spec, row, over in _paired(table, rows):
+        title = f"{row.title}, less {over.spec.title}"
         less, more = _shared(row, over)
         try:
             compared = compare(less, more, normalizer=row.spec.normalizer)
         except PredictionsError as fault:
-            raise RecipeError(f"contrast {spec.run} less {spec.over}: {fault}") from None
-        title = f"{row.title}, less {over.spec.title}"
-        found.append(_told(table, spec, row.variant, title, compared.clips, compared.differences))
+            found.append(_told(table, spec, row.variant, f"{title}: not compared ({fault})", len(more), {}))
+        else:
+            found.append(_told(table, spec, row.variant, title, compared.clips, compared.differences))
     return found
 
 
