@@ -154,7 +154,15 @@ def test_what_is_no_speech_encoder_is_refused(tmp_path, state):
     refused(path, state, "cannot read")
     path.unlink()
     refused(path, state, "no checkpoint")
-    refused(tmp_path, state, "0 weight files")
+    refused(tmp_path, state, "no weight file; there should be one safetensors, bin, pt, pth, ckpt")
+    (tmp_path / "pytorch_model.bin.index.json").write_text("{}")
+    torch.save({}, tmp_path / "pytorch_model-00001-of-00002.bin")
+    refused(tmp_path, state, "in several .bin files .* save it again")
+
+
+def test_a_folder_with_one_file_of_any_ending_is_read(tmp_path, state):
+    torch.save({"model": state}, tmp_path / "best.pth")
+    open_checkpoint(tmp_path).check(state)
 
 
 class Bomb:

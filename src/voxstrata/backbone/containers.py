@@ -22,9 +22,10 @@ from voxstrata.errors import CheckpointError
 #: Looked for in a folder, first come first; the second half are the names of SpeechBrain, of the MSP-Podcast
 #: challenge's baseline and of s3prl.
 _NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_SHARDED_BIN = "pytorch_model.bin.index.json"
 _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _FOREIGN_NAMES = ("wav2vec2.ckpt", "final_ssl.pt", "dev-best.ckpt")
-_ENDINGS = ("safetensors", "bin", "pt", "ckpt")
+_ENDINGS = ("safetensors", "bin", "pt", "pth", "ckpt")
 
 Shape = tuple[int, ...]
 
@@ -56,7 +57,7 @@ def open_container(path: Path, wanted: re.Pattern[str]) -> Container:
     """Lists the tensors of a file, or of the weight file of a folder.
 
     Args:
-        path: a file (.safetensors, .safetensors.index.json, .bin, .pt, .ckpt), or a folder with one.
+        path: a file (.safetensors, .safetensors.index.json, .bin, .pt, .pth, .ckpt), or a folder with one.
         wanted: matches somewhere in a name of the tensors that are looked for, where a torch file has
             several entries.
 
@@ -93,9 +94,16 @@ def weights_file(path: Path) -> Path:
     foreign = [path / name for name in _FOREIGN_NAMES if (path / name).is_file()]
     if named := whole + adapters + foreign:
         return named[0]
+    if (shards := path / _SHARDED_BIN).is_file():
+        raise CheckpointError(
+            f"{path} holds its weights in several .bin files ({shards.name}), which are not read; load it "
+            "with transformers once and save it again, as one or more .safetensors files"
+        )
     found = _weight_files(path)
     if len(found) == 1:
         return found[0]
+    if not found:
+        raise CheckpointError(f"{path} holds no weight file; there should be one {', '.join(_ENDINGS)}")
     raise CheckpointError(
         f"{path} holds {len(found)} weight files {[f.name for f in found][:4]}, none called "
         "model.safetensors or pytorch_model.bin; give the file itself"
