@@ -1,3 +1,5 @@
+import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxstrata.audio import audio_info, decode, load_audio, resample, resampled_length
+from voxstrata.audio import QUIET, audio_info, decode, leveled, load_audio, resample, resampled_length
 from voxstrata.errors import AudioError
 
 
@@ -184,6 +186,81 @@ def test_a_broken_m4a_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.m4a").write_bytes(b"\0" * 100)
     with pytest.raises(AudioError, match="cannot decode"):
         load_audio(tmp_path / "a.m4a")
+
+
+@pytest.mark.parametrize("peak", [32_767.0, 8.0, 1.01, 0.5 * QUIET, 1e-5, 1e-40])
+def test_what_16_bits_cannot_hold_comes_at_full_scale(tmp_path: Path, peak: float) -> None:
+    original = tone() / np.float32(0.5)
+    soundfile.write(tmp_path / "a.wav", original * np.float32(peak), 16_000, subtype="FLOAT")
+    loaded = load_audio(tmp_path / "a.wav")
+    assert np.abs(loaded).max() == 1 and loaded.dtype == np.float32
+    np.testing.assert_allclose(loaded, original / np.abs(original).max(), atol=1e-4)
+
+
+@pytest.mark.parametrize("peak", [0, QUIET, 0.01, 0.5, 1])
+def test_other_levels_stay_bit_for_bit(tmp_path: Path, peak: float) -> None:
+    original = tone(sample_rate=48_000)
+    original *= np.float32(peak) / np.abs(original).max()
+    original[np.argmax(np.abs(original))] = peak
+    soundfile.write(tmp_path / "a.wav", original, 48_000, subtype="FLOAT")
+    np.testing.assert_array_equal(leveled(original), original)
+    np.testing.assert_array_equal(load_audio(tmp_path / "a.wav"), resample(original, 48_000))
+
+
+SHAPES = [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAVEX", "PCM_24"), ("RF64", "PCM_16"), ("AIFF", "PCM_16")]
+
+
+@pytest.mark.parametrize("lost", [2, 10_000])
+@pytest.mark.parametrize(("shape", "subtype"), [*SHAPES, ("RIFX", "PCM_16")])
+def test_a_file_that_was_cut_is_refused(tmp_path: Path, shape: str, subtype: str, lost: int) -> None:
+    path = tmp_path / "a.wav"
+    endian, shape = ("BIG", "WAV") if shape == "RIFX" else ("FILE", shape)
+    soundfile.write(path, tone(), 16_000, subtype, endian, shape)
+    whole = path.read_bytes()
+    assert len(decode(path)[0]) == 16_000
+    path.write_bytes(whole + b"LIST\4\0\0\0INFO")
+    assert len(decode(path)[0]) == 16_000
+    sound = whole.index(b"SSND" if shape == "AIFF" else b"data") + 8
+    path.write_bytes(whole[: sound + 16_000 * {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}[subtype] - lost])
+    for read in (decode, load_audio, audio_info):
+        with pytest.raises(AudioError, match=r"a\.wav breaks off: \d+ of \d+ bytes of sound; copy it again"):
+            read(path)
+
+
+@pytest.mark.parametrize("size", [0x7FFFF000, 0x80000000, 0xFFFFFFFF])
+def test_a_stream_that_did_not_know_its_length_is_read(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(), 16_000)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"data")
+    content[place + 4 : place + 8] = content[4:8] = struct.pack("<I", size)
+    path.write_bytes(content)
+    assert len(load_audio(path)) == 16_000
+
+
+def test_a_length_of_0_is_no_cut(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(0), 16_000)
+    content = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(content + bytes(100))
+    with pytest.raises(AudioError, match="no samples"):
+        load_audio(tmp_path / "a.wav")
+
+
+def test_a_padding_byte_may_be_missing_or_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros(801) + 0.1, 16_000, subtype="PCM_U8")
+    content = path.read_bytes()[: 44 + 801]
+    for size in (801, 802):
+        path.write_bytes(content[:40] + struct.pack("<I", size) + content[44:])
+        assert len(load_audio(path)) == 801
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are any bytes on Linux only")
+def test_a_name_that_is_no_text_is_read(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    soundfile.write(tmp_path / "a.wav", tone(), 16_000)
+    (tmp_path / "a.wav").rename(path)
+    assert len(load_audio(path)) == 16_000
 
 
 def test_reading_audio_costs_no_torch() -> None:

@@ -9,7 +9,14 @@ from typer.testing import CliRunner
 from voxstrata.audio import load_audio
 from voxstrata.cli.main import app
 from voxstrata.corpora.clip import Clip
-from voxstrata.corpora.faults import FaultyCorpusError, clip_faults, inspect_audio, split_faults
+from voxstrata.corpora.faults import (
+    FaultyCorpusError,
+    clip_faults,
+    inspect_all,
+    inspect_audio,
+    notes_on_levels,
+    split_faults,
+)
 from voxstrata.corpora.prepare import prepare
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import CorpusError, LabelError
@@ -309,3 +316,18 @@ def test_clips_with_the_times_of_their_phonemes_are_not_trimmed(good: Path, tmp_
     with pytest.raises(CorpusError, match="6 clips of table tell when their phonemes are spoken"):
         prepare("table", good, tmp_path / "out", trim_silence=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_recordings_that_are_too_loud_or_too_quiet_are_counted(tmp_path: Path) -> None:
+    paths = []
+    for peak in (1.0, 0.0011, 8.0, 32_767.0, 1e-5):
+        paths.append(tmp_path / f"{peak}.wav")
+        soundfile.write(paths[-1], np.sin(np.arange(1, 801)) * peak, 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "zero.wav", np.zeros(800), 16_000)
+    inspections = inspect_all([*paths, tmp_path / "zero.wav"])
+    assert notes_on_levels(inspections) == [
+        "level: 2 over full scale (the loudest 32767 times) and 1 with a peak under 0.001 of full scale, "
+        "of 5 recordings; these are heard scaled to full scale"
+    ]
+    assert notes_on_levels(inspections[:2]) == []
+    assert len(notes_on_levels(inspections[1:3])) == 1

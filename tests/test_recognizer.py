@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +15,16 @@ import torch
 from typer.testing import CliRunner
 
 from recorded import batch
+from voxstrata.audio import load_audio
 from voxstrata.backbone.encoder import load_backbone
+from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.cli.main import app
 from voxstrata.corpora.prepare import prepare
+from voxstrata.corpora.shar import write_shar
 from voxstrata.errors import AudioError, CheckpointError, CorpusError
 from voxstrata.evaluation.score import score
 from voxstrata.heads.ctc import CTCHead
+from voxstrata.inference import recognizer
 from voxstrata.inference.path import predict
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.labels import LabelSet
@@ -112,6 +119,82 @@ def test_a_bad_file_is_a_row_with_its_error_and_the_rest_goes_on(runs, recording
         assert row.emotion is None and row.transcript is None and row.error
     with pytest.raises(AudioError):
         Recognizer.load(runs / "dual")(bad["broken"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (RuntimeError("[fail] DefaultCPUAllocator: can't allocate memory: you tried\nframe #0"), "too long"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 9 GiB"), "too long"),
+        (MemoryError(), "too long for the memory there is; cut it"),
+        (RuntimeError("\nshapes differ\nframe #0"), r"RuntimeError: shapes differ\); leave"),
+        (ValueError("odd"), "ValueError: odd"),
+        (PermissionError(13, "Permission denied"), "Permission denied"),
+    ],
+)
+def test_whatever_a_recording_causes_stays_its_own(runs, recordings, monkeypatch, fault, told):
+    def load(path):
+        if path == recordings[1]:
+            raise fault
+        return load_audio(path)
+
+    monkeypatch.setattr(recognizer, "load_audio", load)
+    rows = list(Recognizer.load(runs / "ser").predictions(recordings[:3]))
+    assert [row.id for row in rows] == [str(path) for path in recordings[:3]]
+    assert [row.error is None for row in rows] == [True, False, True]
+    assert re.search(told, rows[1].error) and "\n" not in rows[1].error
+
+
+@pytest.fixture
+def latin(recordings, tmp_path) -> Path:
+    """A folder of a recording and of what is none, both with a name in Latin-1, and one in Turkish."""
+    if sys.platform != "linux":
+        pytest.skip("file names are any bytes on Linux only")
+    folder = tmp_path / "latin"
+    folder.mkdir()
+    (folder / os.fsdecode(b"caf\xe9.wav")).write_bytes(recordings[0].read_bytes())
+    (folder / os.fsdecode(b"no\xe9l.wav")).write_text("no audio")
+    (folder / "ışık.wav").write_bytes(recordings[1].read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("how", [(), ("--json",)])
+def test_names_that_are_no_text_are_answered_and_escaped(runs, latin, how, encoding):
+    runner = CliRunner()
+    runner.charset = encoding
+    done = runner.invoke(app, ["predict", str(latin), "--model", str(runs / "ser"), *how])
+    assert done.exit_code == 3 and isinstance(done.exception, SystemExit), done.output
+    turkish = "ışık.wav" if encoding == "utf-8" else r"\u0131\u015f\u0131k.wav"
+    assert turkish in done.stdout and r"caf\udce9.wav" in done.stdout.replace("\\\\", "\\")
+    assert "1 of 3 recordings failed" in done.stderr
+    if how:
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        assert {Path(row["id"]).name: "error" in row for row in rows} == {
+            r"caf\udce9.wav": False,
+            r"no\udce9l.wav": True,
+            "ışık.wav": False,
+        }
+
+
+def test_any_level_is_heard_alike_in_files_and_in_batches(runs, recordings, tmp_path):
+    samples, rate = soundfile.read(recordings[4], dtype="float32")
+    samples /= np.abs(samples).max()
+    with (tmp_path / "levels.csv").open("w") as table:
+        table.write("path,emotion\n")
+        for name, gain in (("plain", 1), ("integers", 32_767), ("hot", 8), ("quiet", 1e-5)):
+            soundfile.write(tmp_path / f"{name}.wav", samples * np.float32(gain), rate, subtype="FLOAT")
+            table.write(f"{name}.wav,joy\n")
+    corpus = prepare("table", tmp_path / "levels.csv", tmp_path / "prepared")
+    packed = write_shar(corpus, tmp_path / "shar")
+    heard = Recognizer.load(runs / "ser")
+    files = list(heard.predictions(sorted(tmp_path.glob("*.wav"))))
+    for source in (corpus, packed):
+        (audio,) = BatchSource(source.stream("train"), BatchOptions(shuffle=False)).epoch(0)
+        assert torch.equal(audio.waveforms, audio.waveforms[:1].expand(4, -1))
+        assert (audio.waveforms.abs() > 0.9999).float().mean() < 0.01
+        for row in (*files, *heard.answers(heard.batches_of(source, "train").epoch(0))):
+            assert row.probabilities == pytest.approx(files[0].probabilities, abs=1e-3)
 
 
 def test_folders_without_a_model_are_refused(runs, tmp_path):

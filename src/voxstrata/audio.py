@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 import numpy as np
 import soundfile
@@ -30,6 +32,12 @@ AV_SUFFIXES = frozenset({".aac", ".m4a", ".mka", ".mkv", ".mov", ".mp4", ".webm"
 AUDIO_SUFFIXES = AV_SUFFIXES | {
     ".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".raw", ".sph", ".wav",
 }  # fmt: skip
+
+#: A recording with a lower peak than this share of full scale is too quiet for 16 bits.
+QUIET = 1e-3
+
+# Sizes from here on, and 0, are written into a WAV header by those who stream and do not know the length.
+_SIZE_UNKNOWN = 0x7FFFF000
 
 # What libsndfile gives as the number of frames of a FLAC stream that was written into a pipe.
 _LENGTH_UNKNOWN = 2**62
@@ -56,7 +64,7 @@ class AudioInfo:
 
 
 def load_audio(path: Path, *, offset_s: float = 0.0, duration_s: float | None = None) -> NDArray[np.float32]:
-    """Reads a recording, or a stretch of it, as mono at 16 kHz.
+    """Reads a recording, or a stretch of it, as mono at 16 kHz, `leveled`.
 
     Args:
         path: an audio file, or a place in a tar (see `corpora.shar`); channels are averaged.
@@ -67,13 +75,13 @@ def load_audio(path: Path, *, offset_s: float = 0.0, duration_s: float | None = 
         Samples [N], nominally in [-1, 1].
 
     Raises:
-        AudioError: if the file is missing, cannot be decoded, holds nothing in the stretch asked for,
-            or holds values that are not finite.
+        AudioError: if the file is missing, breaks off, cannot be decoded, holds nothing in the stretch asked
+            for, or holds values that are not finite.
     """
     samples, sample_rate = decode(path, offset_s=offset_s, duration_s=duration_s)
     if not len(samples):
         raise AudioError(f"{path} holds no samples from {offset_s:g} s on; leave the file out or mend it")
-    return resample(downmix(samples), sample_rate)
+    return resample(leveled(downmix(samples)), sample_rate)
 
 
 def audio_info(path: Path) -> AudioInfo:
@@ -147,6 +155,25 @@ def downmix(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
 
 
+def peak_of(samples: NDArray[np.float32]) -> float:
+    """The largest magnitude; 0 where there are no samples."""
+    return max(float(samples.max()), -float(samples.min())) if len(samples) else 0.0
+
+
+def leveled(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mono samples [N]; those with a peak over full scale, or under `QUIET`, scaled to a peak of 1.
+
+    Rounding to 16 bits would clip the former, such as floats on the scale of integers, and lose the latter.
+
+    >>> leveled(np.float32([8000, -16000])), leveled(np.float32([0.25, -0.5]))
+    (array([ 0.5, -1. ], dtype=float32), array([ 0.25, -0.5 ], dtype=float32))
+    """
+    peak = peak_of(samples)
+    if peak == 0 or QUIET <= peak <= 1:
+        return samples
+    return (samples.astype(np.float64) / peak).astype(np.float32)
+
+
 def resample(samples: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
     """Mono samples [N] at any rate to `resampled_length(N, sample_rate)` samples at 16 kHz."""
     if sample_rate == SAMPLE_RATE:
@@ -174,10 +201,44 @@ def _check_file(path: Path) -> None:
     try:
         with path.open("rb") as file:
             head = file.read(24)
+            heard, declared = _sound_bytes(file, head)
     except OSError as fault:
         raise AudioError(f"cannot read {path}: {fault.strerror}") from None
     if head.startswith(b"version https://git-lfs"):
         raise AudioError(f"{path} is a git-lfs pointer, not audio; run `git lfs pull` where it came from")
+    # One byte less is a padding that was counted, but not written.
+    if heard < declared - 1:
+        raise AudioError(f"{path} breaks off: {heard} of {declared} bytes of sound; copy it again")
+
+
+def _sound_bytes(file: BinaryIO, head: bytes) -> tuple[int, int]:
+    """Bytes of sound in a WAV or AIFF file, and how many its header declares; (0, 0) where it does not.
+
+    libsndfile takes what there is: a copy that was cut would be a shorter clip.
+    """
+    kind, form = head[:4], head[8:12]
+    if kind in (b"RIFF", b"RIFX", b"RF64") and form == b"WAVE":
+        sound = b"data"
+    elif kind == b"FORM" and form in (b"AIFF", b"AIFC"):
+        sound = b"SSND"
+    else:
+        return 0, 0
+    order: Literal["big", "little"] = "big" if kind in (b"FORM", b"RIFX") else "little"
+    end, place, long_size = os.fstat(file.fileno()).st_size, 12, 0
+    while place + 8 <= end:
+        file.seek(place)
+        chunk = file.read(24)
+        size = int.from_bytes(chunk[4:8], order)
+        if chunk[:4] == b"ds64":
+            long_size = int.from_bytes(chunk[16:24], order)
+        elif chunk[:4] == sound:
+            if kind == b"RF64" and size == 0xFFFFFFFF:
+                size = long_size if long_size < _LENGTH_UNKNOWN else 0
+            elif size >= _SIZE_UNKNOWN:
+                size = 0
+            return min(size, end - place - 8), size
+        place += 8 + size + size % 2
+    return 0, 0
 
 
 def _undecodable(path: Path, fault: Exception) -> AudioError:
@@ -196,11 +257,11 @@ def _soundfile(path: Path) -> Iterator[soundfile.SoundFile]:
         raise _undecodable(path, fault) from None
 
 
-def _opened(path: Path) -> Path | BytesIO:
-    """The path, or of a place in a tar its bytes."""
+def _opened(path: Path) -> Path | bytes | BytesIO:
+    """The path, where its name may be no text its bytes, or of a place in a tar the bytes there."""
     place = _IN_TAR.fullmatch(str(path))
     if place is None:
-        return path
+        return os.fsencode(path) if os.name == "posix" else path
     with Path(place[1]).open("rb") as tar:
         tar.seek(int(place[2]))
         return BytesIO(tar.read(int(place[3])))

@@ -16,7 +16,8 @@ class WaveformCache:
     """Decoded clips in memory, as int16, until it is full; the rest is decoded each time.
 
     A waveform is the same whether it was kept or not, so results do not depend on the room there is:
-    all are rounded to 16 bits (lossless for 16-bit recordings at 16 kHz).
+    all are rounded to 16 bits (lossless for 16-bit recordings at 16 kHz). What is too loud or too quiet for
+    16 bits comes scaled from `load_audio`, as it does in prediction from files.
 
     Args:
         capacity_bytes: room for samples.

@@ -52,11 +52,14 @@ def predict(
     for row in _rows(sources, recognizer, split or "test", fold):
         count, failed = count + 1, failed + (row.error is not None)
         if as_json:
-            typer.echo(json.dumps(row.as_dict(), ensure_ascii=False))
+            typer.echo(json.dumps(row.as_dict(), ensure_ascii=not _speaks_utf8()))
         elif row.error is not None:
             print(f"{row.path}: {row.error}", file=sys.stderr)
-        else:
+        elif _speaks_utf8():
             typer.echo(readable(row))
+        else:
+            encoding = sys.stdout.encoding
+            typer.echo(readable(row).encode(encoding, "backslashreplace").decode(encoding))
     if failed:
         _tell(f"{failed} of {count} recordings failed")
         raise typer.Exit(3)
@@ -82,6 +85,11 @@ def _rows(
         for reason, clips in batches.left_out.items():
             _tell(f"{source.folder}: {clips} clips left out: {reason}")
         yield from recognizer.answers(batches.epoch(0))
+
+
+def _speaks_utf8() -> bool:
+    """Whether standard output takes any text; paths and words may be in any script."""
+    return (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
 
 
 def _tell(line: str) -> None:

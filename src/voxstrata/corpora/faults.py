@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from voxstrata.audio import SAMPLE_RATE, decode, downmix, resampled_length
+from voxstrata.audio import QUIET, SAMPLE_RATE, decode, downmix, peak_of, resampled_length
 from voxstrata.corpora.clip import SPLITS, Clip
 from voxstrata.corpora.files import is_lfs_stub
 from voxstrata.corpora.silence import without_silence
@@ -77,12 +77,14 @@ class Inspection:
         sha256: of the mono samples before resampling, so that format and header do not matter.
         heard: the stretch that is used, in samples at 16 kHz: all of it, or what lies between silences.
         fault: kind and detail, if the audio cannot be used.
+        peak: the largest magnitude of the mono samples; full scale is 1.
     """
 
     samples: int = 0
     sha256: str = ""
     heard: tuple[int, int] = (0, 0)
     fault: tuple[str, str] | None = None
+    peak: float = 0.0
 
 
 def inspect_audio(path: Path, *, trim_silence: bool = False) -> Inspection:
@@ -105,7 +107,7 @@ def inspect_audio(path: Path, *, trim_silence: bool = False) -> Inspection:
         detail = f"{length} of at least {SHORTEST} samples at {SAMPLE_RATE} Hz"
         return Inspection(length, digest, fault=("too short", detail))
     heard = _between_silences(mono, sample_rate, length) if trim_silence else (0, length)
-    return Inspection(length, digest, heard)
+    return Inspection(length, digest, heard, peak=peak_of(mono))
 
 
 def _between_silences(mono: NDArray[np.float32], sample_rate: int, length: int) -> tuple[int, int]:
@@ -137,6 +139,17 @@ def inspect_all(
             if progress is not None:
                 progress(len(inspections), len(paths))
     return inspections
+
+
+def notes_on_levels(inspections: Iterable[Inspection]) -> list[str]:
+    """How many recordings `audio.leveled` scales, and why: a note, for nothing is wrong with their speech."""
+    peaks = [one.peak for one in inspections if one.fault is None]
+    loud, quiet = [peak for peak in peaks if peak > 1], [peak for peak in peaks if peak < QUIET]
+    told = [f"{len(loud)} over full scale (the loudest {max(loud):.5g} times)"] if loud else []
+    told += [f"{len(quiet)} with a peak under {QUIET:g} of full scale"] if quiet else []
+    if not told:
+        return []
+    return [f"level: {' and '.join(told)}, of {len(peaks)} recordings; these are heard scaled to full scale"]
 
 
 def clip_faults(

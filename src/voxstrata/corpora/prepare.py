@@ -15,6 +15,7 @@ from voxstrata.corpora.faults import (
     Inspection,
     clip_faults,
     inspect_all,
+    notes_on_levels,
     split_faults,
 )
 from voxstrata.corpora.label_maps import LabelMap, label_map_named, map_labels
@@ -72,6 +73,7 @@ def prepare(
     spans = [one.heard for one in audio]
     lengths = [end - start for start, end in spans]
     notes += _notes_on_silence(name, chosen, audio) if trim_silence else []
+    notes += notes_on_levels(audio)
     names = allowed or _labels_of(chosen)
     return write_prepared(
         out,

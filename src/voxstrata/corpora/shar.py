@@ -34,7 +34,7 @@ def write_shar(
 ) -> PreparedCorpus:
     """Writes `OUT/shar/` (lhotse Shar: `cuts.*.jsonl.gz`, `recording.*.tar`), and OUT as a prepared corpus.
 
-    Audio is FLAC of 16 bits at 16 kHz, which is what training hears of any recording.
+    Audio is FLAC of 16 bits at 16 kHz, `audio.leveled`, which is what training hears of any recording.
 
     Args:
         corpus: read clip by clip.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,12 +129,17 @@ class Recognizer:
         )
 
     def predictions(self, paths: Iterable[str | Path]) -> Iterator[Prediction]:
-        """One row a recording; one that fails has `error`, and the rest goes on."""
+        """One row a recording; one that fails has `error`, and the rest goes on.
+
+        Bytes of a file's name that are no text are escaped in the row.
+        """
         for path in paths:
             try:
-                yield self._recognize(Path(path))[0]
-            except VoxstrataError as fault:
-                yield Prediction(id=str(path), path=str(path), error=str(fault))
+                row = self._recognize(Path(path))[0]
+            except (VoxstrataError, RuntimeError, MemoryError, ValueError, OSError) as fault:
+                name = _printable(str(path))
+                row = Prediction(id=name, path=name, error=_reason(fault))
+            yield row
 
     def answers(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
         """One row a clip, in the batches' order, with what its reference tells."""
@@ -161,8 +167,22 @@ class Recognizer:
 
     def _recognize(self, path: Path) -> tuple[Prediction, float]:
         samples = torch.from_numpy(load_audio(path))
-        batch = Batch(
-            (Reference(id=str(path), path=str(path)),), samples.unsqueeze(0), torch.tensor([len(samples)])
-        )
+        name = _printable(str(path))
+        batch = Batch((Reference(id=name, path=name),), samples.unsqueeze(0), torch.tensor([len(samples)]))
         (row,) = self.answers([batch])
         return row, len(samples) / SAMPLE_RATE
+
+
+def _printable(text: str) -> str:
+    """Text that UTF-8 can hold: what a file's name has of other bytes is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _reason(fault: Exception) -> str:
+    """Why a recording has no answer, in one line; torch writes its stack below the first."""
+    told = _printable(next((line.strip() for line in str(fault).splitlines() if line.strip()), ""))
+    if isinstance(fault, VoxstrataError):
+        return told
+    if isinstance(fault, MemoryError) or re.search(r"allocate memory|out of memory", told, re.IGNORECASE):
+        return "too long for the memory there is; cut it into shorter recordings, or use a larger machine"
+    return f"cannot be recognised ({type(fault).__name__}: {told}); leave the recording out or mend it"
