@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -85,11 +88,20 @@ def ctc_loss(logits: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Ten
         token_lengths: [B].
 
     Returns:
-        [B]; infinite where a clip has fewer frames than its transcript needs (the loop then names it).
+        [B]; infinite where a clip has fewer frames than `ctc_frames` of its tokens.
     """
     log_probabilities = F.log_softmax(logits.float(), dim=-1).transpose(0, 1)
     loss = F.ctc_loss(log_probabilities, tokens, lengths, token_lengths, blank=0, reduction="none")
     return loss / token_lengths.clamp_min(1)
+
+
+def ctc_frames(tokens: Sequence[int]) -> int:
+    """Frames that CTC needs to write tokens: one each, and a blank between two alike.
+
+    >>> ctc_frames([3, 1, 1, 2])
+    5
+    """
+    return len(tokens) + sum(first == second for first, second in pairwise(tokens))
 
 
 def token_loss(logits: Tensor, targets: Tensor, lengths: Tensor, *, smoothing: float = 0.0) -> Tensor:

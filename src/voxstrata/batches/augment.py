@@ -69,7 +69,9 @@ class Augmented:
     tempo: float
 
 
-def augment(samples: Samples, options: Augmentation, rng: np.random.Generator) -> Augmented:
+def augment(
+    samples: Samples, options: Augmentation, rng: np.random.Generator, *, at_least: int = 0
+) -> Augmented:
     """Changes a waveform [N] at 16 kHz at random.
 
     Whatever the options are, the first four draws settle tempo, pitch, whether there is reverberation, and
@@ -79,15 +81,19 @@ def augment(samples: Samples, options: Augmentation, rng: np.random.Generator) -
         samples: [N].
         options: how far it is changed.
         rng: random stream.
+        at_least: samples of the answer; what is too short is filled up with silence before echo and noise.
     """
     tempo = float((1 + options.tempo) ** rng.uniform(-1, 1))
     pitch = float(2 ** (options.pitch * rng.uniform(-1, 1) / 12))
     reverberant, noisy = rng.random() < options.reverb, rng.random() < options.noise
     clean = changed(samples, tempo=tempo, pitch=pitch)
+    played = len(samples) / max(1, len(clean))
+    if len(clean) < at_least:
+        clean = np.pad(clean, (0, at_least - len(clean)))
     heard = reverberated(clean, rng) if reverberant else clean
     if noisy:
         heard = with_noise(heard, float(rng.uniform(*options.noise_db)), rng)
-    return Augmented(heard, clean, len(samples) / max(1, len(clean)))
+    return Augmented(heard, clean, played)
 
 
 def changed(samples: Samples, *, tempo: float = 1.0, pitch: float = 1.0) -> Samples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from voxstrata.audio import SAMPLE_RATE, audio_file
 from voxstrata.batches.augment import Augmentation, augment
 from voxstrata.batches.batch import Batch
+from voxstrata.batches.clip_store import ClipStore
 from voxstrata.batches.clips import EMOTION, BatchClip, TextEncoder, select_clips
 from voxstrata.batches.collate import collate, collate_without_audio, no_clips, padded
 from voxstrata.batches.phonemes import span_tensors
@@ -112,6 +113,7 @@ class BatchSource:
         )
         self._cache = WaveformCache(options.cache_bytes)
         self._share = Share()
+        self._needed: Callable[[BatchClip], int] | None = None
         self._batches_per_epoch = len(self.plan(0))
 
     def __len__(self) -> int:
@@ -195,9 +197,40 @@ class BatchSource:
 
     def sample_counts(self, ids: Sequence[str]) -> list[int]:
         """Samples that a batch has of each clip at 16 kHz, as the manifest tells them."""
-        longest = self._crop_samples()
-        whole = [_samples(self._clips[name]) for name in ids]
-        return whole if longest is None else [min(count, longest) for count in whole]
+        return [self.samples_of(self._clips[name].duration_s) for name in ids]
+
+    def samples_of(self, duration_s: float) -> int:
+        """Samples that a batch has of a clip of this length."""
+        count, longest = round(duration_s * SAMPLE_RATE), self._crop_samples()
+        return count if longest is None else min(count, longest)
+
+    def shorter_than(self, samples: int) -> dict[str, int]:
+        """Id -> samples of the clips of which a batch has fewer than these, before augmentation."""
+        counts = ((name, self.samples_of(duration_s)) for name, duration_s in self._clips.durations_s())
+        return {name: count for name, count in counts if count < samples}
+
+    def lacking(self, needed: Callable[[BatchClip], int]) -> list[str]:
+        """Ids of the clips of which a batch has fewer samples than they need, before augmentation."""
+        return [name for name, clip in self._clips.items() if self.samples_of(clip.duration_s) < needed(clip)]
+
+    def leave_out(self, ids: Collection[str], reason: str) -> None:
+        """Takes clips out, before the first epoch is asked for; they are counted in `left_out`.
+
+        Args:
+            ids: of some of the clips, not all.
+            reason: why.
+        """
+        gone, kept = set(ids), ClipStore(self._clips.vocabulary)
+        for name, clip in self._clips.items():
+            if name not in gone:
+                kept[name] = clip
+        self.left_out[reason] = self.left_out.get(reason, 0) + len(self._clips) - len(kept)
+        self._clips = kept
+        self._batches_per_epoch = len(self.plan(0))
+
+    def keep_at_least(self, needed: Callable[[BatchClip], int]) -> None:
+        """Lets augmentation leave a clip the samples that it needs, where it has them."""
+        self._needed = needed
 
     @property
     def variation(self) -> str | None:
@@ -265,7 +298,8 @@ class BatchSource:
         if options.augment is None:
             return _Part(samples, samples, start / SAMPLE_RATE)
         rng = np.random.default_rng(derived_seed(options.seed, epoch, name, "augment"))
-        changed = augment(samples, options.augment, rng)
+        needed = 0 if self._needed is None else min(len(samples), self._needed(clip))
+        changed = augment(samples, options.augment, rng, at_least=needed)
         return _Part(changed.samples, changed.clean, start / SAMPLE_RATE, changed.tempo)
 
 

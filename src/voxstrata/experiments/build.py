@@ -9,6 +9,7 @@ import torch
 
 from voxstrata.backbone.encoder import SpeechEncoder, build_backbone, load_backbone
 from voxstrata.experiments.build_harmonifuse import build_harmonifuse
+from voxstrata.experiments.frames import hold_against_frames
 from voxstrata.experiments.sources import AnySources, Sources
 from voxstrata.experiments.task_sources import TaskSources
 from voxstrata.fusion.parallel_encoders import ParallelEncoders
@@ -46,12 +47,21 @@ Say = Callable[[str], None]
 
 
 def build_system(recipe: TrainedRecipe, sources: AnySources, say: Say) -> System:
-    """The modules of a recipe; the head's start depends on the recipe's seed only."""
+    """The modules of a recipe; the head's start depends on the recipe's seed only.
+
+    Args:
+        recipe: of the run.
+        sources: of the recipe; see `hold_against_frames` for what is left out of them.
+        say: receives lines for the user.
+
+    Raises:
+        VoxstrataError: if clips, encoders and recipe do not fit together.
+    """
     if isinstance(recipe, HarmoniFuseRecipe) or isinstance(sources, TaskSources):
         assert isinstance(recipe, HarmoniFuseRecipe) and isinstance(sources, TaskSources)
         return build_harmonifuse(recipe, sources, say)
     if isinstance(recipe, PretrainRecipe):
-        return _pretraining(recipe, sources)
+        return _pretraining(recipe, sources, say)
     if isinstance(recipe, LateFusionRecipe):
         return _late_fusion(recipe, sources, say)
     base = load_backbone(
@@ -61,6 +71,7 @@ def build_system(recipe: TrainedRecipe, sources: AnySources, say: Say) -> System
         final_norm=recipe.final_norm,
     )
     say(f"base {recipe.base}: waveforms are {'' if base.normalize else 'not '}normalised")
+    hold_against_frames(recipe, sources, [base.model.config], say)
     if isinstance(recipe, AdaLTMRecipe):
         return _adaltm(recipe, base, sources, say)
     if isinstance(recipe, MultitaskRecipe):
@@ -159,6 +170,8 @@ def _late_fusion(recipe: LateFusionRecipe, sources: Sources, say: Say) -> System
             for name, source in recipe.experts.items()
         }
     )
+    configs = [expert.model.config for expert in experts.encoders]
+    hold_against_frames(recipe, sources, configs, say)
     model, class_weights = _clip_model(recipe, experts, sources, say)
     return LateFusion(model, class_weights, HeadRates(**recipe.rates.model_dump()))
 
@@ -177,9 +190,10 @@ def _adaltm(recipe: AdaLTMRecipe, base: SpeechEncoder, sources: Sources, say: Sa
     return system
 
 
-def _pretraining(recipe: PretrainRecipe, sources: Sources) -> System:
+def _pretraining(recipe: PretrainRecipe, sources: Sources, say: Say) -> System:
     # Crops of a few seconds and narrow heads: there the plain attention is the faster one.
     config = tiny_config(**recipe.encoder.model_dump())
+    hold_against_frames(recipe, sources, [config], say)
     encoder = build_backbone(config, seed=recipe.seed, attention="reference")
     clusters = recipe.clusters
     targets = AcousticTargets(clusters.cepstral, clusters.prosodic)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from voxstrata.backbone.encoder import load_backbone
+from voxstrata.experiments.frames import hold_against_frames
 from voxstrata.experiments.task_sources import TaskSources
 from voxstrata.losses import class_balanced_weights
 from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
@@ -56,6 +57,7 @@ def build_harmonifuse(recipe: HarmoniFuseRecipe, sources: TaskSources, say: Say)
         final_norm=recipe.final_norm,
     )
     say(f"base {recipe.base}: waveforms are {'' if encoder.normalize else 'not '}normalised")
+    hold_against_frames(recipe, sources, [encoder.model.config], say)
     options = harmonifuse_options(recipe)
     lm, tokenizer = build_lm(options, sources.vocabulary, seed=recipe.seed)
     seed_everything(recipe.seed)

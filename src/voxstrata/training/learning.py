@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from voxstrata.batches.batch import Batch
 from voxstrata.batches.processes import Processes
-from voxstrata.errors import TrainingError
+from voxstrata.errors import AudioError, TrainingError
 from voxstrata.heads.whole_batch import WholeBatch, sharing
 from voxstrata.systems.system import ParameterGroup, System
 
@@ -143,7 +143,10 @@ class Learner:
     def _computed(self, loss: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
         device = self.processes.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            return loss(batch.to(device)).float()
+            try:
+                return loss(batch.to(device)).float()
+            except AudioError as fault:
+                raise AudioError(f"{fault}; this batch has the clips {', '.join(batch.ids)}") from None
 
     def _sharing(self, held: Sequence[float]) -> AbstractContextManager[None]:
         """Tells the modules that need the whole batch which processes have clips of it: the first ones."""

@@ -26,6 +26,7 @@ from voxstrata.experiments.dry_run.estimate import (
     estimate,
 )
 from voxstrata.experiments.dry_run.inspection import Inspection
+from voxstrata.experiments.frames import ClipNeeds, require_frames, told_left_out, too_many_words
 from voxstrata.experiments.leaks.guard import guard
 from voxstrata.experiments.leaks.training_clips import TrainingClips
 from voxstrata.experiments.parents import base_of, experts_of
@@ -36,6 +37,7 @@ from voxstrata.recipes.schema.encoders import LateFusionRecipe
 from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
 from voxstrata.recipes.schema.pretraining import PretrainRecipe
 from voxstrata.recipes.schema.recipe import BaseRecipe
+from voxstrata.systems.pretraining.tiny_encoder import tiny_config
 
 UNPREPARED = f"clips of a corpus that is not prepared are of {ASSUMED_CLIP_S:g} s"
 NOT_ESTIMATED = "costs are not estimated for harmonifuse"
@@ -194,6 +196,8 @@ def _check(
         sources = inspection.sources(recipe)
         clips = _counts(sources)
         _note_absent_classes(sources, findings)
+        with findings.collected():
+            _check_frames(recipe, sources, encoder, clips, findings)
         if isinstance(sources, Sources) and isinstance(recipe, EncoderRecipe) and encoder is not None:
             sizes = EncoderSizes.of(encoder.config, encoder.parameters)
             costs = estimate(recipe, sizes, inspection.loads(recipe, sources, sizes), assumed)
@@ -218,6 +222,28 @@ def _note_absent_classes(sources: AnySources, findings: _Findings) -> None:
         return
     if (line := sources.train.absent_classes()) is not None:
         findings.notes[line] = None
+
+
+def _check_frames(
+    recipe: AnyRecipe,
+    sources: AnySources,
+    encoder: EncoderHeaders | None,
+    clips: dict[str, int],
+    findings: _Findings,
+) -> None:
+    """Holds the clips against the encoder's frames; those that training would leave out are not counted."""
+    if isinstance(recipe, PretrainRecipe):
+        config = tiny_config(**recipe.encoder.model_dump())
+    elif encoder is None:
+        return
+    else:
+        config = encoder.config
+    needs = ClipNeeds.of(recipe, [config])
+    require_frames(sources, needs)
+    for split, ids in too_many_words(sources, needs).items():
+        findings.notes[told_left_out(split, ids)] = None
+        if split == "train":
+            clips[split] -= len(ids)
 
 
 def _check_encoders(
