@@ -72,8 +72,7 @@ def prepare(
     chosen, audio = [clips[position] for position in kept], [inspections[position] for position in kept]
     spans = [one.heard for one in audio]
     lengths = [end - start for start, end in spans]
-    notes += _notes_on_silence(name, chosen, audio) if trim_silence else []
-    notes += notes_on_levels(audio)
+    notes += [*(_notes_on_silence(name, chosen, audio) if trim_silence else []), *notes_on_levels(audio)]
     names = allowed or _labels_of(chosen)
     return write_prepared(
         out,
