@@ -89,6 +89,14 @@ def test_a_signal_to_one_process_stops_all_and_they_go_on_bit_for_bit_with_dropo
     assert [path.name for path in (two / "stopped" / "checkpoints").iterdir()] == ["step-000000005"]
 
 
+def test_a_signal_to_one_process_ends_a_validation_of_all_and_they_do_it_again(two: Path) -> None:
+    ends = [json.loads((two / f"end-{index}.json").read_text()) for index in (0, 1)]
+    assert [end["same_validated"] for end in ends] == [True, True]
+    assert [end["left"] for end in ends] == [["step-000000006-unvalidated"]] * 2
+    rows = [RunFolder(two / name).journal_rows("validation") for name in ("unvalidated", "undisturbed")]
+    assert rows[0] == rows[1] != []
+
+
 def test_what_two_processes_began_one_ends(two: Path, tmp_path: Path) -> None:
     shutil.copytree(two / "stopped", tmp_path / "stopped")
     ends = []

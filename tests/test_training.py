@@ -291,7 +291,7 @@ def test_a_disk_that_fills_up_keeps_the_old_checkpoint_and_the_training_goes_on_
     def full(*args: object, **kwargs: object) -> None:
         nonlocal calls
         calls += 1
-        if calls > (4 if failing == "save_file" else 2):
+        if calls > (6 if failing == "save_file" else 3):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(*args, **kwargs)
 

@@ -282,12 +282,45 @@ def test_random_states_come_back() -> None:
 
     seed_everything(5)
     first = draw()
-    states = random_states()
+    states = random_states(torch.device("cpu"))
     second = draw()
-    restore_random_states(states)
+    restore_random_states(states, torch.device("cpu"))
     assert draw() == second != first
     seed_everything(5)
     assert draw() == first
+
+
+@pytest.fixture
+def cards(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The generators' states of two GPUs that this machine need not have."""
+    held = [torch.tensor([0]), torch.tensor([1])]
+
+    def write(state: torch.Tensor, device: torch.device) -> None:
+        held[device.index or 0] = state
+
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: held[device.index or 0])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", write)
+    return held
+
+
+def test_of_several_gpus_the_state_of_the_own_one_is_kept(cards: list[torch.Tensor]) -> None:
+    states = random_states(torch.device("cuda", 1))
+    assert [state.item() for state in states["cuda"]] == [1]
+    assert random_states(torch.device("cpu"))["cuda"] == []
+    restore_random_states(states, torch.device("cuda"))
+    assert [state.item() for state in cards] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("device", "after"), [("cuda", [10, 1]), ("cuda:0", [10, 1]), ("cuda:1", [0, 11]), ("cpu", [0, 1])]
+)
+def test_states_of_all_gpus_of_an_older_version_load_where_there_are_fewer(
+    cards: list[torch.Tensor], device: str, after: list[int]
+) -> None:
+    former = [torch.tensor([number]) for number in (10, 11, 12, 13)]
+    states = {**random_states(torch.device("cpu")), "cuda": former}
+    restore_random_states(states, torch.device(device))
+    assert [state.item() for state in cards] == after
 
 
 if __name__ == "__main__":

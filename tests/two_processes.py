@@ -225,6 +225,38 @@ def stop_and_resume(out: Path, name: str, dropout: float, *, resume: bool, proce
     return system
 
 
+class Asking(Lists):
+    """Validation batches, at whose n-th one this process is asked to stop."""
+
+    def __init__(self, batches: list[Batch], at: int) -> None:
+        super().__init__([], 0)
+        self.batches, self.at, self.read = batches, at, 0
+
+    def epoch(self, index: int, *, skip: int = 0) -> Iterator[Batch]:
+        for one in super().epoch(index, skip=skip):
+            self.read += 1
+            if self.read == self.at:
+                signal.raise_signal(signal.SIGTERM)
+            yield one
+
+
+def stop_in_validation(out: Path, processes: Processes) -> tuple[System, list[str]]:
+    """A training whose second validation a signal to the last process ends; its end, and what was left."""
+    _, train, dev, _ = CASES["heads"]
+    run, last = RunFolder(out / "unvalidated"), processes.share.index == processes.count - 1
+    asking = Asking(dev.batches, len(dev.batches) + 1 if last else 0)
+    try:
+        fit(Heads(0.3), train, asking, run, STOPPED, processes=processes)
+        raise AssertionError("it was not stopped")
+    except Interrupted:
+        assert asking.read == len(dev.batches) + 1
+    left = [path.name for path in run.checkpoints.iterdir()]
+    processes.wait()
+    system = Heads(0.3)
+    fit(system, train, dev, run, STOPPED, processes=processes)
+    return system, left
+
+
 def work(out: Path) -> None:
     """What each process does: all cases, a record of what fell to it, and stops."""
     processes = Processes.join()
@@ -247,8 +279,12 @@ def work(out: Path) -> None:
     fit(undisturbed, *arguments, RunFolder(out / "undisturbed"), STOPPED, processes=processes)
     resumed = stop_and_resume(out, "resumed", 0.3, resume=True, processes=processes)
     stop_and_resume(out, "stopped", 0.0, resume=False, processes=processes)
-    pairs = zip(resumed.state_dict().values(), undisturbed.state_dict().values(), strict=True)
-    same = all(torch.equal(*pair) for pair in pairs)
+    validated, left = stop_in_validation(out, processes)
+    expected = undisturbed.state_dict()
+    same, same_validated = (
+        all(torch.equal(tensor, expected[name]) for name, tensor in system.state_dict().items())
+        for system in (resumed, validated)
+    )
     refused = ""
     try:
         plain = Heads()
@@ -256,7 +292,8 @@ def work(out: Path) -> None:
         fit(plain, *arguments, RunFolder(out / "plain"), STOPPED, processes=processes)
     except TrainingError as fault:
         refused = str(fault)
-    (out / f"end-{processes.share.index}.json").write_text(json.dumps({"same": same, "refused": refused}))
+    told = {"same": same, "same_validated": same_validated, "left": left, "refused": refused}
+    (out / f"end-{processes.share.index}.json").write_text(json.dumps(told))
 
 
 def launch(script: Sequence[str], folder: Path, **environment: str) -> subprocess.Popen[str]:

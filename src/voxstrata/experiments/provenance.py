@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from voxstrata.runs import FORMAT_VERSION
+from voxstrata.errors import RecipeError
+from voxstrata.runs import FORMAT_VERSION, RunFolder
 
 PACKAGES = ("voxstrata", "torch", "transformers", "accelerate", "lhotse", "numpy", "scikit-learn")
 
@@ -47,13 +50,20 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def provenance(*, seed: int, fingerprints: dict[str, str], parents: dict[str, str]) -> dict[str, Any]:
+def provenance(
+    *,
+    seed: int,
+    fingerprints: dict[str, str],
+    parents: dict[str, str],
+    weights: dict[str, str] | None = None,
+) -> dict[str, Any]:
     """What is known when a run starts.
 
     Args:
         seed: of the recipe.
         fingerprints: corpus folder -> content hash.
         parents: vector name -> the run or checkpoint it came from; a folder relative to the run's.
+        weights: base or expert -> content hash, of what a training builds on; None where nothing is trained.
     """
     import torch
 
@@ -70,4 +80,53 @@ def provenance(*, seed: int, fingerprints: dict[str, str], parents: dict[str, st
         "seed": seed,
         "data": fingerprints,
         "parents": parents,
+        **({} if weights is None else {"weights": weights}),
     }
+
+
+def require_unchanged(run: RunFolder, fingerprints: Mapping[str, str], weights: Mapping[str, str]) -> None:
+    """Refuses to go on with a training whose corpora or weights are not those that it began with.
+
+    Where they lie is free. What an older version did not write down cannot be held against anything.
+
+    Args:
+        run: with the provenance of the first start.
+        fingerprints: as in `provenance`, of now, in the recipe's order.
+        weights: as in `provenance`, of now.
+
+    Raises:
+        RecipeError: naming what has changed.
+    """
+    try:
+        began = json.loads(run.provenance.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    changed = [*_changed_corpora(began.get("data", {}), fingerprints)]
+    changed += _changed(began.get("weights", {}), weights)
+    if changed:
+        raise RecipeError(
+            f"{run.path} was begun with other data or weights ({'; '.join(changed)}); put back what it was "
+            "begun with to go on, or remove the folder to start again"
+        )
+
+
+def _changed_corpora(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    if then.keys() != now.keys():
+        # Folders were moved: the order of the corpora tells which one is which.
+        first, second = (list(dict.fromkeys(found.values())) for found in (then, now))
+        if not then or first == second:
+            return []
+        return [f"corpora were {_shown(*first)}, are {_shown(*second)}"]
+    return _changed(then, now, "corpus ")
+
+
+def _changed(then: Mapping[str, str], now: Mapping[str, str], kind: str = "") -> list[str]:
+    return [
+        f"{kind}{name} was {_shown(then[name])}, is {_shown(found)}"
+        for name, found in now.items()
+        if name in then and then[name] != found
+    ]
+
+
+def _shown(*hashes: str) -> str:
+    return ", ".join(value[:12] for value in hashes)

@@ -10,6 +10,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from voxstrata.backbone.checkpoints import open_checkpoint
+from voxstrata.backbone.locate import locate
 from voxstrata.batches.processes import Processes
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import RecipeError
@@ -19,13 +21,13 @@ from voxstrata.experiments.caching import cache_folder, keep, release
 from voxstrata.experiments.cuts import corpora_of
 from voxstrata.experiments.leaks.guard import Guarded, guard
 from voxstrata.experiments.parents import base_of, experts_of
-from voxstrata.experiments.provenance import now, provenance
+from voxstrata.experiments.provenance import now, provenance, require_unchanged
 from voxstrata.experiments.sources import AnySources, Sources, build_sources
 from voxstrata.experiments.yardsticks import yardstick_answers
 from voxstrata.inference.tasks import answers as answers_of
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.predictions import Prediction, read_predictions, write_predictions
-from voxstrata.recipes.reading import dump
+from voxstrata.recipes.reading import dump, read_recipe
 from voxstrata.recipes.schema.any_recipe import AnyRecipe, TrainedRecipe
 from voxstrata.recipes.schema.yardsticks import YardstickRecipe
 from voxstrata.runs import RunFolder, atomic_write, write_json
@@ -64,7 +66,8 @@ def execute(
         progress: receives the loop's progress.
 
     Raises:
-        RecipeError: if the folder holds a run of another recipe.
+        RecipeError: if the folder holds a run of another recipe, or one that was begun with other data or
+            weights.
         LeakError: if what would be tested was trained on, and the recipe does not allow it.
         VoxstrataError: see `fit`.
     """
@@ -74,6 +77,8 @@ def execute(
             _refuse_another(recipe, run)
         if processes.from_leader(run.is_complete):
             say(f"{run.path} is done already")
+            if processes.leads:
+                _clear(run)
             return run
         sources = build_sources(recipe)
         _say_left_out(sources, say)
@@ -120,15 +125,30 @@ def _measure(recipe: YardstickRecipe, sources: Sources, guarded: Guarded, run: R
 
 
 def _refuse_another(recipe: AnyRecipe, run: RunFolder) -> None:
-    if run.recipe.is_file() and run.recipe.read_text(encoding="utf-8") != dump(recipe):
+    if run.recipe.is_file() and not _is_of(recipe, run):
         raise RecipeError(f"{run.path} holds a run of another recipe; choose another folder with --out")
 
 
+def _is_of(recipe: AnyRecipe, run: RunFolder) -> bool:
+    """Whether the folder's recipe is this one; a key that its version did not know has its default."""
+    if run.recipe.read_text(encoding="utf-8") == dump(recipe):
+        return True
+    try:
+        return read_recipe(run.recipe) == recipe
+    except RecipeError:
+        return False
+
+
 def _claim(recipe: AnyRecipe, run: RunFolder) -> None:
-    """Writes recipe and provenance into a new folder, once all parts of the recipe were found to hold."""
-    if run.recipe.is_file():
-        return
+    """Writes recipe and provenance into a folder, once all parts of the recipe were found to hold.
+
+    A folder with a checkpoint keeps those of its first start, and must go on with the same data and weights.
+    """
     fingerprints = {use.path: PreparedCorpus.load(Path(use.path)).fingerprint for use in corpora_of(recipe)}
+    weights = None if isinstance(recipe, YardstickRecipe) else _weights(recipe)
+    if run.recipe.is_file() and any(run.checkpoints.glob("step-*")):
+        require_unchanged(run, fingerprints, weights or {})
+        return
     experts = experts_of(recipe)
     if (base := base_of(recipe)) is not None and RunFolder(Path(base)).recipe.is_file():
         experts = {"base": base, **experts}
@@ -137,8 +157,18 @@ def _claim(recipe: AnyRecipe, run: RunFolder) -> None:
         name: os.path.relpath(source, run.path) if Path(source).exists() else source
         for name, source in experts.items()
     }
-    write_json(run.provenance, provenance(seed=recipe.seed, fingerprints=fingerprints, parents=parents))
+    about = provenance(seed=recipe.seed, fingerprints=fingerprints, parents=parents, weights=weights)
+    write_json(run.provenance, about)
     atomic_write(run.recipe, dump(recipe))
+
+
+def _weights(recipe: TrainedRecipe) -> dict[str, str]:
+    """Content hashes of what a training builds on; a file that serves twice is read once."""
+    sources = {f"experts.{name}": source for name, source in experts_of(recipe).items()}
+    if (base := base_of(recipe)) is not None:
+        sources = {"base": base, **sources}
+    hashes = {source: open_checkpoint(locate(source)).fingerprint() for source in set(sources.values())}
+    return {name: hashes[source] for name, source in sources.items()}
 
 
 def _guarded(recipe: AnyRecipe, sources: AnySources, run: RunFolder, say: Say) -> Guarded:
@@ -193,6 +223,10 @@ def _finish(run: RunFolder) -> None:
     write_json(run.provenance, about | {"finished": now()})
     write_report(run)
     atomic_write(run.complete, now() + "\n")
-    # Several times the size of the model, and nothing is left to resume.
+    _clear(run)
+
+
+def _clear(run: RunFolder) -> None:
+    """Removes what a complete run has no use for: several times the size of the model."""
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     shutil.rmtree(cache_folder(run), ignore_errors=True)

@@ -28,6 +28,9 @@ _UNREADABLE = (
     TypeError,
 )
 
+#: Ends the name of a checkpoint that was written before the validation after its step.
+_UNVALIDATED = "-unvalidated"
+
 
 @dataclass
 class TrainingState:
@@ -43,6 +46,7 @@ class TrainingState:
         stale: validations in a row since then.
         elapsed_s: time spent in training, over all starts.
         journal_bytes: length of the journal; what stands behind it belongs to steps that are repeated.
+        unvalidated: the validation after the latest step is not done yet.
     """
 
     step: int = 0
@@ -54,6 +58,7 @@ class TrainingState:
     stale: int = 0
     elapsed_s: float = 0.0
     journal_bytes: int = 0
+    unvalidated: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,19 +88,26 @@ class Checkpoints:
     Args:
         folder: `RunFolder.checkpoints`.
         fingerprint: what must not change between starts (JSON values by name).
+        defaults: what holds where the fingerprint of an older version lacks a name.
     """
 
-    def __init__(self, folder: Path, fingerprint: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, fingerprint: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    ) -> None:
         self.folder = folder
         self.fingerprint: dict[str, Any] = json.loads(json.dumps(dict(fingerprint)))
+        self.defaults: dict[str, Any] = json.loads(json.dumps(dict(defaults or {})))
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Writes a checkpoint; only then the former one is removed.
+        """Writes a checkpoint; only then the former one is removed. One of this moment is not written again.
 
         Raises:
             TrainingError: if the disk does not take it; the former one is still there.
         """
-        target = self.folder / f"step-{checkpoint.state.step:09d}"
+        state = checkpoint.state
+        target = self.folder / f"step-{state.step:09d}{_UNVALIDATED if state.unvalidated else ''}"
+        if target.is_dir():
+            return
         partial = self.folder / f".partial-{target.name}"
         try:
             _write(partial, checkpoint, self.fingerprint)
@@ -104,7 +116,7 @@ class Checkpoints:
         except (OSError, RuntimeError, SafetensorError) as fault:
             shutil.rmtree(partial, ignore_errors=True)
             raise TrainingError(
-                f"cannot write the checkpoint of step {checkpoint.state.step} into {self.folder}: "
+                f"cannot write the checkpoint of step {state.step} into {self.folder}: "
                 f"{_line(fault)}; the one before it is kept: free space, then give the same command again"
             ) from None
         for other in self.folder.iterdir():
@@ -117,7 +129,7 @@ class Checkpoints:
         Raises:
             CheckpointError: if it was made with other options, or cannot be read.
         """
-        folders = sorted(self.folder.glob("step-*"))
+        folders = sorted(self.folder.glob("step-*"), key=_moment)
         if not folders:
             return None
         newest = folders[-1]
@@ -141,7 +153,7 @@ class Checkpoints:
             ) from None
 
     def _check_fingerprint(self, then: Mapping[str, Any]) -> None:
-        now = self.fingerprint
+        now, then = self.fingerprint, {**self.defaults, **then}
         changed = [name for name in sorted(now.keys() | then.keys()) if now.get(name) != then.get(name)]
         if changed:
             differences = "; ".join(f"{name} was {then.get(name)}, is {now.get(name)}" for name in changed)
@@ -149,6 +161,12 @@ class Checkpoints:
                 f"{self.folder} holds a training with other options ({differences}); "
                 "give the same options to go on, or choose another run folder"
             )
+
+
+def _moment(folder: Path) -> tuple[str, bool]:
+    """By what checkpoints are sorted: of one step, the one after validation is the newer one."""
+    step = folder.name.removesuffix(_UNVALIDATED)
+    return step, step == folder.name
 
 
 def _line(fault: BaseException) -> str:

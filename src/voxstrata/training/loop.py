@@ -24,7 +24,11 @@ from voxstrata.training.parameters import Tensors, open_for_training, restore_te
 from voxstrata.training.schedule import lr_factor
 from voxstrata.training.seeding import random_states, restore_random_states, seed_everything
 from voxstrata.training.shares import Batches, divided
-from voxstrata.training.stopping import stop_requests
+from voxstrata.training.stopping import StopRequest, stop_requests
+
+
+class _StopAsked(Exception):
+    """Ends a validation in all processes together."""
 
 
 def fit(
@@ -63,18 +67,20 @@ def fit(
     fitting = _Fitting(system, train, dev, run, options, processes)
     with stop_requests() as stop:
         fitting.start_or_resume()
+        if fitting.state.unvalidated:
+            fitting.validate(stop)
+            fitting.save()
         for batches in fitting.steps():
             loss = fitting.learn(batches)
             if fitting.validation_due():
-                fitting.validate()
+                fitting.validate(stop)
             if progress is not None:
                 progress(fitting.progress(loss))
             stopping = processes.any(stop.requested)
             if stopping or fitting.checkpoint_due():
                 fitting.save()
             if stopping:
-                done = f"step {fitting.state.step} of {fitting.total}"
-                raise Interrupted(f"stopped after {done}; the same command goes on from there")
+                raise fitting.interrupted()
     return fitting.result()
 
 
@@ -103,7 +109,8 @@ class _Fitting:
         self.state = TrainingState()
         self.best: Tensors = {}
         self.journal = Journal(run)
-        self.checkpoints = Checkpoints(run.checkpoints, self._fingerprint())
+        defaults = asdict(FitOptions(steps=1)) | {"steps": None}
+        self.checkpoints = Checkpoints(run.checkpoints, self._fingerprint(), defaults)
         self.learner = Learner(
             system,
             self.groups,
@@ -125,7 +132,7 @@ class _Fitting:
             randomness = [checkpoint.randomness, *checkpoint.others]
             # Of a process that there was not before, the seed holds.
             if self.processes.share.index < len(randomness):
-                restore_random_states(randomness[self.processes.share.index])
+                restore_random_states(randomness[self.processes.share.index], self.processes.device)
             if self.processes.leads:
                 self.journal.truncate(self.state.journal_bytes)
             return
@@ -180,12 +187,25 @@ class _Fitting:
             state.epoch, state.batches = state.epoch + 1, 0
         return loss
 
-    def validate(self) -> None:
-        """Mean loss over all validation clips; keeps the weights where it is the lowest so far."""
+    def validate(self, stop: StopRequest) -> None:
+        """Mean loss over all validation clips; keeps the weights where it is the lowest so far.
+
+        Whatever ends it before its time costs no step: a checkpoint that is due is written before it, and
+        one in any case where it is asked to stop. Training goes on from there with this validation.
+        """
         assert self.dev is not None
         state = self.state
-        with closing(_closable(self.dev.epoch(0))) as batches:
-            loss = self.learner.mean_loss(batches, number=state.step)
+        state.unvalidated = True
+        if self.checkpoint_due():
+            self.save()
+        before = random_states(self.processes.device)
+        try:
+            with closing(_closable(self.dev.epoch(0))) as batches:
+                loss = self.learner.mean_loss(self._until_stopped(batches, stop), number=state.step)
+        except _StopAsked:
+            self.save(before)
+            raise self.interrupted() from None
+        state.unvalidated = False
         best = state.best_loss is None or loss < state.best_loss
         state.val_loss = loss
         if best:
@@ -196,9 +216,25 @@ class _Fitting:
         row = {"kind": "validation", "step": state.step, "epoch": self._epoch(), "loss": loss, "best": best}
         self._tell({**row, **self.learner.summary()})
 
-    def save(self) -> None:
-        """Writes a checkpoint of this moment, for all processes."""
-        randomness, *others = self.processes.gathered(random_states())
+    def _until_stopped(self, batches: Iterator[Batch], stop: StopRequest) -> Iterator[Batch]:
+        """The batches, as long as no process is asked to stop."""
+        for batch in batches:
+            if self.processes.any(stop.requested):
+                raise _StopAsked
+            yield batch
+
+    def interrupted(self) -> Interrupted:
+        """What is raised once a checkpoint is written."""
+        done = f"step {self.state.step} of {self.total}"
+        return Interrupted(f"stopped after {done}; the same command goes on from there")
+
+    def save(self, drawn: dict[str, Any] | None = None) -> None:
+        """Writes a checkpoint of this moment, for all processes.
+
+        Args:
+            drawn: the states of this process's generators that it holds; None: as they are now.
+        """
+        randomness, *others = self.processes.gathered(drawn or random_states(self.processes.device))
         if self.processes.leads:
             self.state.journal_bytes = self.journal.flushed_bytes()
             self.checkpoints.save(
