@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from small_tables import BASIC, SWEEP, table
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.run import execute
@@ -19,28 +20,6 @@ from voxstrata.experiments.tables.recipes import content_key, order, references,
 from voxstrata.experiments.tables.table import Table, read_table
 from voxstrata.recipes.reading import merged_values, validate
 from voxstrata.runs import RunFolder
-
-BASIC = {
-    "title": "Test",
-    "runs": {
-        "dual": {"recipe": "adaltm", "set": {"vectors": {"asr": "$run.asr", "ser": "$run.ser"}}},
-        "single": {"recipe": "adaltm", "set": {"vectors": {"ser": "$run.ser"}}},
-        "unused": {"recipe": "adaltm", "set": {"vectors": {"x": "$run.asr"}}},
-        "asr": {"recipe": "finetune-asr"},
-        "ser": {"recipe": "finetune-ser"},
-    },
-    "rows": [{"run": "dual", "title": "Dual"}, {"run": "single", "title": "Single"}],
-    "scales": {
-        "small": {
-            "corpora": {"speech": {"reader": "table", "folder": "speech"}},
-            "set": {"all": {"data": {"corpora": [{"path": "$corpus.speech"}]}}},
-        }
-    },
-}
-
-
-def table(changes: dict | None = None) -> Table:
-    return Table.model_validate(merged_values(copy.deepcopy(BASIC), changes or {}))
 
 
 def test_parents_come_before_children_and_only_needed_runs_are_planned():
@@ -78,14 +57,6 @@ def test_circles_and_missing_runs_are_named():
     missing = table({"runs": {"dual": {"set": {"vectors": {"asr": "$run.nobody"}}}}})
     with pytest.raises(RecipeError, match="'dual' needs 'nobody'"):
         order(missing, missing.scale("small"))
-
-
-SWEEP = {
-    "runs": {
-        "joint": {"recipe": "multitask", "grid": {"asr_weight": [0.1, 1.0], "rates.encoder": [1e-4, 1e-3]}}
-    },
-    "rows": [{"run": "single", "title": "Single"}, {"run": "joint", "title": "Joint", "choose": "wer"}],
-}
 
 
 def test_a_grid_stands_for_a_run_of_each_combination():

@@ -1,49 +1,18 @@
 """Rows of a table and their differences, from the predictions of its runs."""
 
-import copy
 from pathlib import Path
 
 import pytest
 
+from small_tables import SWEEP, table
 from voxstrata.experiments.tables.contrasts import changes_of, contrasts_of
 from voxstrata.experiments.tables.plan import PlannedRun
 from voxstrata.experiments.tables.results import markdown
 from voxstrata.experiments.tables.rows import rows_of
-from voxstrata.experiments.tables.table import Table
 from voxstrata.predictions import Prediction, write_predictions
 from voxstrata.recipes.reading import merged_values, validate
 from voxstrata.reporting.table import Table as Finished
 from voxstrata.runs import RunFolder
-
-BASIC = {
-    "title": "Test",
-    "runs": {
-        "dual": {"recipe": "adaltm", "set": {"vectors": {"asr": "$run.asr", "ser": "$run.ser"}}},
-        "single": {"recipe": "adaltm", "set": {"vectors": {"ser": "$run.ser"}}},
-        "unused": {"recipe": "adaltm", "set": {"vectors": {"x": "$run.asr"}}},
-        "asr": {"recipe": "finetune-asr"},
-        "ser": {"recipe": "finetune-ser"},
-    },
-    "rows": [{"run": "dual", "title": "Dual"}, {"run": "single", "title": "Single"}],
-    "scales": {
-        "small": {
-            "corpora": {"speech": {"reader": "table", "folder": "speech"}},
-            "set": {"all": {"data": {"corpora": [{"path": "$corpus.speech"}]}}},
-        }
-    },
-}
-
-
-def table(changes: dict | None = None) -> Table:
-    return Table.model_validate(merged_values(copy.deepcopy(BASIC), changes or {}))
-
-
-SWEEP = {
-    "runs": {
-        "joint": {"recipe": "multitask", "grid": {"asr_weight": [0.1, 1.0], "rates.encoder": [1e-4, 1e-3]}}
-    },
-    "rows": [{"run": "single", "title": "Single"}, {"run": "joint", "title": "Joint", "choose": "wer"}],
-}
 
 
 @pytest.mark.parametrize(("choose", "chosen"), [("uar", "joint.2"), ("wer", "joint.3")])

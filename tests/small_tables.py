@@ -1,0 +1,36 @@
+"""A table of two rows, and one with a grid, as YAML would tell them."""
+
+import copy
+
+from voxstrata.experiments.tables.table import Table
+from voxstrata.recipes.reading import merged_values
+
+BASIC = {
+    "title": "Test",
+    "runs": {
+        "dual": {"recipe": "adaltm", "set": {"vectors": {"asr": "$run.asr", "ser": "$run.ser"}}},
+        "single": {"recipe": "adaltm", "set": {"vectors": {"ser": "$run.ser"}}},
+        "unused": {"recipe": "adaltm", "set": {"vectors": {"x": "$run.asr"}}},
+        "asr": {"recipe": "finetune-asr"},
+        "ser": {"recipe": "finetune-ser"},
+    },
+    "rows": [{"run": "dual", "title": "Dual"}, {"run": "single", "title": "Single"}],
+    "scales": {
+        "small": {
+            "corpora": {"speech": {"reader": "table", "folder": "speech"}},
+            "set": {"all": {"data": {"corpora": [{"path": "$corpus.speech"}]}}},
+        }
+    },
+}
+
+
+def table(changes: dict | None = None) -> Table:
+    return Table.model_validate(merged_values(copy.deepcopy(BASIC), changes or {}))
+
+
+SWEEP = {
+    "runs": {
+        "joint": {"recipe": "multitask", "grid": {"asr_weight": [0.1, 1.0], "rates.encoder": [1e-4, 1e-3]}}
+    },
+    "rows": [{"run": "single", "title": "Single"}, {"run": "joint", "title": "Joint", "choose": "wer"}],
+}
