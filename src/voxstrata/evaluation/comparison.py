@@ -21,7 +21,7 @@ from voxstrata.evaluation.intervals import (
 )
 from voxstrata.evaluation.pairing import aligned
 from voxstrata.evaluation.tally import Tally, label_set
-from voxstrata.evaluation.tasks import Answered, answered_tasks, task_tally
+from voxstrata.evaluation.tasks import Answered, task_tally, tasks_in
 from voxstrata.predictions import Prediction
 
 NOTHING = (
@@ -205,7 +205,7 @@ def compare_changes(
 
 def _pairs(a: Sequence[Prediction], b: Sequence[Prediction]) -> tuple[dict[str, Pair], list[str]]:
     """What both files answer, and notes on what only one does."""
-    first, second = answered_tasks(a), answered_tasks(b)
+    first, second = tasks_in(a).by_name, tasks_in(b).by_name
     pairs = {task: (found, second[task]) for task, found in first.items() if task in second}
     notes = [
         f"{task} is not compared: only one of the files answers it"

@@ -7,19 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from voxstrata.errors import PredictionsError
-from voxstrata.evaluation.answers import (
-    Answers,
-    answers_to,
-    check_errors,
-    class_answers,
-    first_few,
-    notes_on,
-    notes_on_speakers,
-)
+from voxstrata.evaluation.answers import Answers, check_errors, first_few, notes_on, notes_on_speakers
 from voxstrata.evaluation.classification import confusion_matrix
-from voxstrata.evaluation.concordance import Ratings, rating_tally, ratings_in
+from voxstrata.evaluation.concordance import Ratings, rating_tally
 from voxstrata.evaluation.intervals import by_unit, cluster_weights, interval, resampled_sums, toolkit_weights
 from voxstrata.evaluation.tally import Tally, emotion_tally, label_set, transcript_tally
+from voxstrata.evaluation.tasks import Tasks, tasks_in
 from voxstrata.predictions import Prediction
 
 
@@ -187,34 +180,32 @@ def score(
     if resamples < 2:
         raise PredictionsError(f"an interval needs at least 2 resamples; found {resamples}")
     check_errors(errors, predictions)
-    emotion, transcript = answers_to("emotion", predictions), answers_to("transcript", predictions)
-    rated, classes = ratings_in(predictions), class_answers(predictions)
-    found = [task for task in (emotion, transcript, rated, *classes.values()) if task is not None]
-    if not found:
+    tasks = tasks_in(predictions)
+    if not tasks.by_name:
         raise PredictionsError(
             "nothing to score: no row holds both an answer and its reference "
             "(emotion with reference_emotion, transcript with reference_transcript, arousal, valence and "
             "dominance with theirs, or classes with reference_classes)"
         )
-    unanswered = {clip for task in found for clip in task.unanswered}
+    unanswered = {clip for task in tasks.by_name.values() for clip in task.unanswered}
     if errors == "leave-out":
-        emotion = emotion and emotion.without(emotion.unanswered)
-        transcript = transcript and transcript.without(transcript.unanswered)
-        rated = rated and rated.without(rated.unanswered)
-        classes = {field: task.without(task.unanswered) for field, task in classes.items()}
-    tasks = {"emotion": emotion, "transcript": transcript, "dimensions": rated, **classes}
-    speakers = {name: dict(zip(t.ids, t.speakers, strict=True)) for name, t in tasks.items() if t is not None}
-    scored = {clip: speaker for of_task in speakers.values() for clip, speaker in of_task.items()}
+        tasks = tasks.without_gaps()
+    emotion, transcript, rated = tasks.emotion, tasks.transcript, tasks.dimensions
+    scored = {
+        clip: speaker
+        for task in tasks.by_name.values()
+        for clip, speaker in zip(task.ids, task.speakers, strict=True)
+    }
     return Scores(
         clips=len(scored),
         speakers=len(set(scored.values()) - {None}),
         emotion=_emotion_scores(emotion, labels, resamples, seed) if emotion else None,
         transcript=_transcript_scores(transcript, normalizer, resamples, seed) if transcript else None,
         dimensions=_dimension_scores(rated, resamples, seed) if rated else None,
-        classes={f: _emotion_scores(task, None, resamples, seed) for f, task in classes.items()},
+        classes={f: _emotion_scores(task, None, resamples, seed) for f, task in tasks.classes.items()},
         unanswered=len(unanswered),
         errors=errors,
-        warnings=_warnings(predictions, emotion, {name: list(s.values()) for name, s in speakers.items()}),
+        warnings=_warnings(predictions, tasks),
     )
 
 
@@ -244,14 +235,12 @@ def _transcript_scores(found: Answers, normalizer: str, resamples: int, seed: in
     )
 
 
-def _warnings(
-    predictions: Sequence[Prediction], emotion: Answers | None, speakers: Mapping[str, Sequence[str | None]]
-) -> tuple[str, ...]:
+def _warnings(predictions: Sequence[Prediction], tasks: Tasks) -> tuple[str, ...]:
     return (
         *notes_on("emotion", predictions),
         *notes_on("transcript", predictions),
-        *(_notes_on_names(emotion) if emotion else []),
-        *notes_on_speakers(speakers),
+        *(_notes_on_names(tasks.emotion) if tasks.emotion else []),
+        *notes_on_speakers({name: task.speakers for name, task in tasks.by_name.items()}),
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from voxstrata.evaluation.answers import Answers, answers_to, class_answers
 from voxstrata.evaluation.concordance import Ratings, rating_tally, ratings_in
@@ -14,15 +14,46 @@ from voxstrata.predictions import Prediction
 Answered = Answers | Ratings
 
 
-def answered_tasks(predictions: Sequence[Prediction]) -> dict[str, Answered]:
-    """What a file answers: `emotion`, `transcript`, `dimensions`, and further classes by their field."""
-    found: dict[str, Answered | None] = {
-        "emotion": answers_to("emotion", predictions),
-        "transcript": answers_to("transcript", predictions),
-        "dimensions": ratings_in(predictions),
-        **class_answers(predictions),
-    }
-    return {task: answers for task, answers in found.items() if answers is not None}
+@dataclass(frozen=True)
+class Tasks:
+    """What a file answers; None and absent: it was not asked.
+
+    Args:
+        emotion: emotions.
+        transcript: words.
+        dimensions: ratings.
+        classes: further classes by their field.
+    """
+
+    emotion: Answers | None
+    transcript: Answers | None
+    dimensions: Ratings | None
+    classes: Mapping[str, Answers]
+
+    @property
+    def by_name(self) -> dict[str, Answered]:
+        """Those answered: `emotion`, `transcript`, `dimensions` and the fields of further classes."""
+        known = {"emotion": self.emotion, "transcript": self.transcript, "dimensions": self.dimensions}
+        return {task: found for task, found in {**known, **self.classes}.items() if found is not None}
+
+    def without_gaps(self) -> Tasks:
+        """The same without each task's clips that have no answer."""
+        return Tasks(
+            self.emotion and self.emotion.without(self.emotion.unanswered),
+            self.transcript and self.transcript.without(self.transcript.unanswered),
+            self.dimensions and self.dimensions.without(self.dimensions.unanswered),
+            {field: found.without(found.unanswered) for field, found in self.classes.items()},
+        )
+
+
+def tasks_in(predictions: Sequence[Prediction]) -> Tasks:
+    """Collects the clips of every task that a file answers."""
+    return Tasks(
+        emotion=answers_to("emotion", predictions),
+        transcript=answers_to("transcript", predictions),
+        dimensions=ratings_in(predictions),
+        classes=class_answers(predictions),
+    )
 
 
 def task_tally(task: str, found: Answered, normalizer: str) -> Tally:
