@@ -92,10 +92,10 @@ def _print_comparison(a: str, b: str, found: Comparison) -> None:
 
 def _title(name: str) -> str:
     """Of a metric; that of a further class task, e.g. `uar_gender`, with the task."""
-    if name in TITLES:
-        return TITLES[name]
-    metric = next(metric for metric in TITLES if name.startswith(f"{metric}_"))
-    return f"{TITLES[metric]} {name.removeprefix(f'{metric}_')}"
+    from voxstrata.reporting.wording import metric_and_field
+
+    metric, field = metric_and_field(name)
+    return " ".join(filter(None, (TITLES[metric or name], field)))
 
 
 def _verdict(name: str, value: Difference) -> str:

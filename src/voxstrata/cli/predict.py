@@ -55,10 +55,8 @@ def predict(
             typer.echo(json.dumps(row.as_dict(), ensure_ascii=not _speaks_utf8()))
         elif row.error is not None:
             print(f"{row.path}: {row.error}", file=sys.stderr)
-        elif _speaks_utf8():
-            typer.echo(readable(row))
         else:
-            encoding = sys.stdout.encoding
+            encoding = sys.stdout.encoding or "utf-8"
             typer.echo(readable(row).encode(encoding, "backslashreplace").decode(encoding))
     if failed:
         _tell(f"{failed} of {count} recordings failed")

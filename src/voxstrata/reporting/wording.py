@@ -27,7 +27,7 @@ def metric_title(name: str) -> str:
     >>> metric_title("uar"), metric_title("uar_gender"), metric_title("other")
     ('UAR', 'UAR gender', 'other')
     """
-    of, field = _metric_and_field(name)
+    of, field = metric_and_field(name)
     return name if of is None else " ".join(filter(None, (METRICS[of][0], field)))
 
 
@@ -37,12 +37,12 @@ def about_metric(name: str) -> str:
     >>> about_metric("uar"), about_metric("uar_gender"), about_metric("other")
     ('Unweighted average recall.', 'Unweighted average recall.', 'Other.')
     """
-    of, _ = _metric_and_field(name)
+    of, _ = metric_and_field(name)
     text = name if of is None else METRICS[of][1]
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _metric_and_field(name: str) -> tuple[str | None, str]:
+def metric_and_field(name: str) -> tuple[str | None, str]:
     """A known metric, and of which further class task: METRIC_FIELD."""
     if name in METRICS:
         return name, ""
