@@ -5,8 +5,8 @@ The bias depends on the distance alone: its [H, 2T - 1] values are spread into t
 [h, T, T], which serves all clips, and the matrix's gradient is added up along its diagonals at the end.
 
 Torch's fused CPU kernel takes a mask, but no mask that needs a gradient, and here it always does: the gate
-comes from the hidden states. So the forward runs the fused kernel on a few heads at a time, and the
-backward makes each piece's weights anew. Other devices get the whole mask and the kernel torch chooses.
+comes from the hidden states. So forward and backward make the weights of a few heads of a few clips at a
+time, in the gate's precision. Other devices get the whole mask and the kernel torch chooses.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def masked_attention(
     dropout: float = 0.0,
 ) -> Tensor:
     """The same in one call of `scaled_dot_product_attention`, which holds one mask [B, H, T, T]."""
-    mask = _mask(gate, _matrix(bias), padded)
+    mask = _mask(_by_query(gate), _matrix(bias), _hidden(padded, gate.dtype))
     q, k, v = _heads(query), _heads(key), _heads(value)
     return _heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(query.dtype), dropout_p=dropout))
 
@@ -84,24 +84,22 @@ class _GatedAttention(torch.autograd.Function):
         dropout: float,
         seed: int,
     ) -> Tensor:
-        attended = torch.empty_like(query, memory_format=torch.contiguous_format)
+        q, k, v = (_by_head(tensor, gate.dtype) for tensor in (query, key, value))
+        gates, hidden = _by_query(gate), _hidden(padded, gate.dtype)
+        attended = torch.empty_like(v)
         generator = torch.Generator().manual_seed(seed)
         rows_together, heads_together = _piece(query)
         with torch.autocast("cpu", enabled=False):
             for heads in heads_together:
                 matrix = _matrix(bias[heads])
                 for rows in rows_together:
-                    at = (rows, slice(None), heads)
-                    mask = _mask(gate[at], matrix, padded if padded is None else padded[rows])
-                    q, k, v = _heads(query[at]), _heads(key[at]), _heads(value[at])
+                    at = (rows, heads)
+                    mask = _mask(gates[at], matrix, hidden if hidden is None else hidden[rows])
+                    weights = _weights(mask, q[at], k[at])
                     if dropout:
-                        weights = _weights(mask, q, k)
                         weights.mul_(_kept(weights, dropout, generator))
-                        piece = weights.to(v.dtype) @ v
-                    else:
-                        piece = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-                    attended[at] = _heads(piece)
-        return attended
+                    _product(weights, v[at], out=attended[at])
+        return _heads(attended).to(query.dtype).contiguous()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -112,48 +110,49 @@ class _GatedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, attended_grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, gate, bias, padded, attended = ctx.saved_tensors
-        query_grad, key_grad, value_grad = (
-            torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (query, key, value)
-        )
-        gate_grad = torch.empty_like(gate)
+        q, k, v, grad = (_by_head(tensor, gate.dtype) for tensor in (query, key, value, attended_grad))
+        gates, hidden = _by_query(gate), _hidden(padded, gate.dtype)
+        q_grad, k_grad, v_grad, gates_grad = (torch.empty_like(tensor) for tensor in (q, k, v, gates))
         bias_grad = torch.empty_like(bias) if ctx.needs_input_grad[4] else None
         generator = torch.Generator().manual_seed(ctx.seed)
-        scale = query.shape[-1] ** -0.5
         rows_together, heads_together = _piece(query)
         with torch.autocast("cpu", enabled=False):
             # Of the softmax's gradient, the part that all keys of a query share.
-            shared = (attended_grad.to(gate.dtype) * attended).sum(-1, keepdim=True)
+            shared = (grad * _heads(attended)).sum(-1, keepdim=True)
             for heads in heads_together:
                 matrix = _matrix(bias[heads])
                 matrix_grad = torch.zeros_like(matrix)
                 for rows in rows_together:
-                    at = (rows, slice(None), heads)
-                    q, k, v, grad = (
-                        _heads(tensor[at]).contiguous().to(gate.dtype)
-                        for tensor in (query, key, value, attended_grad)
-                    )
-                    mask = _mask(gate[at], matrix, padded if padded is None else padded[rows])
-                    weights = _weights(mask, q, k)
-                    weights_grad = grad @ v.mT
+                    at = (rows, heads)
+                    mask = _mask(gates[at], matrix, hidden if hidden is None else hidden[rows])
+                    weights = _weights(mask, q[at], k[at])
+                    weights_grad = _product(grad[at], v[at].mT, out=torch.empty_like(weights))
                     used = weights
                     if ctx.dropout:
                         kept = _kept(weights, ctx.dropout, generator)
                         weights_grad.mul_(kept)
                         used = weights * kept
-                    value_grad[at] = _heads(used.mT @ grad)
-                    scores_grad = weights_grad.sub_(_heads(shared[at])).mul_(weights)
-                    query_grad[at] = _heads(scores_grad @ k).mul_(scale)
-                    key_grad[at] = _heads(scores_grad.mT @ q).mul_(scale)
-                    gate_grad[at] = _heads(torch.mul(scores_grad, matrix, out=mask).sum(-1))
+                    _product(used.mT, grad[at], out=v_grad[at])
+                    scores_grad = weights_grad.sub_(shared[at]).mul_(weights)
+                    _product(scores_grad, k[at], out=q_grad[at])
+                    _product(scores_grad.mT, q[at], out=k_grad[at])
+                    torch.sum(torch.mul(scores_grad, matrix, out=mask), -1, keepdim=True, out=gates_grad[at])
                     if bias_grad is not None:
-                        matrix_grad += scores_grad.mul_(_heads(gate[at]).unsqueeze(-1)).sum(0)
+                        matrix_grad += scores_grad.mul_(gates[at]).sum(0)
                 if bias_grad is not None:
                     bias_grad[heads] = _sum_by_distance(matrix_grad)
-        return query_grad, key_grad, value_grad, gate_grad, bias_grad, None, None, None
+            scale = query.shape[-1] ** -0.5
+            grads = (q_grad.mul_(scale), k_grad.mul_(scale), v_grad)
+        given = (query, key, value)
+        of_inputs = (_heads(grad).to(tensor.dtype) for grad, tensor in zip(grads, given, strict=True))
+        return *of_inputs, _heads(gates_grad).squeeze(-1), bias_grad, None, None, None
 
 
 def _piece(query: Tensor) -> tuple[list[slice], list[slice]]:
-    """Rows and heads that are computed together: at most PIECE_SCORES scores, or one head."""
+    """Rows and heads that are computed together: at most PIECE_SCORES scores, or one head.
+
+    All heads of some rows, or some heads of one row: either way without gaps in memory, [B, H, ...].
+    """
     batch, frames, heads, _ = query.shape
     together = max(1, PIECE_SCORES // frames**2)
     rows, columns = max(1, together // heads), min(heads, together)
@@ -168,26 +167,45 @@ def _heads(tensor: Tensor) -> Tensor:
     return tensor.transpose(1, 2)
 
 
+def _by_head(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, T, H, d] to [B, H, T, d] without gaps: converted once, not piece by piece."""
+    return _heads(tensor).to(dtype).contiguous()
+
+
+def _by_query(gate: Tensor) -> Tensor:
+    """[B, T, H] to [B, H, T, 1]."""
+    return _heads(gate).contiguous().unsqueeze(-1)
+
+
+def _hidden(padded: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """What is added to the scores of keys [B, 1, 1, T]: minus infinity on those not attended to."""
+    if padded is None:
+        return None
+    added = torch.zeros(padded.shape, dtype=dtype, device=padded.device)
+    return added.masked_fill_(padded, -torch.inf)[:, None, None]
+
+
 def _matrix(bias: Tensor) -> Tensor:
     """[H, T, T] of query and key, from the values [H, 2T - 1] by distance."""
     return bias.unfold(-1, bias.shape[-1] // 2 + 1, 1).flip(1)
 
 
-def _mask(gate: Tensor, matrix: Tensor, padded: Tensor | None) -> Tensor:
-    """[B, H, T, T] from gate [B, T, H], matrix [H, T, T] and padded [B, T]."""
-    mask = _heads(gate).contiguous().unsqueeze(-1) * matrix
-    return mask if padded is None else mask.masked_fill_(padded[:, None, None], -torch.inf)
+def _mask(gates: Tensor, matrix: Tensor, hidden: Tensor | None) -> Tensor:
+    """[B, H, T, T] from gates [B, H, T, 1], matrix [H, T, T] and what hides keys [B, 1, 1, T]."""
+    return gates * matrix if hidden is None else torch.addcmul(hidden, gates, matrix)
 
 
 def _weights(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
     """Attention weights [B, H, T, T]; the mask's memory is used up."""
     scores, scale = mask.view(-1, *mask.shape[2:]), query.shape[-1] ** -0.5
-    query, key = query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2)
-    if query.dtype == scores.dtype:
-        scores.baddbmm_(query, key, alpha=scale)
-    else:
-        scores.add_(query @ key, alpha=scale)
+    scores.baddbmm_(query.flatten(0, 1), key.flatten(0, 1).mT, alpha=scale)
     return torch.softmax(mask, -1)
+
+
+def _product(first: Tensor, second: Tensor, *, out: Tensor) -> Tensor:
+    """Writes first @ second of [B, H, ...] into memory that is there and has no gaps."""
+    torch.bmm(first.flatten(0, 1), second.flatten(0, 1), out=out.view(-1, *out.shape[2:]))
+    return out
 
 
 def _kept(weights: Tensor, dropout: float, generator: torch.Generator) -> Tensor:

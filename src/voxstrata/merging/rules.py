@@ -110,10 +110,11 @@ def inner_products(gradient: Tensor, deltas: Sequence[Tensor | None]) -> Tensor:
             products[k].append(torch.dot(block, blocks[number].to(precision)))
     result = torch.zeros(len(deltas), dtype=torch.float64, device=gradient.device)
     for k, parts in products.items():
-        result[k] = torch.stack(parts).double().sum()
+        result[k] = sum(part.double() for part in parts)
     return result
 
 
 def _blocks(tensor: Tensor) -> tuple[Tensor, ...]:
     flat = tensor.reshape(-1)
-    return flat.split(_BLOCK if flat.device.type == "cpu" else max(flat.numel(), 1))
+    whole = flat.numel() <= _BLOCK or flat.device.type != "cpu"
+    return (flat,) if whole else flat.split(_BLOCK)
