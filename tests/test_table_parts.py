@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tarfile
 import threading
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from voxstrata.cli.main import app
 from voxstrata.errors import RecipeError, VoxstrataError
+from voxstrata.experiments import run
 from voxstrata.experiments.tables.pieces import Piece, narrowed, points
 from voxstrata.experiments.tables.table import read_table
 from voxstrata.reporting import page
@@ -85,6 +87,24 @@ def test_parts_are_trained_once_and_the_table_is_written_from_them(
     assert {path: path.stat().st_mtime_ns for path in runs.glob("*/COMPLETE")} == before
 
 
+def test_an_archive_gives_the_same_table_without_training_and_tells_no_places(
+    table: Path, corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "write_report", lambda run: None)
+    first, second = tmp_path / "first.tar.xz", tmp_path / "second.tar.xz"
+    given = json.loads(reproduce(table, corpus_folder, "--archive", str(first)).stdout)
+    (table.parent / "runs").rename(tmp_path / "elsewhere")
+    with tarfile.open(first) as archive:
+        archive.extractall(table.parent / "runs", filter="data")
+    monkeypatch.setattr(run, "fit", pytest.fail)
+    again = json.loads(reproduce(table, corpus_folder, "--archive", str(second)).stdout)
+    assert [again[part] for part in ("rows", "contrasts")] == [given[part] for part in ("rows", "contrasts")]
+    assert first.read_bytes() == second.read_bytes()
+    texts = [path.read_text() for path in (table.parent / "runs").glob("*-*/**/*") if path.is_file()]
+    assert len(texts) > 4 * 4 and not any(str(tmp_path) in text for text in texts)
+    assert not list((table.parent / "runs").glob("**/*.safetensors"))
+
+
 def test_a_part_that_is_not_there_is_refused(table: Path, corpus_folder: Path) -> None:
     whole = read_table(table)
     toy = whole.scale("toy")
@@ -101,6 +121,8 @@ def test_a_part_that_is_not_there_is_refused(table: Path, corpus_folder: Path) -
     ]
     refused = reproduce(table, corpus_folder, "--seed", "1", "--results", "results.md")
     assert "--results is for a whole table" in str(refused.exception)
+    refused = reproduce(table, corpus_folder, "--seed", "1", "--archive", "a.tar.xz")
+    assert "--archive is for a whole table" in str(refused.exception)
     assert "--table is for a piece" in str(reproduce(table, corpus_folder, "--table").exception)
 
 

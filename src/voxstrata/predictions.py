@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,12 @@ def one_row_each(rows: Iterable[Prediction]) -> list[Prediction]:
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     """Writes a predictions file; an older one is replaced at the end, never half."""
-    lines = (json.dumps(p.as_dict(), ensure_ascii=False) + "\n" for p in predictions)
-    atomic_write(path, "".join(lines))
+    atomic_write(path, "".join(as_lines(predictions)))
+
+
+def as_lines(predictions: Iterable[Prediction]) -> Iterator[str]:
+    """The lines of a predictions file."""
+    return (json.dumps(p.as_dict(), ensure_ascii=False) + "\n" for p in predictions)
 
 
 def read_predictions(path: Path) -> list[Prediction]:

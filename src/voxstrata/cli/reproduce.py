@@ -35,6 +35,9 @@ def reproduce(
     results: Path | None = typer.Option(
         None, "--results", help="Markdown file whose section for this table and scale is written anew."
     ),
+    archive: Path | None = typer.Option(
+        None, "--archive", help="File (.tar.xz) for the answers and recipes that the table is read from."
+    ),
     dry_run: bool = DRY_RUN,
     tflops: float | None = TFLOPS,
     as_json: bool = typer.Option(False, "--json", help="Print the table, or what was found, as JSON."),
@@ -44,7 +47,8 @@ def reproduce(
 
     rows = None if only is None else tuple(filter(None, map(str.strip, only.split(","))))
     piece = Piece(rows, fold, part, seed)
-    _refuse(piece, as_table, {"--dry-run": dry_run, "--results": results is not None and not as_table})
+    written = {"--results": results is not None, "--archive": archive is not None}
+    _refuse(piece, as_table, {"--dry-run": dry_run, **({} if as_table else written)})
     if dry_run:
         _check(table, scale, data, out, tflops, as_json)
         return
@@ -53,7 +57,7 @@ def reproduce(
         runs = [str(run) for run in _train_piece(table, scale, data, out, piece)]
         typer.echo(json.dumps(runs, indent=2) if as_json else "\n".join(runs))
         return
-    folder = run_table(table, scale, data, out, piece)
+    folder = run_table(table, scale, data, out, piece, archive)
     show(folder, as_json)
     if results is not None:
         from voxstrata.experiments.tables.results import write_section
@@ -69,7 +73,7 @@ def _refuse(piece: Piece, as_table: bool, others: dict[str, bool]) -> None:
     if piece != WHOLE and (given := [name for name, there in others.items() if there]):
         raise RecipeError(
             f"{given[0]} is for a whole table; leave it or --only, --fold, --part and --seed out"
-            + (", or add --table" if given[0] == "--results" else "")
+            + ("" if given[0] == "--dry-run" else ", or add --table")
         )
     if as_table and piece == WHOLE:
         raise RecipeError("--table is for a piece: add --only, --fold, --part or --seed, or leave it out")
@@ -99,7 +103,14 @@ def _train_piece(table: str, scale: str, data: Path | None, out: Path, piece: Pi
         )
 
 
-def run_table(table: str, scale: str, data: Path | None, out: Path, piece: Piece | None = None) -> Path:
+def run_table(
+    table: str,
+    scale: str,
+    data: Path | None,
+    out: Path,
+    piece: Piece | None = None,
+    archive: Path | None = None,
+) -> Path:
     """Runs a table, or a piece of it, under a progress bar; returns its folder."""
     from voxstrata.cli.progress import bar
     from voxstrata.experiments.tables.pieces import WHOLE
@@ -114,6 +125,7 @@ def run_table(table: str, scale: str, data: Path | None, out: Path, piece: Piece
             piece or WHOLE,
             out=out,
             data=data_root(data),
+            archive=archive,
             say=say,
             tick=lambda now: advance(now.done, now.total, f"{now.run} {now.detail}"),
         )

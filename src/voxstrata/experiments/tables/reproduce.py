@@ -15,6 +15,7 @@ from voxstrata.experiments.build import Say, planned_steps
 from voxstrata.experiments.provenance import commit, machine, now
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.sources import build_sources
+from voxstrata.experiments.tables.archive import write_archive
 from voxstrata.experiments.tables.contrasts import changes_of, contrasts_of
 from voxstrata.experiments.tables.corpora import prepare_corpus, synthesis_options
 from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, variants
@@ -53,6 +54,7 @@ def reproduce(
     *,
     out: Path,
     data: Path | None,
+    archive: Path | None = None,
     say: Say,
     tick: Callable[[Tick], None],
 ) -> Path:
@@ -65,6 +67,7 @@ def reproduce(
         piece: of that scale; its table lies beside that of the whole.
         out: folder for runs, corpora and tables.
         data: root of the corpora's folders, for scales on real recordings.
+        archive: file for what the table is read from, see `write_archive`.
         say: receives lines for the user.
         tick: receives progress over the whole table.
 
@@ -93,6 +96,8 @@ def reproduce(
     }
     write_json(folder / "table.json", content)
     write_table_report(folder)
+    if archive is not None:
+        write_archive(archive, (run.folder for runs in planned.values() for run in runs))
     return folder
 
 
