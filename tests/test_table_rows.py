@@ -184,3 +184,18 @@ def test_few_speakers_are_told_below_the_rows_that_have_them(tmp_path):
     assert f"- To be read with care: {told}\n" in markdown(finished)
     rows[0]["warnings"] = []
     assert Finished(table="t", columns=content.columns, rows=rows).warnings == [f"{told} (Single)"]
+
+
+def test_each_seed_is_told_beside_the_mean(tmp_path):
+    content = table()
+    planned = [
+        answered(tmp_path / f"{name}-{seed}", name, answers, {"$seed": seed})
+        for name, seed, answers in (("dual", 0, "abab"), ("dual", 1, "aaaa"), ("single", 0, "abab"))
+    ]
+    rows = [row.as_dict(content.columns, 2) for row in rows_of(content, content.scale("small"), planned)]
+    assert rows[0]["metrics"]["uar"]["value"] == 0.75
+    assert [row["metrics"]["uar"]["by_seed"] for row in rows] == [[1.0, 0.5], []]
+    told = markdown(Finished(table="t", columns=("uar",), rows=rows))
+    assert told.count("each seed") == 1 and "| Dual | 100.0, 50.0 |" in told
+    alone = markdown(Finished(table="t", columns=("uar",), rows=rows[1:]))
+    assert "each seed" not in alone

@@ -18,12 +18,16 @@ from voxstrata.runs import RunFolder
 
 
 class Score(BaseModel):
-    """A metric in [0, 1] (error rates may pass 1, CCC may be negative) with its 95 % intervals."""
+    """A metric in [0, 1] (error rates may pass 1, CCC may be negative) with its 95 % intervals.
+
+    Of several seeds: their mean, and the value of each.
+    """
 
     model_config = ConfigDict(frozen=True)
     value: float
     iid: tuple[float, float] | None = None
     speaker: tuple[float, float] | None = None
+    by_seed: tuple[float, ...] = ()
 
 
 class EmotionScores(BaseModel):

@@ -17,7 +17,7 @@ from voxstrata.reporting.sections import (
     training_drawings,
 )
 from voxstrata.reporting.table import read_table, table_curves
-from voxstrata.reporting.wording import cell, interval, metric_title, percent, points
+from voxstrata.reporting.wording import cell, interval, metric_title, percent, percents, points
 from voxstrata.runs import RunFolder, atomic_write
 
 if TYPE_CHECKING:
@@ -102,6 +102,11 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     templates.filters.update(
-        percent=percent, interval=interval, cell=cell, metric_title=metric_title, points=points
+        percent=percent,
+        percents=percents,
+        interval=interval,
+        cell=cell,
+        metric_title=metric_title,
+        points=points,
     )
     return templates

@@ -33,6 +33,11 @@ class TableRow(BaseModel):
         """The title; the name where there is none."""
         return self.title or self.name
 
+    def by_seed(self, column: str) -> tuple[float, ...]:
+        """A metric's value of each seed; empty where there is one seed only."""
+        score = self.metrics.get(column)
+        return () if score is None else score.by_seed
+
     def paper_number(self, column: str) -> float | None:
         """The paper's number of a metric, in percent."""
         return (self.paper or {}).get(column)
@@ -89,6 +94,11 @@ class Table(BaseModel):
     def contrast_columns(self) -> list[str]:
         """The metrics that any paired difference has."""
         return [name for name in self.columns if any(name in one.differences for one in self.contrasts)]
+
+    @property
+    def rows_by_seed(self) -> list[TableRow]:
+        """The rows that have several seeds."""
+        return [row for row in self.rows if any(map(row.by_seed, self.columns))]
 
     @property
     def warnings(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from voxstrata.reporting.contents import Score
 
@@ -59,6 +60,15 @@ def percent(value: float | None, digits: int = 1) -> str:
     if value is None or math.isnan(value):
         return "–"
     return f"{100 * value:.{digits}f}"
+
+
+def percents(values: Sequence[float]) -> str:
+    """Rates in percent, one after the other.
+
+    >>> percents((0.41, 0.402)), percents(())
+    ('41.0, 40.2', '–')
+    """
+    return ", ".join(map(percent, values)) or "–"
 
 
 def interval(bounds: tuple[float, float] | None) -> str:

@@ -9,7 +9,7 @@ from rich.table import Table as RichTable
 
 from voxstrata.reporting.contents import Score
 from voxstrata.reporting.table import Contrast, Table, read_table
-from voxstrata.reporting.wording import interval, metric_title, percent, points
+from voxstrata.reporting.wording import interval, metric_title, percent, percents, points
 from voxstrata.runs import atomic_write
 
 
@@ -70,10 +70,18 @@ def markdown(table: Table) -> str:
         *_grid(["row", *columns], rows),
         *(f"- To be read with care: {warning}" for warning in table.warnings),
         *([""] if table.warnings else []),
+        *_seed_lines(table),
         *_oracle_lines(table),
         *_contrast_lines(table),
     ]
     return "\n".join(lines)
+
+
+def _seed_lines(table: Table) -> list[str]:
+    rows = table.rows_by_seed
+    columns = [column for column in table.columns if any(row.by_seed(column) for row in rows)]
+    cells = [[row.shown, *(percents(row.by_seed(column)) for column in columns)] for row in rows]
+    return _grid(["each seed", *map(metric_title, columns)], cells) if rows else []
 
 
 def _oracle_lines(table: Table) -> list[str]:

@@ -158,6 +158,7 @@ def _pooled_metrics(
             "value": fmean(scores[column]["value"] for scores in single),
             "iid": [fmean(scores[column]["iid"][side] for scores in single) for side in (0, 1)],
             "speaker": pooled[column]["speaker"],
+            "by_seed": [scores[column]["value"] for scores in single] if len(single) > 1 else [],
         }
         for column in columns
         if column in pooled
