@@ -174,6 +174,20 @@ def test_a_run_that_hangs_on_no_part_is_compared_with_every_part(tmp_path):
     assert (found["clips"], found["differences"]["uar"]["difference"]) == (8, -0.25)
 
 
+def test_two_runs_that_hang_on_no_fold_are_compared_once(tmp_path):
+    content = table({"contrasts": [{"run": "dual", "over": "single"}]})
+    answers = {"dual": "abababab", "single": "aaaabbab"}
+    planned = [
+        answered(tmp_path / name, name, told, {"$fold": fold})
+        for name, told in answers.items()
+        for fold in (1, 2, 3)
+    ]
+    (found,) = contrasts_of(content, rows_of(content, content.scale("small"), planned))
+    once = [run for run in planned if dict(run.point)["$fold"] == 1]
+    (alone,) = contrasts_of(content, rows_of(content, content.scale("small"), once))
+    assert found["clips"] == 8 and found["differences"] == alone["differences"]
+
+
 def test_few_speakers_are_told_below_the_rows_that_have_them(tmp_path):
     content = table()
     planned = [answered(tmp_path / name, name, "abab", {}) for name in ("dual", "single")]

@@ -65,7 +65,7 @@ def _paired(table: Table, rows: Sequence[Row]) -> list[tuple[ContrastSpec, Row, 
 
 def _shared(row: Row, over: Row) -> tuple[list[Prediction], list[Prediction]]:
     """Answers of `over` and of `row` to the clips of both."""
-    of_row, of_over = row.predictions(), over.predictions()
+    of_row, of_over = row.beside(over)
     clips = [clip for clip in of_row if clip in of_over]
     return [of_over[clip] for clip in clips], [of_row[clip] for clip in clips]
 

@@ -37,9 +37,19 @@ class Row:
     runs: list[PlannedRun]
     tried: list[dict[str, Any]] | None
 
-    def predictions(self) -> dict[str, Prediction]:
-        """Of all points by ids that tell them apart; a run that hangs on none of them is there for each."""
-        return {row.id: row for row in _pooled(_by_seed(self.runs))}
+    def beside(self, other: Row) -> tuple[dict[str, Prediction], dict[str, Prediction]]:
+        """Answers of this row and of the other by ids that tell points apart.
+
+        A run that hangs on no fold or part stands beside each that does; two that hang on none are one pair.
+        """
+        theirs = {run.point: run for run in other.runs}
+        pairs = {
+            (run.folder.path, theirs[run.point].folder.path): (run, theirs[run.point])
+            for run in self.runs
+            if run.point in theirs
+        }
+        mine, others = zip(*pairs.values(), strict=True) if pairs else ((), ())
+        return _by_id(mine), _by_id(others)
 
     def as_dict(self, columns: tuple[str, ...], seeds: int) -> dict[str, Any]:
         """For JSON, with scores."""
@@ -136,6 +146,10 @@ def _by_seed(runs: Sequence[PlannedRun], split: str = "test") -> dict[Any, list[
         )
         by_seed.setdefault(point["$seed"], []).extend(renamed)
     return by_seed
+
+
+def _by_id(runs: Sequence[PlannedRun]) -> dict[str, Prediction]:
+    return {row.id: row for row in _pooled(_by_seed(runs))}
 
 
 def _pooled(by_seed: dict[Any, list[Prediction]]) -> list[Prediction]:
