@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from voxstrata.errors import PredictionsError
-from voxstrata.evaluation.comparison import compare, compare_changes
+from voxstrata.evaluation.comparison import compare, compare_repeats
 from voxstrata.evaluation.intervals import cluster_weights
 from voxstrata.evaluation.score import score
 from voxstrata.predictions import Prediction
@@ -66,7 +66,7 @@ def test_the_difference_equals_a_plain_loop_over_drawn_speakers():
 def test_a_change_of_a_difference_equals_a_plain_loop_over_speakers_drawn_once():
     # The second condition has other clips, and one speaker of its own.
     first, second = systems(gain=0.1, speakers=5, clips=12), systems(gain=0.4, speakers=6, clips=8, seed=1)
-    found = compare_changes(first, second, resamples=40, seed=7)
+    found = compare_repeats([first], [second], resamples=40, seed=7)
     names = [str(n) for n in range(6)]
 
     def uar(rows, weights):
@@ -87,8 +87,8 @@ def test_a_change_of_a_difference_equals_a_plain_loop_over_speakers_drawn_once()
 def test_what_only_one_condition_answers_has_no_change():
     first, second = systems(speakers=4, clips=8), systems(speakers=4, clips=8, seed=1)
     silent = tuple([replace(p, transcript=None, reference_transcript=None) for p in rows] for rows in second)
-    assert {"uar", "wer"} <= set(compare_changes(first, second, resamples=20))
-    assert "wer" not in compare_changes(first, silent, resamples=20)
+    assert {"uar", "wer"} <= set(compare_repeats([first], [second], resamples=20))
+    assert "wer" not in compare_repeats([first], [silent], resamples=20)
 
 
 def test_a_true_gain_is_shown_and_lies_above_what_the_data_could_show():

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from voxstrata.cli.main import app
 from voxstrata.errors import RecipeError, VoxstrataError
 from voxstrata.experiments import run
+from voxstrata.experiments.tables.archive import _placeless
 from voxstrata.experiments.tables.pieces import Piece, narrowed, points
 from voxstrata.experiments.tables.table import read_table
 from voxstrata.reporting import page
@@ -92,7 +93,10 @@ def test_an_archive_gives_the_same_table_without_training_and_tells_no_places(
 ) -> None:
     monkeypatch.setattr(page, "write_report", lambda run: None)
     first, second = tmp_path / "first.tar.xz", tmp_path / "second.tar.xz"
+    told = yaml.safe_load(table.read_text()) | {"contrasts": [{"run": "single", "over": "ser"}]}
+    table.write_text(yaml.safe_dump(told))
     given = json.loads(reproduce(table, corpus_folder, "--archive", str(first)).stdout)
+    assert given["contrasts"][0]["differences"]
     (table.parent / "runs").rename(tmp_path / "elsewhere")
     with tarfile.open(first) as archive:
         archive.extractall(table.parent / "runs", filter="data")
@@ -101,8 +105,25 @@ def test_an_archive_gives_the_same_table_without_training_and_tells_no_places(
     assert [again[part] for part in ("rows", "contrasts")] == [given[part] for part in ("rows", "contrasts")]
     assert first.read_bytes() == second.read_bytes()
     texts = [path.read_text() for path in (table.parent / "runs").glob("*-*/**/*") if path.is_file()]
-    assert len(texts) > 4 * 4 and not any(str(tmp_path) in text for text in texts)
+    assert len(texts) > 4 * 4 and not any(str(tmp_path.parents[1]) in text for text in texts)
+    assert any("corpora/speech-" in text for text in texts)
     assert not list((table.parent / "runs").glob("**/*.safetensors"))
+
+
+@pytest.mark.parametrize("runs", ["runs", "deep/runs", "."])
+def test_paths_in_an_archive_are_relative_to_the_runs_and_others_are_left_a_name(
+    runs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    inside, beside = Path(runs, "corpora", "speech-1"), "../pretrained/base"
+    given = {"a": [str(inside), str(inside.absolute())], "b": "/srv/my-runs/base", "c": beside, "d": "basic"}
+    assert _placeless(given, Path(runs)) == {
+        "a": ["corpora/speech-1"] * 2,
+        "b": "base",
+        "c": beside,
+        "d": "basic",
+    }
+    assert _placeless({str(inside): 0.5}, Path(runs)) == {"corpora/speech-1": 0.5}
 
 
 def test_a_part_that_is_not_there_is_refused(table: Path, corpus_folder: Path) -> None:

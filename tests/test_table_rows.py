@@ -118,11 +118,20 @@ def test_contrasts_are_compared_between_the_first_and_the_last_variant(tmp_path)
     assert changes_of(content, {"": first}) == []
 
 
-def answered(folder: Path, name: str, answers: str, point: dict, split: str = "test") -> PlannedRun:
+def answered(
+    folder: Path,
+    name: str,
+    answers: str,
+    point: dict,
+    split: str = "test",
+    *,
+    speakers: int = 4,
+    truth: str = "ab",
+) -> PlannedRun:
     """A run that gives these answers to clips whose emotions are a, b, a, b ... of four speakers."""
     run = RunFolder(folder)
     rows = [
-        Prediction(f"{n}", speaker=f"s{n % 4}", emotion=answer, reference_emotion="ab"[n % 2])
+        Prediction(f"{n}", speaker=f"s{n % speakers}", emotion=answer, reference_emotion=truth[n % 2])
         for n, answer in enumerate(answers)
     ]
     write_predictions(run.predictions(split), rows)
@@ -171,7 +180,7 @@ def test_a_run_that_hangs_on_no_part_is_compared_with_every_part(tmp_path):
     assert values["single"]["runs"] == ["../../single"] and len(values["dual"]["runs"]) == 2
     uar = {name: row["metrics"]["uar"]["value"] for name, row in values.items()}
     assert uar == {"single": 1, "dual": 0.75}
-    assert (found["clips"], found["differences"]["uar"]["difference"]) == (8, -0.25)
+    assert (found["clips"], found["differences"]["uar"]["difference"]) == (4, -0.25)
 
 
 def test_two_runs_that_hang_on_no_fold_are_compared_once(tmp_path):
@@ -213,3 +222,72 @@ def test_each_seed_is_told_beside_the_mean(tmp_path):
     assert told.count("each seed") == 1 and "| Dual | 100.0, 50.0 |" in told
     alone = markdown(Finished(table="t", columns=("uar",), rows=rows[1:]))
     assert "each seed" not in alone
+
+
+def seeds_of(tmp_path, speakers: int, **answers: list[str]) -> list[PlannedRun]:
+    """Runs of rows with one seed for each string of answers."""
+    return [
+        answered(tmp_path / f"{name}-{seed}", name, told, {"$seed": seed}, speakers=speakers)
+        for name, of_seeds in answers.items()
+        for seed, told in enumerate(of_seeds)
+    ]
+
+
+@pytest.mark.parametrize("speakers", [1, 4])
+def test_a_further_seed_with_the_same_answers_changes_no_interval(speakers, tmp_path):
+    content = table({"contrasts": [{"run": "dual", "over": "single"}]})
+    answers = {"dual": ["abababbb"], "single": ["aaaabbab"]}
+    found = []
+    for times in (1, 4):
+        planned = seeds_of(tmp_path / str(times), speakers, **{n: a * times for n, a in answers.items()})
+        rows = rows_of(content, content.scale("small"), planned)
+        metrics = [row.as_dict(content.columns, times)["metrics"] for row in rows]
+        for of_row in metrics:
+            for metric in of_row.values():
+                metric.pop("by_seed")
+        found.append((metrics, contrasts_of(content, rows)))
+    assert found[0] == found[1]
+    assert found[0][1][0]["differences"]["uar"]["unit"] == ("clip" if speakers == 1 else "speaker")
+
+
+def test_parts_that_give_the_same_answers_change_no_interval(tmp_path):
+    content = table()
+    once, twice = (
+        rows_of(
+            content,
+            content.scale("small"),
+            [
+                answered(tmp_path / f"{len(parts)}-{name}-{part}", name, "abababbb", {"$part": part})
+                for name in ("dual", "single")
+                for part in parts
+            ],
+        )
+        for parts in ((1,), (1, 2))
+    )
+    first, second = (rows[0].as_dict(content.columns, 1)["metrics"]["uar"] for rows in (once, twice))
+    assert first["value"] == second["value"] and first["speaker"] == second["speaker"]
+    assert first["iid"][1] - first["iid"][0] == pytest.approx(second["iid"][1] - second["iid"][0], abs=0.1)
+
+
+def test_macro_f1_over_seeds_is_a_mean_in_rows_intervals_and_differences(tmp_path):
+    content = table({"contrasts": [{"run": "dual", "over": "single"}]})
+    planned = seeds_of(tmp_path, 4, dual=["a" * 8, "b" * 8], single=["a" * 8, "a" * 8])
+    rows = rows_of(content, content.scale("small"), planned)
+    score = rows[0].as_dict(("macro_f1",), 2)["metrics"]["macro_f1"]
+    assert score["by_seed"] == pytest.approx([1 / 3, 1 / 3]) and score["value"] == pytest.approx(1 / 3)
+    assert score["speaker"][0] <= 1 / 3 <= score["speaker"][1]
+    (found,) = contrasts_of(content, rows)
+    assert found["differences"]["macro_f1"]["difference"] == pytest.approx(0)
+
+
+def test_a_change_that_cannot_be_compared_is_told_and_ends_no_table(tmp_path):
+    content = table({"contrasts": [{"run": "dual", "over": "single"}]})
+    rows = {}
+    for variant, single in (("strength 0", "abab"), ("strength 1", "ab")):
+        planned = [
+            answered(tmp_path / variant / name, name, told, {}, truth=truth)
+            for name, told, truth in (("dual", "abab", "ab"), ("single", single, "ba"))
+        ]
+        rows[variant] = rows_of(content, content.scale("small"), planned, variant)
+    (found,) = changes_of(content, rows)
+    assert found["differences"] == {} and "not compared (reference_emotion differs" in found["title"]

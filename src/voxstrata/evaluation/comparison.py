@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from voxstrata.errors import PredictionsError
 from voxstrata.evaluation.answers import Answers, check_errors, notes_on_speakers
 from voxstrata.evaluation.concordance import Ratings
 from voxstrata.evaluation.intervals import (
+    by_clip,
     by_unit,
     cluster_weights,
     interval,
@@ -20,7 +21,8 @@ from voxstrata.evaluation.intervals import (
     smallest_difference,
 )
 from voxstrata.evaluation.pairing import aligned
-from voxstrata.evaluation.tally import Tally, label_set
+from voxstrata.evaluation.repeats import require_same_clips
+from voxstrata.evaluation.tally import Tally, label_set, repeated
 from voxstrata.evaluation.tasks import Answered, task_tally, tasks_in
 from voxstrata.predictions import Prediction
 
@@ -31,6 +33,9 @@ NOTHING = (
 
 #: Answers of two systems to the same clips.
 Pair = tuple[Answered, Answered]
+
+#: Rows of two systems, in the order less, more, for each training (seed).
+Repeats = Sequence[tuple[Sequence[Prediction], Sequence[Prediction]]]
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def compare(
         label_set([found for found in pairs["emotion"] if isinstance(found, Answers)], labels)
     differences: dict[str, Difference] = {}
     for task, pair in pairs.items():
-        differences |= _differences([_tallied(task, pair, normalizer)], [pair[0]], resamples, seed)
+        differences |= _differences([_tallied(task, pair, normalizer)], [pair[0]], str, resamples, seed)
     if not differences:
         raise PredictionsError(NOTHING)
     compared = [pair[0] for pair in pairs.values()]
@@ -167,40 +172,44 @@ def compare(
     )
 
 
-def compare_changes(
-    first: tuple[Sequence[Prediction], Sequence[Prediction]],
-    second: tuple[Sequence[Prediction], Sequence[Prediction]],
-    *,
+def compare_repeats(
+    *conditions: Repeats,
     normalizer: str = "basic",
+    clip_of: Callable[[str], str] = str,
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """Compares the difference of two systems under a second condition with that under a first one.
+    """Compares two systems, each trained several times (seeds); clips without an answer count as wrong.
 
-    A speaker who is heard under both is drawn for both at once: a difference in differences, paired by
-    speaker. Clips without an answer count as wrong.
+    Under two conditions: the second difference less the first. A speaker who is heard under both is drawn
+    for both at once: a difference in differences, paired by speaker.
 
     Args:
-        first: rows of both systems, in the order less, more, on the clips of the first condition.
-        second: the same on the clips of the second, which may be other clips.
+        conditions: one or two, which may have other clips; each training's rows of both systems.
         normalizer: of transcripts.
+        clip_of: id -> the clip it answers; one that has several ids is drawn with all of them.
         resamples: bootstrap samples.
         seed: of the resampling.
 
     Returns:
-        Metric -> the second difference less the first, for what is answered under both conditions.
+        Metric -> difference, for what is answered in every training under every condition.
 
     Raises:
-        PredictionsError: if ids, references or speakers of a condition's two systems differ.
+        PredictionsError: if ids, references or speakers of the systems differ, or the clips of two trainings.
     """
-    before, after = (_pairs(*aligned(*rows, normalizer))[0] for rows in (first, second))
-    changes: dict[str, Difference] = {}
-    for task in before:
-        if task in after:
-            pairs = before[task], after[task]
-            tallied = [_tallied(task, pair, normalizer) for pair in pairs]
-            changes |= _differences(tallied, [pair[0] for pair in pairs], resamples, seed)
-    return changes
+    found = [[_pairs(*aligned(*rows, normalizer))[0] for rows in repeats] for repeats in conditions]
+    differences: dict[str, Difference] = {}
+    for task in found[0][0]:
+        if not all(task in pairs for repeats in found for pairs in repeats):
+            continue
+        tallied = []
+        for repeats in found:
+            require_same_clips([pairs[task][0] for pairs in repeats])
+            of_each = [_tallied(task, pairs[task], normalizer) for pairs in repeats]
+            tallied.append((repeated([a for a, _ in of_each]), repeated([b for _, b in of_each])))
+        answered = [repeats[0][task][0] for repeats in found]
+        differences |= _differences(tallied, answered, clip_of, resamples, seed)
+    return differences
 
 
 def _pairs(a: Sequence[Prediction], b: Sequence[Prediction]) -> tuple[dict[str, Pair], list[str]]:
@@ -234,13 +243,20 @@ def _tallied(task: str, pair: Pair, normalizer: str) -> tuple[Tally, Tally]:
 
 
 def _differences(
-    pairs: Sequence[tuple[Tally, Tally]], answered: Sequence[Answered], resamples: int, seed: int
+    pairs: Sequence[tuple[Tally, Tally]],
+    answered: Sequence[Answered],
+    clip_of: Callable[[str], str],
+    resamples: int,
+    seed: int,
 ) -> dict[str, Difference]:
     """Second system less first; of two pairs, the second pair's difference less the first's."""
     table, unit = block_diag([hstack([a.table, b.table]) for a, b in pairs], format="csr"), "clip"
+    clips = [f"{place} {clip_of(row)}" for place, found in enumerate(answered) for row in found.ids]
     speakers = [name for found in answered for name in found.known_speakers or ()]
     if len(speakers) == table.shape[0] and len(set(speakers)) > 1:
         table, unit = by_unit(table, speakers), "speaker"
+    else:
+        table = by_clip(table, clips)
     sums = resampled_sums(table, cluster_weights(table.shape[0], resamples, seed))
     tallies = [tally for pair in pairs for tally in pair]
     parts = np.split(sums, np.cumsum([tally.table.shape[1] for tally in tallies])[:-1], axis=1)
@@ -254,7 +270,7 @@ def _differences(
             interval=interval(high - low),
             smallest=smallest_difference(high - low),
             unit=unit,
-            clips=sum(map(len, answered)),
+            clips=len(set(clips)),
         )
     return differences
 

@@ -58,6 +58,19 @@ def by_unit(table: Any, units: Sequence[str]) -> Any:
     return members @ table
 
 
+def by_clip(table: Any, clips: Sequence[str]) -> Any:
+    """Adds the rows of each clip, where any has several (answers of several models): it is one draw.
+
+    Args:
+        table: sparse counts `[N, K]`.
+        clips: name of each row's clip.
+
+    Returns:
+        Sparse counts, a row a clip; in the table's own order where no clip has two.
+    """
+    return table if len(set(clips)) == len(clips) else by_unit(table, clips)
+
+
 def resampled_sums(table: Any, weights: Iterable[Array]) -> Array:
     """Counts of every bootstrap sample.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,23 @@ from voxstrata.errors import PredictionsError
 from voxstrata.evaluation.answers import Answers, check_errors, first_few, notes_on, notes_on_speakers
 from voxstrata.evaluation.classification import confusion_matrix
 from voxstrata.evaluation.concordance import Ratings, rating_tally
-from voxstrata.evaluation.intervals import by_unit, cluster_weights, interval, resampled_sums, toolkit_weights
+from voxstrata.evaluation.intervals import (
+    by_clip,
+    by_unit,
+    cluster_weights,
+    interval,
+    resampled_sums,
+    toolkit_weights,
+)
 from voxstrata.evaluation.tally import Tally, emotion_tally, label_set, transcript_tally
 from voxstrata.evaluation.tasks import Tasks, tasks_in
 from voxstrata.predictions import Prediction
+
+NOTHING = (
+    "nothing to score: no row holds both an answer and its reference "
+    "(emotion with reference_emotion, transcript with reference_transcript, arousal, valence and "
+    "dominance with theirs, or classes with reference_classes)"
+)
 
 
 @dataclass(frozen=True)
@@ -182,11 +195,7 @@ def score(
     check_errors(errors, predictions)
     tasks = tasks_in(predictions)
     if not tasks.by_name:
-        raise PredictionsError(
-            "nothing to score: no row holds both an answer and its reference "
-            "(emotion with reference_emotion, transcript with reference_transcript, arousal, valence and "
-            "dominance with theirs, or classes with reference_classes)"
-        )
+        raise PredictionsError(NOTHING)
     unanswered = {clip for task in tasks.by_name.values() for clip in task.unanswered}
     if errors == "leave-out":
         tasks = tasks.without_gaps()
@@ -205,7 +214,7 @@ def score(
         classes={f: _emotion_scores(task, None, resamples, seed) for f, task in tasks.classes.items()},
         unanswered=len(unanswered),
         errors=errors,
-        warnings=_warnings(predictions, tasks),
+        warnings=warnings_of(predictions, tasks),
     )
 
 
@@ -215,7 +224,7 @@ def _emotion_scores(found: Answers, labels: Sequence[str] | None, resamples: int
     support = {name: found.references.count(name) for name in names}
     return EmotionScores(
         labels=names,
-        metrics=_metrics(emotion_tally(found), found, resamples, seed),
+        metrics=metrics_of(emotion_tally(found), found, resamples, seed),
         recall={
             name: float(confusion[i, i] / support[name]) if support[name] else None
             for i, name in enumerate(names)
@@ -229,13 +238,14 @@ def _transcript_scores(found: Answers, normalizer: str, resamples: int, seed: in
     tally = transcript_tally(found, normalizer)
     return TranscriptScores(
         normalizer=normalizer,
-        metrics=_metrics(tally, found, resamples, seed),
+        metrics=metrics_of(tally, found, resamples, seed),
         words=int(tally.total[1]),
         characters=int(tally.total[3]),
     )
 
 
-def _warnings(predictions: Sequence[Prediction], tasks: Tasks) -> tuple[str, ...]:
+def warnings_of(predictions: Sequence[Prediction], tasks: Tasks) -> tuple[str, ...]:
+    """Plain sentences for whoever reads the numbers."""
     return (
         *notes_on("emotion", predictions),
         *notes_on("transcript", predictions),
@@ -245,11 +255,27 @@ def _warnings(predictions: Sequence[Prediction], tasks: Tasks) -> tuple[str, ...
 
 
 def _dimension_scores(found: Ratings, resamples: int, seed: int) -> DimensionScores:
-    return DimensionScores(len(found), _metrics(rating_tally(found), found, resamples, seed))
+    return DimensionScores(len(found), metrics_of(rating_tally(found), found, resamples, seed))
 
 
-def _metrics(tally: Tally, found: Answers | Ratings, resamples: int, seed: int) -> dict[str, Metric]:
-    clips = resampled_sums(tally.table, toolkit_weights(len(found), resamples))
+def metrics_of(
+    tally: Tally,
+    found: Answers | Ratings,
+    resamples: int,
+    seed: int,
+    clip_of: Callable[[str], str] = str,
+) -> dict[str, Metric]:
+    """Every measure with its intervals.
+
+    Args:
+        tally: counts of the clips.
+        found: the answers behind them, in the same order.
+        resamples: bootstrap samples of either kind.
+        seed: of the resampling by speaker.
+        clip_of: id -> the clip it answers; one that has several ids is drawn with all of them.
+    """
+    alone = by_clip(tally.table, [clip_of(row) for row in found.ids])
+    clips = resampled_sums(alone, toolkit_weights(alone.shape[0], resamples))
     speakers = None
     if found.known_speakers is not None and len(set(found.known_speakers)) > 1:
         table = by_unit(tally.table, found.known_speakers)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import hstack
 
 from voxstrata.errors import PredictionsError
 from voxstrata.evaluation import classification, recognition
@@ -66,6 +67,29 @@ def transcript_tally(found: Answers, normalizer: str) -> Tally:
             "without reference words there is no word error rate"
         )
     return tally
+
+
+def repeated(tallies: Sequence[Tally]) -> Tally:
+    """Counts of the same clips under several trainings (seeds): each measure is the mean over the trainings.
+
+    Drawing a clip or a speaker draws it under all of them: a further training is no further clip.
+
+    Args:
+        tallies: one a training, their rows in the same order.
+    """
+    if len(tallies) == 1:
+        return tallies[0]
+    ends = np.cumsum([tally.table.shape[1] for tally in tallies])[:-1]
+
+    def mean(name: str) -> Measure:
+        def measure(sums: Array) -> Array:
+            parts = zip(tallies, np.split(sums, ends, axis=-1), strict=True)
+            return np.asarray(np.mean([tally.measures[name](part) for tally, part in parts], axis=0))
+
+        return measure
+
+    table = hstack([tally.table for tally in tallies], format="csr")
+    return Tally(table, {name: mean(name) for name in tallies[0].measures})
 
 
 def label_set(answers: Sequence[Answers], labels: Sequence[str] | None) -> tuple[str, ...]:

@@ -6,12 +6,17 @@ Unpacked into a folder for runs it gives the same table without training, and an
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from voxstrata.predictions import Prediction, as_lines, read_predictions
+from voxstrata.recipes.reading import read_yaml
 from voxstrata.runs import RunFolder, atomic_write
 
 #: Decimals of a probability: the rest is noise that does not pack.
@@ -28,33 +33,49 @@ def write_archive(path: Path, runs: Iterable[RunFolder]) -> None:
         runs: of one folder; each stands under its own name.
 
     Raises:
-        VoxstrataError: if a run's predictions cannot be read, or the archive not be written.
+        VoxstrataError: if a run's files cannot be read, or the archive not be written.
     """
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:xz") as archive:
         for run in sorted({run.path: run for run in runs}.values(), key=lambda run: run.path.name):
-            for name, content in _kept(run):
-                entry = tarfile.TarInfo(f"{run.path.name}/{name}")
+            for file, text in _kept(run):
+                entry = tarfile.TarInfo(str(run.path.name / file.relative_to(run.path)))
+                content = text.encode()
                 entry.size = len(content)
                 archive.addfile(entry, io.BytesIO(content))
     atomic_write(path, packed.getvalue())
 
 
-def _kept(run: RunFolder) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file, the marker of a complete run last."""
+def _kept(run: RunFolder) -> Iterator[tuple[Path, str]]:
+    """Each file and what is kept of it, the marker of a complete run last."""
+    runs = run.path.parent
+    recipe, provenance = read_yaml(run.recipe), json.loads(run.provenance.read_text(encoding="utf-8"))
+    yield run.recipe, yaml.safe_dump(_placeless(recipe, runs), sort_keys=False)
+    yield run.provenance, json.dumps(_placeless(provenance, runs), indent=2) + "\n"
     coefficients = run.model / "coefficients.json"
-    told = (run.recipe, run.provenance, *([coefficients] if coefficients.is_file() else []))
-    # Corpora and parents by their names: where they lie is this machine's matter.
-    here = f"{run.path.parent.resolve()}/"
-    for path in told:
-        text = path.read_text(encoding="utf-8").replace(here, "").replace(f"{run.path.parent}/", "")
-        yield str(path.relative_to(run.path)), text.encode()
-    for path in sorted(run.predictions("any").parent.glob("*.jsonl")):
-        rows = map(_published, read_predictions(path))
-        yield str(path.relative_to(run.path)), "".join(as_lines(rows)).encode()
-    yield run.complete.name, run.complete.read_bytes()
+    if coefficients.is_file():
+        yield coefficients, coefficients.read_text(encoding="utf-8")
+    for answers in sorted(run.predictions("any").parent.glob("*.jsonl")):
+        yield answers, "".join(as_lines(map(_published, read_predictions(answers))))
+    yield run.complete, run.complete.read_text(encoding="utf-8")
+
+
+def _placeless(value: Any, runs: Path) -> Any:
+    """A value whose paths are relative to the folder for runs; of those outside it the last name is left."""
+    if isinstance(value, dict):
+        return {_placeless(key, runs): _placeless(one, runs) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_placeless(one, runs) for one in value]
+    if not isinstance(value, str):
+        return value
+    path = Path(value)
+    for folder in (runs, runs.absolute(), runs.resolve()):
+        if path.is_relative_to(folder) and folder.name:
+            return str(path.relative_to(folder))
+    return path.name if path.is_absolute() else value
 
 
 def _published(row: Prediction) -> Prediction:
     rounded = row.probabilities and {name: round(p, _DECIMALS) for name, p in row.probabilities.items()}
-    return replace(row, path=None, probabilities=rounded)
+    error = row.error and row.path and row.error.replace(row.path, Path(row.path).name)
+    return replace(row, path=None, probabilities=rounded, error=error or row.error)

@@ -6,29 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from voxstrata.errors import PredictionsError
-from voxstrata.evaluation.comparison import Difference, compare, compare_changes
-from voxstrata.experiments.tables.rows import Row
+from voxstrata.evaluation.comparison import NOTHING, Difference, compare_repeats
+from voxstrata.experiments.tables.rows import Row, clip_of
 from voxstrata.experiments.tables.table import ContrastSpec, Table
-from voxstrata.predictions import Prediction
 
 
 def contrasts_of(table: Table, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The table's paired differences between rows that are there: `run` less `over`, on the clips of both.
 
-    Clips of all folds and seeds are pooled, and speakers are resampled with all of theirs. Rows that answer
-    no clip or no task in common have no differences, and their title says why.
+    Folds are pooled, and the difference is the mean over seeds; speakers are resampled with all of theirs.
+    Rows that answer no clip or no task in common have no differences, and their title says why.
     """
-    found = []
-    for spec, row, over in _paired(table, rows):
-        title = f"{row.title}, less {over.spec.title}"
-        less, more = _shared(row, over)
-        try:
-            compared = compare(less, more, normalizer=row.spec.normalizer)
-        except PredictionsError as fault:
-            found.append(_told(table, spec, row.variant, f"{title}: not compared ({fault})", len(more), {}))
-        else:
-            found.append(_told(table, spec, row.variant, title, compared.clips, compared.differences))
-    return found
+    return [
+        _told(table, spec, row.variant, f"{row.title}, less {over.spec.title}", [(row, over)])
+        for spec, row, over in _paired(table, rows)
+    ]
 
 
 def changes_of(table: Table, rows: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
@@ -41,16 +33,15 @@ def changes_of(table: Table, rows: Mapping[str, Sequence[Row]]) -> list[dict[str
     first, last = next(iter(rows)), next(reversed(list(rows)))
     if first == last:
         return []
-    found = []
-    for (spec, *before), (_, *after) in zip(
-        _paired(table, rows[first]), _paired(table, rows[last]), strict=True
-    ):
-        shared = _shared(*before), _shared(*after)
-        changes = compare_changes(*shared, normalizer=before[0].spec.normalizer)
-        title = f"{before[0].spec.title}, less {before[1].spec.title}: {last}, less {first}"
-        clips = sum(len(less) for less, _ in shared)
-        found.append(_told(table, spec, f"{last}, less {first}", title, clips, changes))
-    return found
+    change = f"{last}, less {first}"
+    return [
+        _told(
+            table, spec, change, f"{row.spec.title}, less {over.spec.title}: {change}", [(row, over), after]
+        )
+        for (spec, row, over), (_, *after) in zip(
+            _paired(table, rows[first]), _paired(table, rows[last]), strict=True
+        )
+    ]
 
 
 def _paired(table: Table, rows: Sequence[Row]) -> list[tuple[ContrastSpec, Row, Row]]:
@@ -63,28 +54,26 @@ def _paired(table: Table, rows: Sequence[Row]) -> list[tuple[ContrastSpec, Row, 
     ]
 
 
-def _shared(row: Row, over: Row) -> tuple[list[Prediction], list[Prediction]]:
-    """Answers of `over` and of `row` to the clips of both."""
-    of_row, of_over = row.beside(over)
-    clips = [clip for clip in of_row if clip in of_over]
-    return [of_over[clip] for clip in clips], [of_row[clip] for clip in clips]
-
-
 def _told(
-    table: Table,
-    spec: ContrastSpec,
-    variant: str,
-    title: str,
-    clips: int,
-    differences: Mapping[str, Difference],
+    table: Table, spec: ContrastSpec, variant: str, title: str, conditions: Sequence[Sequence[Row]]
 ) -> dict[str, Any]:
-    """For JSON, with the table's columns."""
+    """For JSON, with the table's columns; two conditions: the second difference less the first."""
+    shared = [[(less, more) for more, less in row.beside(over)] for row, over in conditions]
+    differences: Mapping[str, Difference] = {}
+    try:
+        if all(shared):
+            normalizer = conditions[0][0].spec.normalizer
+            differences = compare_repeats(*shared, normalizer=normalizer, clip_of=clip_of)
+        if not differences:
+            raise PredictionsError(NOTHING)
+    except PredictionsError as fault:
+        title = f"{title}: not compared ({fault})"
     return {
         "run": spec.run,
         "over": spec.over,
         "name": ", ".join(filter(None, (f"{spec.run} - {spec.over}", variant))),
         "title": title,
-        "clips": clips,
+        "clips": max((found.clips for found in differences.values()), default=0),
         "differences": {
             column: differences[column].as_dict() for column in table.columns if column in differences
         },

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from voxstrata.errors import RecipeError
-from voxstrata.evaluation.score import score
+from voxstrata.evaluation.repeats import score_repeats
 from voxstrata.experiments.tables.plan import PlannedRun
 from voxstrata.experiments.tables.sweeps import best, told
 from voxstrata.experiments.tables.table import RowSpec, Scale, Table
 from voxstrata.predictions import Prediction, read_predictions
-
-#: Parts of a score that a column may come from.
-TASKS = ("emotion", "transcript", "dimensions")
 
 
 @dataclass(frozen=True)
@@ -37,19 +33,25 @@ class Row:
     runs: list[PlannedRun]
     tried: list[dict[str, Any]] | None
 
-    def beside(self, other: Row) -> tuple[dict[str, Prediction], dict[str, Prediction]]:
-        """Answers of this row and of the other by ids that tell points apart.
+    def beside(self, other: Row) -> list[tuple[list[Prediction], list[Prediction]]]:
+        """Answers of this row and of the other to the clips of both, for each seed.
 
         A run that hangs on no fold or part stands beside each that does; two that hang on none are one pair.
         """
         theirs = {run.point: run for run in other.runs}
-        pairs = {
-            (run.folder.path, theirs[run.point].folder.path): (run, theirs[run.point])
-            for run in self.runs
-            if run.point in theirs
-        }
-        mine, others = zip(*pairs.values(), strict=True) if pairs else ((), ())
-        return _by_id(mine), _by_id(others)
+        pairs: dict[Any, dict[Any, tuple[PlannedRun, PlannedRun]]] = {}
+        for run in self.runs:
+            if (beside := theirs.get(run.point)) is not None:
+                key = run.folder.path, beside.folder.path
+                pairs.setdefault(dict(run.point)["$seed"], {}).setdefault(key, (run, beside))
+        found = []
+        for of_seed in pairs.values():
+            ours, others = (
+                {row.id: row for row in _answers(runs)} for runs in zip(*of_seed.values(), strict=True)
+            )
+            clips = sorted(ours.keys() & others.keys())
+            found.append(([ours[clip] for clip in clips], [others[clip] for clip in clips]))
+        return found
 
     def as_dict(self, columns: tuple[str, ...], seeds: int) -> dict[str, Any]:
         """For JSON, with scores."""
@@ -135,55 +137,43 @@ def _distinct(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     return list({run.folder.path: run for run in runs}.values())
 
 
-def _by_seed(runs: Sequence[PlannedRun], split: str = "test") -> dict[Any, list[Prediction]]:
-    """Predictions of each seed, folds and parts pooled."""
-    by_seed: dict[Any, list[Prediction]] = {}
+def clip_of(row: str) -> str:
+    """The clip behind an id of `_answers`: of several folds and parts it may have several.
+
+    >>> clip_of("a@b@2@None")
+    'a@b'
+    """
+    return row.rsplit("@", 2)[0]
+
+
+def _answers(runs: Iterable[PlannedRun], split: str = "test") -> list[Prediction]:
+    """Of runs of one seed, folds and parts pooled, in the order of ids that tell these apart."""
+    found = []
     for run in runs:
         point = dict(run.point)
         where = f"{point['$fold']}@{point['$part']}"
-        renamed = (
+        found += [
             replace(row, id=f"{row.id}@{where}") for row in read_predictions(run.folder.predictions(split))
-        )
-        by_seed.setdefault(point["$seed"], []).extend(renamed)
-    return by_seed
-
-
-def _by_id(runs: Sequence[PlannedRun]) -> dict[str, Prediction]:
-    return {row.id: row for row in _pooled(_by_seed(runs))}
-
-
-def _pooled(by_seed: dict[Any, list[Prediction]]) -> list[Prediction]:
-    return [replace(row, id=f"{row.id}@{seed}") for seed, rows in by_seed.items() for row in rows]
+        ]
+    return sorted(found, key=lambda row: row.id)
 
 
 def _pooled_metrics(
     runs: Sequence[PlannedRun], columns: tuple[str, ...], normalizer: str, split: str = "test"
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Scores over all points, folds pooled, the value the mean over seeds; and what warns of their intervals.
-
-    The interval by speaker resamples speakers with all their clips under all seeds; the i.i.d. one is the
-    mean over seeds of its bounds, since seeds are no further clips.
-    """
-    by_seed = _by_seed(runs, split)
-    single = [_scores(rows, normalizer)[0] for rows in by_seed.values()]
-    pooled, warnings = _scores(_pooled(by_seed), normalizer)
+    """Scores over all points, folds and parts pooled, means over seeds; and what warns of their intervals."""
+    by_seed: dict[Any, list[PlannedRun]] = {}
+    for run in runs:
+        by_seed.setdefault(dict(run.point)["$seed"], []).append(run)
+    found = score_repeats(
+        [_answers(of_seed, split) for of_seed in by_seed.values()], normalizer=normalizer, clip_of=clip_of
+    )
     metrics = {
         column: {
-            "value": fmean(scores[column]["value"] for scores in single),
-            "iid": [fmean(scores[column]["iid"][side] for scores in single) for side in (0, 1)],
-            "speaker": pooled[column]["speaker"],
-            "by_seed": [scores[column]["value"] for scores in single] if len(single) > 1 else [],
+            **found.metrics[column].as_dict(),
+            "by_seed": list(found.of_each[column]) if len(by_seed) > 1 else [],
         }
         for column in columns
-        if column in pooled
+        if column in found.metrics
     }
-    return metrics, warnings
-
-
-def _scores(rows: list[Prediction], normalizer: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    scored = score(rows, normalizer=normalizer)
-    scores = scored.as_dict()
-    found = {name: score for task in TASKS for name, score in scores.get(task, {}).items()}
-    for field, task in scores.get("classes", {}).items():
-        found |= {f"{name}_{field}": score for name, score in task.items()}
-    return found, scored.warnings
+    return metrics, found.warnings
