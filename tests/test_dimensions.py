@@ -16,6 +16,7 @@ from voxstrata.cli.main import app
 from voxstrata.corpora.prepare import prepare
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import CorpusError, PredictionsError, RecipeError
+from voxstrata.evaluation.concordance import concordance
 from voxstrata.evaluation.score import score
 from voxstrata.experiments.run import execute
 from voxstrata.inference.recognizer import Recognizer
@@ -179,6 +180,28 @@ def test_a_clip_without_a_rating_cannot_count_as_wrong():
         score(rows, resamples=2)
     scores = score(rows, resamples=2, errors="leave-out")
     assert scores.dimensions.clips == 9 and scores.unanswered == 1
+
+
+def test_clips_that_lack_a_reference_of_some_ratings_are_told():
+    rows = [
+        Prediction(f"{n}", arousal=n, reference_arousal=n, valence=n, reference_valence=n if n < 3 else None)
+        for n in range(10)
+    ]
+    found = score(rows, resamples=2)
+    assert found.dimensions is not None and found.dimensions.clips == 3
+    assert "7 clips lack a reference in some of arousal, valence and are not scored in any" in found.warnings
+
+
+def test_leaving_out_until_no_rated_clip_is_left_is_refused():
+    references = {"reference_arousal": 1.0, "reference_valence": 2.0}
+    rows = [Prediction("a", arousal=1.0, **references), Prediction("b", valence=2.0, **references)]
+    with pytest.raises(PredictionsError, match="no clip has a whole answer for dimensions"):
+        score(rows, errors="leave-out")
+
+
+def test_the_concordance_of_no_clips_is_not_a_number():
+    assert np.isnan(concordance(np.zeros(6)))
+    assert concordance(np.array([2.0, 2, 2, 2, 2, 2])) == 0
 
 
 def test_ratings_in_a_file_must_be_finite_numbers(tmp_path):

@@ -239,6 +239,29 @@ def test_ratings_and_further_classes_are_compared_too():
         compare(a, [replace(p, reference_classes={"gender": "x"}) for p in b])
 
 
+def test_a_class_field_that_one_file_has_alone_leaves_the_others_compared():
+    rows = [
+        Prediction(
+            f"{n}",
+            speaker=f"s{n % 12}",
+            classes={"gender": {"f": 1.0}},
+            reference_classes={"gender": "fm"[n % 2]},
+        )
+        for n in range(24)
+    ]
+    more = [
+        replace(
+            p,
+            classes={**(p.classes or {}), "age": {"old": 1.0}},
+            reference_classes={"gender": "fm"[n % 2], "age": "old"},
+        )
+        for n, p in enumerate(rows)
+    ]
+    found = compare(rows, more, resamples=20)
+    assert found.differences["uar_gender"].difference == 0 and "uar_age" not in found.differences
+    assert found.warnings == ("age is not compared: only one of the files answers it",)
+
+
 def test_few_speakers_are_told_for_the_task_that_has_them():
     words, emotions = systems(speakers=12, clips=4), systems(speakers=4, clips=4, seed=1)
     heard = [replace(p, id=f"w{p.id}", emotion=None, reference_emotion=None) for p in words[0]]

@@ -79,7 +79,7 @@ def test_parts_are_trained_once_and_the_table_is_written_from_them(
     )
     piece = json.loads(done.stdout)
     assert [row["name"] for row in piece["rows"]] == ["single"] and len(piece["rows"][0]["runs"]) == 1
-    command = "voxstrata reproduce toy --scale toy --only single --seed 1 --table"
+    command = f"voxstrata reproduce {table} --scale toy --only single --seed 1 --table"
     assert piece["command"] == command and piece["scale"] == "toy, seed 1"
     assert (
         f"`{command}`" in results.read_text() and "begin toy-toy-rows-947f18-seed1 -->" in results.read_text()
@@ -144,6 +144,9 @@ def test_a_part_that_is_not_there_is_refused(table: Path, corpus_folder: Path) -
     assert "--results is for a whole table" in str(refused.exception)
     refused = reproduce(table, corpus_folder, "--seed", "1", "--archive", "a.tar.xz")
     assert "--archive is for a whole table" in str(refused.exception)
+    assert "--only names no row" in str(reproduce(table, corpus_folder, "--only", " ,").exception)
+    refused = reproduce(table, corpus_folder, "--dry-run", "--results", "results.md")
+    assert "a dry run has no numbers for --results" in str(refused.exception)
     assert "--table is for a piece" in str(reproduce(table, corpus_folder, "--table").exception)
 
 
@@ -202,7 +205,8 @@ def test_the_slurm_array_covers_rows_folds_and_seeds(slurm) -> None:
         for seed in (0, 7)
     }
     assert slurm(12, **axes).returncode == 2
-    assert "--fold" not in slurm(0, FOLDS="none").stdout
+    whole = slurm(0, **(axes | {"FOLDS": "none"})).stdout.strip()
+    assert whole == "srun voxstrata reproduce t.yaml --scale toy --out runs --only ser --seed 0"
 
 
 def test_the_slurm_array_begins_a_stopped_job_anew(slurm) -> None:

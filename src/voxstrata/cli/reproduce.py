@@ -50,6 +50,7 @@ def reproduce(
     written = {"--results": results is not None, "--archive": archive is not None}
     _refuse(piece, as_table, {"--dry-run": dry_run, **({} if as_table else written)})
     if dry_run:
+        _refuse_to_write(written)
         _check(table, scale, data, out, tflops, as_json)
         return
     refuse_without_dry_run({"--tflops": tflops is not None})
@@ -75,6 +76,8 @@ def _refuse(piece: Piece, as_table: bool, others: dict[str, bool]) -> None:
             f"{given[0]} is for a whole table; leave it or --only, --fold, --part and --seed out"
             + ("" if given[0] == "--dry-run" else ", or add --table")
         )
+    if piece.rows == ():
+        raise RecipeError("--only names no row; name rows, separated by commas, or leave it out")
     if as_table and piece == WHOLE:
         raise RecipeError("--table is for a piece: add --only, --fold, --part or --seed, or leave it out")
     if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
@@ -82,6 +85,14 @@ def _refuse(piece: Piece, as_table: bool, others: dict[str, bool]) -> None:
             f"started {count} times by a launcher; start `train` so, and divide a table with --only, --fold, "
             "--part and --seed into jobs of one process"
         )
+
+
+def _refuse_to_write(written: dict[str, bool]) -> None:
+    """Refuses what only a table that was run can give."""
+    from voxstrata.errors import RecipeError
+
+    if given := [name for name, there in written.items() if there]:
+        raise RecipeError(f"a dry run has no numbers for {given[0]}; leave one of the two out")
 
 
 def _train_piece(table: str, scale: str, data: Path | None, out: Path, piece: Piece) -> list[Path]:
@@ -120,7 +131,7 @@ def run_table(
     with bar() as (say, advance):
         return run(
             read_table(table),
-            Path(table).stem,
+            table,
             scale,
             piece or WHOLE,
             out=out,

@@ -90,6 +90,16 @@ def ratings_in(predictions: Sequence[Prediction]) -> Ratings | None:
     )
 
 
+def notes_on_ratings(predictions: Sequence[Prediction], found: Ratings) -> list[str]:
+    """Plain statements about rated clips that cannot be scored."""
+    partly = sum(any(_reference(p, name) is not None for name in found.names) for p in predictions) - len(
+        found
+    )
+    if not partly:
+        return []
+    return [f"{partly} clips lack a reference in some of {', '.join(found.names)} and are not scored in any"]
+
+
 def rating_tally(found: Ratings) -> Tally:
     """The sums of every clip behind the coefficients, and their mean as `ccc`.
 
@@ -117,7 +127,7 @@ def rating_tally(found: Ratings) -> Tally:
 
 
 def concordance(sums: Array) -> Array:
-    """CCC from sums over clips; 0 where neither references nor answers vary.
+    """CCC from sums over clips; 0 where neither references nor answers vary, NaN of no clips.
 
     Args:
         sums: `[..., 6]`: clips, x, y, x squared, y squared, x y.
@@ -126,10 +136,11 @@ def concordance(sums: Array) -> Array:
     >>> float(concordance(np.array([3, x.sum(), y.sum(), x @ x, y @ y, x @ y])).round(4))
     0.5714
     """
-    clips, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    counts, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    clips = np.where(counts > 0, counts, np.nan)
     numerator = 2 * (xy - x * y / clips)
     denominator = xx + yy - (x * x + y * y) / clips + (x - y) ** 2 / clips
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 1e-12)
+    return np.divide(numerator, denominator, out=np.asarray(0 * numerator), where=denominator > 1e-12)
 
 
 def _reference(row: Prediction, name: str) -> float | None:

@@ -41,7 +41,6 @@ def aligned(
         "reference_emotion": str,
         "reference_transcript": normal,
         "speaker": str,
-        "reference_classes": dict,
         **{f"reference_{name}": float for name in DIMENSIONS},
     }
     for field, view in views.items():
@@ -52,17 +51,30 @@ def aligned(
             and (y := getattr(of_b[i], field)) is not None
             and view(x) != view(y)
         ]
-        if differing:
-            raise PredictionsError(
-                f"{field} differs between the files for {len(differing)} clips: {'; '.join(differing[:3])}; "
-                "score both against the same references"
-            )
+        _refuse(field, differing)
+    _refuse("reference_classes", [f"{i!r}: {odd}" for i in of_a if (odd := _other_classes(of_a[i], of_b[i]))])
     rows = [(_completed(of_a[i], of_b[i]), _completed(of_b[i], of_a[i])) for i in of_a]
     return [first for first, _ in rows], [second for _, second in rows]
 
 
+def _refuse(field: str, differing: Sequence[str]) -> None:
+    if differing:
+        raise PredictionsError(
+            f"{field} differs between the files for {len(differing)} clips: {'; '.join(differing[:3])}; "
+            "score both against the same references"
+        )
+
+
+def _other_classes(a: Prediction, b: Prediction) -> str:
+    """The first class field that both rows know and tell differently, in words."""
+    x, y = a.reference_classes or {}, b.reference_classes or {}
+    odd = [name for name in x if name in y and x[name] != y[name]]
+    return f"{odd[0]} {x[odd[0]]!r} and {y[odd[0]]!r}" if odd else ""
+
+
 def _completed(row: Prediction, other: Prediction) -> Prediction:
-    # the first file's wording wins, so that both are scored against one reference
     names = [field.name for field in fields(row) if field.name == "speaker" or "reference" in field.name]
     known = {name: getattr(other if getattr(row, name) is None else row, name) for name in names}
+    if row.reference_classes and other.reference_classes:
+        known["reference_classes"] = {**other.reference_classes, **row.reference_classes}
     return replace(row, **known)

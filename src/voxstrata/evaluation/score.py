@@ -9,7 +9,7 @@ from typing import Any
 from voxstrata.errors import PredictionsError
 from voxstrata.evaluation.answers import Answers, check_errors, first_few, notes_on, notes_on_speakers
 from voxstrata.evaluation.classification import confusion_matrix
-from voxstrata.evaluation.concordance import Ratings, rating_tally
+from voxstrata.evaluation.concordance import Ratings, notes_on_ratings, rating_tally
 from voxstrata.evaluation.intervals import (
     by_clip,
     by_unit,
@@ -199,6 +199,10 @@ def score(
     unanswered = {clip for task in tasks.by_name.values() for clip in task.unanswered}
     if errors == "leave-out":
         tasks = tasks.without_gaps()
+        if empty := [name for name, task in tasks.by_name.items() if not len(task)]:
+            raise PredictionsError(
+                f"no clip has a whole answer for {', '.join(empty)}, so leaving out leaves none"
+            )
     emotion, transcript, rated = tasks.emotion, tasks.transcript, tasks.dimensions
     scored = {
         clip: speaker
@@ -250,6 +254,7 @@ def warnings_of(predictions: Sequence[Prediction], tasks: Tasks) -> tuple[str, .
         *notes_on("emotion", predictions),
         *notes_on("transcript", predictions),
         *(_notes_on_names(tasks.emotion) if tasks.emotion else []),
+        *(notes_on_ratings(predictions, tasks.dimensions) if tasks.dimensions else []),
         *notes_on_speakers({name: task.speakers for name, task in tasks.by_name.items()}),
     )
 

@@ -101,6 +101,11 @@ class Table(BaseModel):
         return [row for row in self.rows if any(map(row.by_seed, self.columns))]
 
     @property
+    def seed_columns(self) -> list[str]:
+        """The metrics that any row has for several seeds."""
+        return [name for name in self.columns if any(row.by_seed(name) for row in self.rows)]
+
+    @property
     def warnings(self) -> list[str]:
         """What warns of the rows' intervals, with the rows where not all have it."""
         told: dict[str, list[str]] = {}

@@ -72,8 +72,8 @@ def how_to_prepare(name: str, spec: CorpusSpec, out: Path, data: Path | None) ->
     if spec.synth is not None:
         synthesis_options(name, spec.synth)
         return "`reproduce` without --dry-run speaks it"
-    options = [f"--option {key}={value}" for key, value in spec.options.items()]
-    maps = [f"--map {label_map}" for label_map in spec.maps]
+    options = [f"--option {shlex.quote(f'{key}={value}')}" for key, value in spec.options.items()]
+    maps = [f"--map {shlex.quote(str(label_map))}" for label_map in spec.maps]
     words = [
         *(
             "voxstrata corpus prepare",

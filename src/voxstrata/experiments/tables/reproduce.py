@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -48,7 +49,7 @@ class Tick:
 
 def reproduce(
     table: Table,
-    name: str,
+    source: str,
     scale_name: str,
     piece: Piece = WHOLE,
     *,
@@ -62,7 +63,7 @@ def reproduce(
 
     Args:
         table: what to run.
-        name: its name.
+        source: its packaged name or file, as given.
         scale_name: one of its scales.
         piece: of that scale; its table lies beside that of the whole.
         out: folder for runs, corpora and tables.
@@ -80,13 +81,14 @@ def reproduce(
     corpora = _prepared(scale, out, data, say, tick)
     planned = _planned(table, scale, corpora, out)
     _execute_all([run for runs in planned.values() for run in runs], say, tick)
+    name = Path(source).stem
     folder = out / "tables" / f"{name}-{scale_name}{piece.name}"
     told = [f"--scale {scale_name}", *([str(piece), "--table"] if piece != WHOLE else [])]
     content = {
         "table": name,
         "title": table.title,
         "scale": ", ".join([scale_name, *(f"{axis} {value}" for axis, value in piece.axes.items())]),
-        "command": " ".join(["voxstrata reproduce", name, *told]),
+        "command": " ".join(["voxstrata reproduce", shlex.quote(source), *told]),
         "date": now(),
         "commit": commit(),
         "machine": machine(),

@@ -78,10 +78,9 @@ def markdown(table: Table) -> str:
 
 
 def _seed_lines(table: Table) -> list[str]:
-    rows = table.rows_by_seed
-    columns = [column for column in table.columns if any(row.by_seed(column) for row in rows)]
-    cells = [[row.shown, *(percents(row.by_seed(column)) for column in columns)] for row in rows]
-    return _grid(["each seed", *map(metric_title, columns)], cells) if rows else []
+    columns = table.seed_columns
+    cells = [[row.shown, *(percents(row.by_seed(name)) for name in columns)] for row in table.rows_by_seed]
+    return _grid(["each seed", *map(metric_title, columns)], cells) if cells else []
 
 
 def _oracle_lines(table: Table) -> list[str]:
