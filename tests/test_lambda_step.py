@@ -11,7 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from tiny_merges import KINDS, batch, by_hand, moved, parts, score, tiny
 from voxstrata.backbone.encoder import build_backbone
 from voxstrata.errors import CheckpointError
-from voxstrata.merging import engine, rebuilt
+from voxstrata.merging import engine, merged, rebuilt
 from voxstrata.merging.heap import Heap
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.merging.rules import inner_products, merge_values
@@ -80,6 +80,14 @@ def test_the_lean_gradient_is_the_plain_one_in_float64(tidied, attention):
     ]
     for ours in found[1:]:
         torch.testing.assert_close(ours, found[0], rtol=1e-6, atol=1e-7)
+
+
+def test_a_small_encoder_takes_the_plain_engine_and_a_large_one_the_lean_one(monkeypatch):
+    base, _ = parts("wavlm", True, "layer")
+    assert merged.engine_for(base) == "plain"
+    size = sum(weight.nbytes for weight in base.weights().values())
+    monkeypatch.setattr(merged, "_SMALL_BYTES", size)
+    assert merged.engine_for(base) == "lean"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

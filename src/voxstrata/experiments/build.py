@@ -17,7 +17,7 @@ from voxstrata.heads.ctc import CTCHead
 from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.labels import DIMENSIONS
 from voxstrata.losses import class_balanced_weights
-from voxstrata.merging.merged import MergedBackbone
+from voxstrata.merging.merged import MergedBackbone, engine_for
 from voxstrata.merging.task_vector import TaskVector
 from voxstrata.recipes.schema.any_recipe import AnyRecipe, TrainedRecipe
 from voxstrata.recipes.schema.encoders import AdaLTMRecipe, FinetuneRecipe, LateFusionRecipe, MultitaskRecipe
@@ -178,7 +178,9 @@ def _late_fusion(recipe: LateFusionRecipe, sources: Sources, say: Say) -> System
 
 def _adaltm(recipe: AdaLTMRecipe, base: SpeechEncoder, sources: Sources, say: Say) -> System:
     vectors = _vectors(recipe, base, say)
-    merged = MergedBackbone(base, vectors, granularity=recipe.granularity, init=recipe.init)
+    merged = MergedBackbone(
+        base, vectors, granularity=recipe.granularity, init=recipe.init, engine=engine_for(base)
+    )
     model, class_weights = _clip_model(recipe, merged, sources, say)
     system = AdaLTM(model, class_weights, AdaLTMRates(**recipe.rates.model_dump()))
     trained, total = system.trainable_share()
