@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -353,6 +353,7 @@ def test_under_distributed_data_parallel(tmp_path):
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
     seed=st.integers(0, 1000),
 )
+@example(size=299_999, vectors=2, dtype=torch.float32, seed=329)
 def test_blockwise_arithmetic_is_that_of_a_plain_expression(size, vectors, dtype, seed):
     generator = torch.Generator().manual_seed(seed)
     weight, slope = (torch.randn(size, generator=generator) for _ in range(2))
