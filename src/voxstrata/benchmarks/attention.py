@@ -17,7 +17,7 @@ from voxstrata.benchmarks.shapes import Shape, wavlm_config
 
 SAMPLE_RATE = 16_000
 COMPARES = {
-    "fast": "gated position bias piece by piece, fused kernel in the forward",
+    "fast": "gated position bias piece by piece",
     "reference": "transformers' own WavLM attention",
 }
 
