@@ -54,8 +54,8 @@ class BatchClip:
 class ClipStore(Mapping[str, BatchClip]):
     """Id -> clip, in the order in which they were put in.
 
-    A clip takes what its texts take and 0.3 to 0.4 kB, a quarter of what it takes as objects. Tokens are
-    not kept but encoded anew.
+    A clip takes what its texts take and 0.3 kB, a quarter of what it takes as objects. The folder of a
+    recording is kept once for all clips in it, and tokens are not kept but encoded anew.
 
     Args:
         vocabulary: that the clips' tokens are of; None: they have none.
@@ -64,12 +64,17 @@ class ClipStore(Mapping[str, BatchClip]):
     def __init__(self, vocabulary: TextEncoder | None = None) -> None:
         self.vocabulary = vocabulary
         self._places: dict[str, int] = {}
+        self._folders: list[Path] = []
+        self._folder_numbers: dict[Path, int] = {}
         self._durations_s = array("d")
         self._starts, self._ends = array("Q"), array("Q")
         self._rows = bytearray()
 
     def __setitem__(self, name: str, clip: BatchClip) -> None:
-        row = _packed(clip)
+        folder = clip.path.parent
+        if (number := self._folder_numbers.setdefault(folder, len(self._folders))) == len(self._folders):
+            self._folders.append(folder)
+        row = _packed(clip, number)
         start, end = len(self._rows), len(self._rows) + len(row)
         self._rows += row
         if (place := self._places.get(name)) is not None:
@@ -83,7 +88,8 @@ class ClipStore(Mapping[str, BatchClip]):
 
     def __getitem__(self, name: str) -> BatchClip:
         place = self._places[name]
-        return self._unpacked(name, self._rows[self._starts[place] : self._ends[place]])
+        row = self._rows[self._starts[place] : self._ends[place]]
+        return self._unpacked(name, self._durations_s[place], row)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -95,29 +101,18 @@ class ClipStore(Mapping[str, BatchClip]):
         return name in self._places
 
     def durations_s(self) -> Iterator[tuple[str, float]]:
-        """Id and length of each clip; nothing is unpacked."""
+        """Id and length of each clip; no row is unpacked."""
         return zip(self._places, self._durations_s, strict=True)
 
-    def _unpacked(self, name: str, row: bytearray) -> BatchClip:
-        (
-            path,
-            told,
-            speaker,
-            emotion,
-            text,
-            classes,
-            rated,
-            offset_s,
-            duration_s,
-            whole,
-            *targets,
-            phonemes,
-        ) = json.loads(row)
+    def _unpacked(self, name: str, duration_s: float, row: bytearray) -> BatchClip:
+        number, file, told, *texts, offset_s, whole, targets, phonemes = json.loads(row)
+        path = self._folders[number] / file
         emotion_target, class_target, ratings = (None if t is None else tuple(t) for t in targets)
+        speaker, emotion, text, classes, rated = texts
         tokens = None if self.vocabulary is None else tuple(self.vocabulary.encode(text or ""))
         return BatchClip(
-            Reference(name, told or path, speaker, emotion, text, classes, rated),
-            Path(path),
+            Reference(name, told or str(path), speaker, emotion, text, classes, rated),
+            path,
             offset_s,
             duration_s,
             whole,
@@ -129,22 +124,20 @@ class ClipStore(Mapping[str, BatchClip]):
         )
 
 
-def _packed(clip: BatchClip) -> bytes:
-    about, path = clip.reference, str(clip.path)
+def _packed(clip: BatchClip, folder: int) -> bytes:
+    about = clip.reference
     row = [
-        path,
-        None if about.path == path else about.path,
+        folder,
+        clip.path.name,
+        None if about.path == str(clip.path) else about.path,
         about.speaker,
         about.emotion,
         about.transcript,
         about.classes and dict(about.classes),
         about.ratings and dict(about.ratings),
         clip.offset_s,
-        clip.duration_s,
         clip.whole,
-        clip.emotion_target,
-        clip.class_target,
-        clip.ratings,
+        [clip.emotion_target, clip.class_target, clip.ratings],
         clip.phonemes,
     ]
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
