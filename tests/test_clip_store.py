@@ -20,13 +20,13 @@ SHARES = st.none() | st.tuples(st.floats(0, 1), st.floats(0, 1))
 
 @st.composite
 def clips(draw: st.DrawFn) -> BatchClip:
+    """A clip whose id is still empty."""
     path, text = draw(PATHS), draw(TEXTS)
     told = draw(st.sampled_from([path, "tar://elsewhere/a.wav"]))
-    field = draw(st.none() | st.just({"gender": "female"}))
+    classes = draw(st.none() | st.just({"gender": "female"}))
+    rated = draw(st.none() | st.just({"valence": 2.5}))
     return BatchClip(
-        Reference(
-            "told below", told, draw(TEXTS), draw(TEXTS), text, field, draw(st.none() | st.just({"v": 2.5}))
-        ),
+        Reference("", told, draw(TEXTS), draw(TEXTS), text, classes, rated),
         Path(path),
         draw(st.floats(0, 1e5)),
         draw(st.floats(0, 1e5)),
@@ -39,13 +39,12 @@ def clips(draw: st.DrawFn) -> BatchClip:
     )
 
 
-def named(clip: BatchClip, name: str) -> BatchClip:
-    return replace(clip, reference=replace(clip.reference, id=name))
-
-
 @given(st.lists(clips(), max_size=8))
 def test_a_store_gives_back_what_was_put_in(drawn: list[BatchClip]) -> None:
-    put = {f"clip-{number}": named(clip, f"clip-{number}") for number, clip in enumerate(drawn)}
+    put = {
+        f"clip-{number}": replace(clip, reference=replace(clip.reference, id=f"clip-{number}"))
+        for number, clip in enumerate(drawn)
+    }
     store = ClipStore(Vocabulary.of(["ab é"]))
     for name, clip in put.items():
         store[name] = clip

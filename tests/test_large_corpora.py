@@ -19,9 +19,9 @@ ROWS = {"asr": 200_000, "ser": 100_000}
 TEXT = "it was the best of times it was the worst of times it was the age of wisdom "
 EMOTIONS = ("anger", "neutral", "sadness")
 STEPS = 60
-#: Bytes a row at most, of a whole run and while it trains; id, path, speaker and text are 0.2 kB of them.
-#: Measured: 880 at the peak, which is when the list of training clips is written, and 580 to 620 while
-#: training, when 330 are in use: the rest is memory that Python and the C library hold for later.
+#: Bytes a row at most, of a whole run and while it trains; id, speaker, text and classes are 0.2 kB of them.
+#: Measured: 850 to 880 at the peak, which is when the list of training clips is written, and 570 to 620
+#: while training, when 330 are in use: the rest is memory that Python and the C library hold for later.
 #: Without dev and test clips to compare. Recipes with one task first hold all clips as objects: more.
 PEAK_BOUND, TRAINING_BOUND = 1000, 700
 

@@ -71,10 +71,7 @@ class ClipStore(Mapping[str, BatchClip]):
         self._rows = bytearray()
 
     def __setitem__(self, name: str, clip: BatchClip) -> None:
-        folder = clip.path.parent
-        if (number := self._folder_numbers.setdefault(folder, len(self._folders))) == len(self._folders):
-            self._folders.append(folder)
-        row = _packed(clip, number)
+        row = _packed(clip, self._folder_number(clip.path.parent))
         start, end = len(self._rows), len(self._rows) + len(row)
         self._rows += row
         if (place := self._places.get(name)) is not None:
@@ -103,6 +100,12 @@ class ClipStore(Mapping[str, BatchClip]):
     def durations_s(self) -> Iterator[tuple[str, float]]:
         """Id and length of each clip; no row is unpacked."""
         return zip(self._places, self._durations_s, strict=True)
+
+    def _folder_number(self, folder: Path) -> int:
+        number = self._folder_numbers.setdefault(folder, len(self._folders))
+        if number == len(self._folders):
+            self._folders.append(folder)
+        return number
 
     def _unpacked(self, name: str, duration_s: float, row: bytearray) -> BatchClip:
         number, file, told, *texts, offset_s, whole, targets, phonemes = json.loads(row)
