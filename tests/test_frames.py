@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 
+from voxstrata.backbone.families.family import Convolution, FrontEnd
 from voxstrata.batches.augment import Augmentation, augment
 from voxstrata.corpora.prepare import prepare
 from voxstrata.errors import AudioError, CorpusError, RecipeError
@@ -93,12 +94,10 @@ def without_steps(now: object) -> None:
 
 
 def test_needs_are_the_fewest_samples_that_give_the_frames(encoder) -> None:
-    config = encoder.model.config
-    front_end = tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
     for frames in (1, 2, 7, 50):
-        count = ClipNeeds((front_end,)).samples(frames)
+        count = ClipNeeds((encoder.front_end,)).samples(frames)
         assert encoder.frame_lengths(torch.tensor([count - 1, count])).tolist() == [frames - 1, frames]
-    assert ClipNeeds((((10, 5),), front_end)).samples(1) == LEAST
+    assert ClipNeeds((FrontEnd((Convolution(8, 10, 5),)), encoder.front_end)).samples(1) == LEAST
 
 
 @pytest.mark.parametrize("tokens", [[1], [1, 2], [1, 1], [2, 1, 1, 1, 2, 2]])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from voxstrata.analysis.frame_answers import FrameAnswers
 from voxstrata.backbone.encoder import SpeechEncoder
@@ -20,7 +19,7 @@ from voxstrata.heads.emotion import masked_mean
 
 @torch.no_grad()
 def layer_states(encoder: SpeechEncoder, batch: Batch) -> tuple[list[Tensor], Tensor]:
-    """The front end's projected features, as layer 0, and the raw outputs of layers 1..L.
+    """The front end's features in the width of the layers, as layer 0, and the raw outputs of layers 1..L.
 
     Args:
         encoder: frozen, in eval mode.
@@ -29,17 +28,8 @@ def layer_states(encoder: SpeechEncoder, batch: Batch) -> tuple[list[Tensor], Te
     Returns:
         1 + L tensors [B, T, D], and bool [B, T], true on valid frames.
     """
-    projected: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        projected.append(output[0] if isinstance(output, tuple) else output)
-
-    handle = encoder.model.feature_projection.register_forward_hook(keep)
-    try:
-        states = encoder(batch.waveforms, batch.lengths)
-    finally:
-        handle.remove()
-    return [projected[0], *states.layers], states.mask()
+    projected, states = encoder.with_layer_zero(batch.waveforms, batch.lengths)
+    return [projected, *states.layers], states.mask()
 
 
 class FrameSample:

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from voxstrata.backbone.containers import Container, Shape, open_container, some
+from voxstrata.backbone.families.family import Family
+from voxstrata.backbone.families.registry import WANTED, recognize
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.groups import layer_index
-from voxstrata.backbone.layouts import WANTED, Layout, is_backbone, recognize
+from voxstrata.backbone.layouts import Layout
 from voxstrata.backbone.lora import LoRA, difference_shape, factor_pairs, plain_name, read_options
 from voxstrata.errors import CheckpointError
-
-#: Used in pre-training only: a checkpoint may lack it, or have it where the model does not.
-_OPTIONAL = ("masked_spec_embed",)
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,7 @@ class Checkpoint:
 
     Args:
         container: file, and how to read a tensor of it.
+        family: of the encoder.
         layout: name of the layout that was recognised.
         prefix: what stands before the backbone's own names, e.g. "wavlm.".
         shapes: backbone name -> shape, of the tensors that are stored whole.
@@ -40,6 +40,7 @@ class Checkpoint:
     """
 
     container: Container
+    family: Family
     layout: str
     prefix: str
     shapes: Mapping[str, Shape]
@@ -86,11 +87,15 @@ class Checkpoint:
         A weight that is stored beside its LoRA factors may hold their product already (loralib merges them
         in eval mode). Then it differs from the base along that product, and the product is not added again.
 
+        Of a tensor that no training changes it is zero.
+
         Args:
             name: in the backbone.
             base: the tensor of the encoder that was fine-tuned.
         """
         base = base.float().cpu()
+        if name in self.family.fixed:
+            return torch.zeros_like(base)
         whole = self._whole(name).sub_(base) if name in self.stored else None
         if self.lora is None or name not in self.lora.factors:
             return torch.zeros_like(base) if whole is None else whole
@@ -112,8 +117,9 @@ class Checkpoint:
     def check(self, expected: Mapping[str, Tensor]) -> None:
         """Refuses a checkpoint that does not hold exactly a model's tensors.
 
-        Only `masked_spec_embed` may be absent or superfluous: outside pre-training it has no effect. An
-        adapter may lack all that it does not change.
+        Only what the family calls optional may be absent or superfluous: outside pre-training,
+        `masked_spec_embed` has no effect. A tensor that no training changes may have another number of rows,
+        and is not read then. An adapter may lack all that it does not change.
 
         Args:
             expected: the model's tensors by name.
@@ -127,13 +133,13 @@ class Checkpoint:
                 f"{self.path} has {self.num_layers} transformer layers, but the model has {layers}; "
                 "choose the checkpoint and the model of one architecture and size"
             )
-        missing = [name for name in expected if name not in self.shapes and name not in _OPTIONAL]
+        missing = [name for name in expected if name not in self.shapes and name not in self.family.optional]
         if missing and not self.partial:
             raise CheckpointError(
                 f"{self.path} lacks {some(missing)} of the model; was it saved in part, or from another "
                 "architecture?"
             )
-        extra = [name for name in found if name not in expected and name not in _OPTIONAL]
+        extra = [name for name in found if name not in expected and name not in self.family.optional]
         if extra:
             raise CheckpointError(
                 f"{self.path} holds {some(extra)} that the model has not; it is another architecture or size"
@@ -144,12 +150,19 @@ class Checkpoint:
             f"{name} {shape} for {shapes[name]}"
             for part in parts
             for name, shape in part.items()
-            if name in shapes and shape != shapes[name]
+            if name in shapes and shape != shapes[name] and not self._other_rows(name, shapes[name])
         ]
         if wrong:
             raise CheckpointError(
                 f"{self.path} has other shapes than the model: {some(wrong)}; it is another size"
             )
+
+    def holds(self, name: str, shape: Shape) -> bool:
+        """Whether a tensor is stored whole, in the shape that a model has."""
+        return name in self.stored and self.shapes[name] == tuple(shape)
+
+    def _other_rows(self, name: str, shape: Shape) -> bool:
+        return name in self.family.fixed and self.shapes.get(name, shape)[1:] == shape[1:]
 
     def _whole(self, name: str) -> Tensor:
         tensor = self.container.read(self.stored[name])
@@ -158,11 +171,12 @@ class Checkpoint:
         return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, family: Family | None = None) -> Checkpoint:
     """Lists the tensors of a checkpoint.
 
     Args:
         path: a file (.safetensors, .safetensors.index.json, .bin, .pt, .ckpt), or a folder with one.
+        family: of the encoder that an adapter was made for, where it is known.
 
     Raises:
         CheckpointError: if it cannot be read, or holds no speech encoder in a known layout.
@@ -170,11 +184,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
     container = open_container(path, WANTED)
     pairs = factor_pairs(container.shapes, container.file)
     plain = {key: name for key in container.shapes if (name := plain_name(key)) is not None}
-    layout, prefix = recognize([*plain.values(), *pairs], container, partial=bool(pairs))
+    family, layout, prefix = recognize(
+        [*plain.values(), *pairs], container, partial=bool(pairs), family=family
+    )
     stored: dict[str, str] = {}
     left_out: dict[str, str] = {}
     for key, plain_key in plain.items():
-        name = _backbone_name(plain_key, prefix, layout)
+        name = _backbone_name(plain_key, prefix, layout, family)
         if name is None or ".original_module." in name:
             left_out[key] = layout.reason(key)
         elif name in stored:
@@ -183,12 +199,13 @@ def open_checkpoint(path: Path) -> Checkpoint:
             )
         else:
             stored[name] = key
-    lora, outside = _lora(pairs, prefix, layout, container)
+    lora, outside = _lora(pairs, prefix, layout, family, container)
     left_out |= outside | {name: layout.reason(name) for name in container.beside}
     flipped = lora.factors if lora and lora.options.transposed else {}
     shapes = {name: container.shapes[key] for name, key in stored.items()}
     return Checkpoint(
         container=container,
+        family=family,
         layout=layout.name,
         prefix=prefix,
         shapes={name: shape[::-1] if name in flipped else shape for name, shape in shapes.items()},
@@ -199,22 +216,22 @@ def open_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def _backbone_name(key: str, prefix: str, layout: Layout) -> str | None:
+def _backbone_name(key: str, prefix: str, layout: Layout, family: Family) -> str | None:
     if not key.startswith(prefix):
         return None
     name = layout.canonical(key.removeprefix(prefix))
-    return name if is_backbone(name) else None
+    return name if name.startswith(family.parts) else None
 
 
 def _lora(
-    pairs: Mapping[str, tuple[str, str]], prefix: str, layout: Layout, container: Container
+    pairs: Mapping[str, tuple[str, str]], prefix: str, layout: Layout, family: Family, container: Container
 ) -> tuple[LoRA | None, dict[str, str]]:
     """The backbone's LoRA factors, and those of heads, which are left out."""
     factors: dict[str, tuple[str, str]] = {}
     shapes: dict[str, Shape] = {}
     left_out: dict[str, str] = {}
     for key, (a, b) in pairs.items():
-        name = _backbone_name(key, prefix, layout)
+        name = _backbone_name(key, prefix, layout, family)
         if name is None:
             left_out |= {factor: layout.reason(factor) for factor in (a, b)}
             continue

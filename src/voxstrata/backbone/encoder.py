@@ -10,18 +10,16 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from voxstrata.backbone.attention import Attention, set_attention
-from voxstrata.backbone.clip_by_clip import accept_features, clips_at_a_time, features_in_pieces
+from voxstrata.audio import SAMPLE_RATE
+from voxstrata.backbone.attention import Attention
+from voxstrata.backbone.families.family import Family, FrontEnd, Window
+from voxstrata.backbone.families.registry import family_of
 from voxstrata.backbone.folder import write_model_folder
-from voxstrata.backbone.origin import check_architecture, find_origin
-from voxstrata.backbone.precision import keep_positions_exact
-from voxstrata.backbone.waveforms import normalize_waveforms, receptive_field
+from voxstrata.backbone.origin import find_origin
+from voxstrata.backbone.waveforms import normalize_waveforms
 from voxstrata.errors import AudioError, CheckpointError
-
-#: Off at all times: LayerDrop drops states, SpecAugment alters them, and both also in frozen models.
-_FORCED = {"layerdrop": 0.0, "apply_spec_augment": False}
 
 
 @dataclass(frozen=True)
@@ -44,23 +42,24 @@ class States:
 
 
 class SpeechEncoder(nn.Module):
-    """A WavLM, wav2vec 2.0 or HuBERT model of transformers.
+    """A speech encoder of transformers: WavLM, wav2vec 2.0, HuBERT, Whisper (see `backbone.families`).
 
-    LayerDrop and SpecAugment are switched off. With `feat_extract_norm="group"` padding would enter the
-    statistics of the front end, so its convolutions run clip by clip (on the CPU always, where that is
-    cheaper); the transformer runs on the whole batch. An encoder without trainable parameters stays in
-    eval mode, also inside a model in train mode.
+    LayerDrop and SpecAugment are switched off. An encoder without trainable parameters stays in eval mode,
+    also inside a model in train mode.
 
     Args:
-        model: the transformers model without a head.
+        model: the transformers model without a head, as its family builds it.
         normalize: whether waveforms are normalised (on their valid samples) before the model.
         final_norm: whether the last state is passed through the encoder's final layer norm, as
-            transformers 4 and SUPERB do.
+            transformers and SUPERB do.
         attention: "fast", or "reference" for transformers' own: the same to rounding, slower, and with
             more memory on long clips.
+        window: "clip" for input as long as the clip, or "30s" for zeros up to 30 seconds as OpenAI's Whisper
+            has it; then states hold 1500 frames, of which those of the clip count as valid.
 
     Raises:
-        CheckpointError: if the model is no speech encoder, or has no final layer norm to apply.
+        CheckpointError: if the model is no speech encoder, has no such window, or no final layer norm to
+            apply.
     """
 
     def __init__(
@@ -70,28 +69,31 @@ class SpeechEncoder(nn.Module):
         normalize: bool,
         final_norm: bool = False,
         attention: Attention = "fast",
+        window: Window = "clip",
     ) -> None:
         super().__init__()
-        if final_norm and not model.config.do_stable_layer_norm:
+        self.family: Family = family_of(model.config)
+        if final_norm and self.family.final_norm(model) is None:
             raise CheckpointError(
                 "final_norm needs an encoder with do_stable_layer_norm; this one normalises inside each "
                 "layer, so its last state is already normal: leave final_norm off"
             )
-        self._released = {name: getattr(model.config, name, None) for name in _FORCED}
-        for name, value in _FORCED.items():
+        if window not in self.family.windows:
+            raise CheckpointError(
+                f"window is {window!r}; an encoder of type {model.config.model_type} has "
+                f"{', '.join(self.family.windows)}"
+            )
+        self._released = {name: getattr(model.config, name, None) for name in self.family.forced}
+        for name, value in self.family.forced.items():
             setattr(model.config, name, value)
-        set_attention(model, attention)
-        accept_features(model.feature_extractor)
-        keep_positions_exact(model)
-        # In train mode transformers would ask for gradients of the waveform, only for gradient checkpointing.
-        model.feature_extractor._requires_grad = False
+        self.family.prepare(model, attention)
         self.model = model
         self.normalize = normalize
         self.final_norm = final_norm
+        self.window: Window = window
         self.num_layers: int = model.config.num_hidden_layers
         self.hidden_size: int = model.config.hidden_size
-        self._shortest = receptive_field(model.config)
-        self._padding_matters = model.config.feat_extract_norm == "group"
+        self.front_end: FrontEnd = self.family.front_end(model.config)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> States:
         """Hidden states of a batch.
@@ -101,27 +103,74 @@ class SpeechEncoder(nn.Module):
             lengths: [B] valid samples.
 
         Raises:
-            AudioError: naming clips that are too short for one frame, or longer than the batch.
+            AudioError: naming clips that are too short for one frame, longer than the encoder has positions
+                for, or longer than the batch.
+        """
+        return self.from_features(self.features(waveforms, lengths), lengths)
+
+    def features(self, waveforms: Tensor, lengths: Tensor, *, alone: bool = False) -> Tensor:
+        """What the convolutional front end gives, [B, C, T]; the same arguments and errors as `forward`.
+
+        Args:
+            waveforms: [B, N] raw samples at 16 kHz.
+            lengths: [B] valid samples.
+            alone: run clip by clip, so that no bit depends on the others; zero behind each clip's end.
         """
         counts = self._sample_counts(waveforms, lengths)
         waveforms = waveforms[:, : max(counts)]
         if self.normalize:
             waveforms = normalize_waveforms(waveforms, lengths)
         waveforms = waveforms.to(next(self.model.parameters()).dtype)
-        mask = None
-        if len(set(counts)) > 1:
-            samples = torch.arange(waveforms.shape[1], device=waveforms.device)
-            mask = (samples < lengths.unsqueeze(1)).long()
-        alone = mask is not None and self._padding_matters
-        clips = 1 if alone else clips_at_a_time(self.model.config, waveforms)
-        if alone or clips < len(counts):
-            waveforms = features_in_pieces(self.model.feature_extractor, waveforms, counts, clips)
-        return States(self._layers(waveforms, mask), self.frame_lengths(lengths))
+        return self.family.features(self.model, waveforms, counts, window=self.window, alone=alone)
+
+    def from_features(self, features: Tensor, lengths: Tensor, known: Tensor | None = None) -> States:
+        """Hidden states of a batch from where its front end, or lower layers, are done.
+
+        Args:
+            features: [B, C, T] of `features`; not looked at where lower layers are known.
+            lengths: [B] valid samples.
+            known: [B, l, T, D] outputs of layers 1..l; None to run them.
+        """
+        lower = () if known is None else known.unbind(1)
+        layers = self.family.states(self.model, features, lengths, window=self.window, known=lower)
+        if len(layers) != self.num_layers:
+            raise CheckpointError(
+                f"{type(self.model).__name__} gave {len(layers)} states for {self.num_layers} layers; "
+                "is LayerDrop on?"
+            )
+        if self.final_norm:
+            norm = self.family.final_norm(self.model)
+            assert norm is not None
+            layers = (*layers[:-1], norm(layers[-1]))
+        return States(layers, self.frame_lengths(lengths))
+
+    def with_layer_zero(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, States]:
+        """The front end's output in the width of the layers [B, T, D], and the states of layers 1..L."""
+        features = self.features(waveforms, lengths)
+        return self.family.layer_zero(self.model, features), self.from_features(features, lengths)
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
         """Valid frames [B] of clips with these many samples [B]."""
-        options = {"add_adapter": False} if getattr(self.model.config, "add_adapter", False) else {}
-        return self.model._get_feat_extract_output_lengths(lengths, **options).long()
+        return self.front_end.frames(lengths).long()
+
+    @property
+    def front_channels(self) -> int:
+        """C, of what the convolutional front end gives."""
+        return self.front_end.convolutions[-1].channels
+
+    def frames_of(self, lengths: Tensor) -> int:
+        """T, the frames that states of a batch hold: of its longest clip, or of the whole window."""
+        longest = self.front_end.longest if self.window == "30s" else int(lengths.max())
+        assert longest is not None
+        return self.front_end.frames(longest)
+
+    def trainable(self, *, freeze_front_end: bool) -> dict[str, nn.Parameter]:
+        """Parameters by name that training may change; without the front end if that is frozen."""
+        return {
+            name: parameter
+            for name, parameter in self.model.named_parameters()
+            if name not in self.family.fixed and not (freeze_front_end and self.family.is_front_end(name))
+        }
 
     def weights(self) -> dict[str, Tensor]:
         """The floating-point tensors in the model's own names, detached, sharing its memory."""
@@ -157,25 +206,41 @@ class SpeechEncoder(nn.Module):
             extras: file name -> JSON content of further files.
         """
         config = copy.deepcopy(self.model.config)
-        config.architectures = [type(self.model).__name__]
+        config.architectures = [self.family.architecture(self.model)]
         for name, value in self._released.items():
             if value is not None:
                 setattr(config, name, value)
+        preprocessor = self.family.preprocessor(config, normalize=self.normalize)
         write_model_folder(
-            Path(folder), config, tensors, normalize=self.normalize, dtype=dtype, extras=extras
+            Path(folder), config, tensors, preprocessor=preprocessor, dtype=dtype, extras=extras
         )
 
     def train(self, mode: bool = True) -> Self:
         """Train mode only if something in the encoder is trained: a frozen one knows no dropout."""
         return super().train(mode and any(p.requires_grad for p in self.parameters()))
 
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Whether the encoder is trained; tensors that no training changes never are."""
+        super().requires_grad_(requires_grad)
+        for name, parameter in self.model.named_parameters():
+            if name in self.family.fixed:
+                parameter.requires_grad_(False)
+        return self
+
     def _sample_counts(self, waveforms: Tensor, lengths: Tensor) -> list[int]:
         counts: list[int] = lengths.tolist()
-        short = [f"clip {i} ({n} samples)" for i, n in enumerate(counts) if n < self._shortest]
-        if short:
+        shortest, longest = self.front_end.samples(1), self.front_end.longest
+        if short := [f"clip {i} ({n} samples)" for i, n in enumerate(counts) if n < shortest]:
             raise AudioError(
-                f"too short for a frame: {', '.join(short)} of the batch; at least {self._shortest} samples "
+                f"too short for a frame: {', '.join(short)} of the batch; at least {shortest} samples "
                 "at 16 kHz are needed: leave them out or lengthen them"
+            )
+        if longest is not None and (
+            long := [f"clip {i} ({n / SAMPLE_RATE:.1f} s)" for i, n in enumerate(counts) if n > longest]
+        ):
+            raise AudioError(
+                f"too long for this encoder: {', '.join(long)} of the batch; it has positions for "
+                f"{longest / SAMPLE_RATE:g} s: cut longer recordings into pieces"
             )
         if waveforms.ndim != 2 or len(counts) != len(waveforms) or max(counts) > waveforms.shape[1]:
             raise AudioError(
@@ -184,32 +249,24 @@ class SpeechEncoder(nn.Module):
             )
         return counts
 
-    def _layers(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-        """Layer outputs for waveforms [B, N] or features [B, C, T]; mask [B, N] of the valid samples."""
-        states = self.model(values, attention_mask=mask, output_hidden_states=True).hidden_states
-        layers: tuple[Tensor, ...] = tuple(states[1:])
-        if len(layers) != self.num_layers:
-            raise CheckpointError(
-                f"{type(self.model).__name__} gave {len(layers)} states for {self.num_layers} layers; "
-                "is LayerDrop on?"
-            )
-        if self.final_norm:
-            layers = (*layers[:-1], self.model.encoder.layer_norm(layers[-1]))
-        return layers
-
 
 def build_backbone(config: PretrainedConfig, *, seed: int, attention: Attention = "fast") -> SpeechEncoder:
     """A trainable encoder with random weights, the same for the same seed.
 
     Args:
-        config: of a WavLM, wav2vec 2.0 or HuBERT model; not changed.
+        config: of a speech encoder; not changed.
         seed: of the weights.
         attention: see `SpeechEncoder`.
+
+    Raises:
+        CheckpointError: if the configuration is of no family.
     """
+    family = family_of(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _model(config)
-    return SpeechEncoder(model, normalize=config.feat_extract_norm == "layer", attention=attention)
+        model = family.build(config)
+    encoder = SpeechEncoder(model, normalize=family.normalizes(config), attention=attention)
+    return encoder.requires_grad_(True)
 
 
 def load_backbone(
@@ -219,11 +276,12 @@ def load_backbone(
     normalize: bool | None = None,
     final_norm: bool = False,
     attention: Attention = "fast",
+    window: Window = "clip",
 ) -> SpeechEncoder:
     """A frozen encoder in eval mode, float32 on the CPU.
 
-    Task heads of the checkpoint are left out; its LayerDrop and SpecAugment are switched off. An adapter is
-    merged into the encoder that it was made for.
+    Decoder and task heads of the checkpoint are left out; LayerDrop and SpecAugment are switched off. An
+    adapter is merged into the encoder that it was made for.
 
     Args:
         name_or_folder: a packaged name, a transformers folder, a checkpoint of another layout, or a hub id.
@@ -233,27 +291,21 @@ def load_backbone(
             the architecture (yes for `feat_extract_norm="layer"`).
         final_norm: see `SpeechEncoder`.
         attention: see `SpeechEncoder`.
+        window: see `SpeechEncoder`.
 
     Raises:
         CheckpointError: if there is no such model, or its weights do not fit its configuration.
     """
     origin = find_origin(name_or_folder, architecture)
+    family = family_of(origin.config)
     with torch.device("meta"):
-        model = _model(origin.config)
+        model = family.build(origin.config)
     state = origin.state(model.state_dict())
     model.load_state_dict(state, assign=True)
     if normalize is None:
         told = origin.normalize
-        normalize = origin.config.feat_extract_norm == "layer" if told is None else told
-    encoder = SpeechEncoder(model, normalize=normalize, final_norm=final_norm, attention=attention)
+        normalize = family.normalizes(origin.config) if told is None else told
+    encoder = SpeechEncoder(
+        model, normalize=normalize, final_norm=final_norm, attention=attention, window=window
+    )
     return encoder.requires_grad_(False).eval()
-
-
-def _model(config: PretrainedConfig) -> PreTrainedModel:
-    check_architecture(config)
-    model = AutoModel.from_config(copy.deepcopy(config), dtype=torch.float32)
-    if not hasattr(model.encoder, "layers"):
-        raise CheckpointError(
-            f"model type {config.model_type!r} has no encoder.layers; use wavlm or its like"
-        )
-    return model

@@ -55,25 +55,12 @@ def read_normalize(folder: Path) -> bool | None:
         raise CheckpointError(f"{path} is not a JSON object; fetch it again, or remove it") from None
 
 
-def preprocessor(config: PretrainedConfig, *, normalize: bool) -> dict[str, Any]:
-    """Content of preprocessor_config.json. The mask is asked for where padding would change the answer."""
-    return {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "feature_size": 1,
-        "sampling_rate": 16_000,
-        "padding_value": 0.0,
-        "padding_side": "right",
-        "do_normalize": normalize,
-        "return_attention_mask": config.feat_extract_norm == "layer",
-    }
-
-
 def write_model_folder(
     folder: Path,
     config: PretrainedConfig,
     tensors: Mapping[str, Tensor],
     *,
-    normalize: bool,
+    preprocessor: Mapping[str, Any],
     dtype: torch.dtype | None = None,
     extras: Mapping[str, Any] | None = None,
 ) -> None:
@@ -83,7 +70,7 @@ def write_model_folder(
         folder: made if need be; other files in it stay.
         config: with `architectures` set.
         tensors: in the model's own names.
-        normalize: whether waveforms are normalised before the model.
+        preprocessor: content of preprocessor_config.json.
         dtype: of the stored floating-point tensors; None keeps theirs.
         extras: file name -> JSON content of further files.
 
@@ -94,7 +81,7 @@ def write_model_folder(
     config = copy.deepcopy(config)
     config.dtype = next(t.dtype for t in stored.values() if t.is_floating_point())
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    files = {"preprocessor_config.json": preprocessor(config, normalize=normalize), **(extras or {})}
+    files = {"preprocessor_config.json": preprocessor, **(extras or {})}
     try:
         partial.mkdir(parents=True)
         save_file(stored, partial / "model.safetensors", metadata={"format": "pt"})

@@ -5,7 +5,6 @@ No weight is read: safetensors tells shapes in its first bytes, a torch file is 
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,12 +13,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, PretrainedConfig
+from transformers import PretrainedConfig
 
 from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
+from voxstrata.backbone.families.registry import family_of
 from voxstrata.backbone.layouts import describe_left_out
 from voxstrata.backbone.locate import locate
-from voxstrata.backbone.origin import check_architecture, find_origin
+from voxstrata.backbone.origin import find_origin
 
 #: Where a config.json or an adapter says what it was made from.
 _ORIGINS = ("_name_or_path", "base_model_name_or_path")
@@ -96,7 +96,7 @@ def read_expert(name: str, base: EncoderHeaders) -> ExpertHeaders:
         CheckpointError: if it is not here, in no known layout, or does not fit the base.
     """
     place = locate(name, download=False)
-    checkpoint = open_checkpoint(place)
+    checkpoint = open_checkpoint(place, family_of(base.config))
     checkpoint.check(base.expected)
     return ExpertHeaders(
         name,
@@ -114,10 +114,9 @@ def model_shapes(config: PretrainedConfig) -> dict[str, Tensor]:
     Raises:
         CheckpointError: if it is no speech encoder.
     """
-    check_architecture(config)
+    family = family_of(config)
     with torch.device("meta"):
-        model = AutoModel.from_config(copy.deepcopy(config), dtype=torch.float32)
-    tensors: dict[str, Tensor] = model.state_dict()
+        tensors: dict[str, Tensor] = family.build(config).state_dict()
     return tensors
 
 

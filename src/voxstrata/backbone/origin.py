@@ -6,29 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
+from voxstrata.backbone.families.registry import FAMILIES, family_of
 from voxstrata.backbone.folder import read_config, read_normalize
 from voxstrata.backbone.locate import locate
 from voxstrata.backbone.lora import CONFIG
-from voxstrata.backbone.unilm import wavlm_config
 from voxstrata.errors import CheckpointError
-
-
-def check_architecture(config: PretrainedConfig) -> None:
-    """Refuses what is no speech encoder over waveforms.
-
-    Raises:
-        CheckpointError: naming its model type.
-    """
-    if not hasattr(config, "conv_kernel") or not hasattr(config, "feat_extract_norm"):
-        raise CheckpointError(
-            f"model type {config.model_type!r} is no speech encoder over waveforms; "
-            "allowed are wavlm, wav2vec2, hubert and their like"
-        )
 
 
 @dataclass(frozen=True)
@@ -48,7 +34,7 @@ class Origin:
     base: Checkpoint | None
 
     def state(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All tensors of a model, float32 on the CPU; LoRA is merged in, what may lack is zero.
+        """All tensors of a model, float32 on the CPU; LoRA is merged in, what may lack is filled in.
 
         Args:
             expected: the model's tensors by name.
@@ -62,11 +48,17 @@ class Origin:
         return {name: self._tensor(name, tensor) for name, tensor in expected.items()}
 
     def _tensor(self, name: str, expected: Tensor) -> Tensor:
-        stored = name in self.checkpoint.stored
+        stored = self.checkpoint.holds(name, tuple(expected.shape))
         if self.base is None:
-            return self.checkpoint.tensor(name) if stored else torch.zeros(expected.shape)
-        beneath = self.base.tensor(name) if name in self.base.stored else torch.zeros(expected.shape)
+            return self.checkpoint.tensor(name) if stored else self._filled(name, expected)
+        in_base = self.base.holds(name, tuple(expected.shape))
+        beneath = self.base.tensor(name) if in_base else self._filled(name, expected)
+        if name in self.checkpoint.stored and not stored:
+            return beneath
         return self.checkpoint.tensor(name, beneath)
+
+    def _filled(self, name: str, expected: Tensor) -> Tensor:
+        return family_of(self.config).filled(name, expected.shape)
 
 
 def find_origin(name: str | Path, architecture: str | Path | None = None) -> Origin:
@@ -83,17 +75,18 @@ def find_origin(name: str | Path, architecture: str | Path | None = None) -> Ori
     place = locate(name)
     if architecture is not None:
         config, normalize = _configuration(locate(architecture))
-        checkpoint = open_checkpoint(place)
+        checkpoint = open_checkpoint(place, family_of(config))
     elif _tells_itself(place):
         config, normalize = _configuration(place)
-        checkpoint = open_checkpoint(place)
+        checkpoint = open_checkpoint(place, family_of(config))
     else:
         checkpoint = open_checkpoint(place)
         architecture = checkpoint.lora.options.base if checkpoint.lora else None
         if architecture is not None:
             config, normalize = _configuration(locate(architecture))
-        elif isinstance(cfg := checkpoint.settings.get("cfg"), Mapping):
-            config, normalize = wavlm_config(cfg), bool(cfg.get("normalize"))
+            checkpoint = open_checkpoint(place, family_of(config))
+        elif (told := _told_config(checkpoint)) is not None:
+            config, normalize = told
         else:
             config, normalize = _configuration(place)
     if checkpoint.lora is None:
@@ -103,7 +96,7 @@ def find_origin(name: str | Path, architecture: str | Path | None = None) -> Ori
             f"{checkpoint.path} holds LoRA factors and does not tell their base; name the encoder that was "
             f"adapted as its architecture, or in {CONFIG} beside it"
         )
-    base = open_checkpoint(locate(architecture))
+    base = open_checkpoint(locate(architecture), family_of(config))
     if base.lora is not None:
         raise CheckpointError(
             f"{base.path} holds LoRA factors itself; give the encoder that was adapted first"
@@ -115,8 +108,17 @@ def _tells_itself(place: Path) -> bool:
     return place.is_dir() and (place / "config.json").is_file()
 
 
+def _told_config(checkpoint: Checkpoint) -> tuple[PretrainedConfig, bool | None] | None:
+    """What a torch file tells of its architecture, and whether it wants normalised waveforms."""
+    for family in FAMILIES:
+        if (config := family.told_config(checkpoint.settings)) is not None:
+            cfg = checkpoint.settings.get("cfg")
+            return config, bool(cfg.get("normalize")) if isinstance(cfg, Mapping) else None
+    return None
+
+
 def _configuration(place: Path) -> tuple[PretrainedConfig, bool | None]:
     folder = place if place.is_dir() else place.parent
     config = read_config(folder)
-    check_architecture(config)
+    family_of(config)
     return config, read_normalize(folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
 
 
 def normalize_waveforms(waveforms: Tensor, lengths: Tensor) -> Tensor:
@@ -25,11 +24,3 @@ def normalize_waveforms(waveforms: Tensor, lengths: Tensor) -> Tensor:
     centred = (waveforms - mean) * mask
     variance = centred.square().sum(1, keepdim=True) / count
     return centred / torch.sqrt(variance + 1e-7)
-
-
-def receptive_field(config: PretrainedConfig) -> int:
-    """Samples that the front end needs for one frame (400 in WavLM, wav2vec 2.0 and HuBERT)."""
-    field = 1
-    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
-        field = (field - 1) * stride + kernel
-    return field

@@ -114,6 +114,7 @@ class BatchSource:
         self._cache = WaveformCache(options.cache_bytes)
         self._share = Share()
         self._needed: Callable[[BatchClip], int] | None = None
+        self._longest: int | None = None
         self._batches_per_epoch = len(self.plan(0))
 
     def __len__(self) -> int:
@@ -209,6 +210,11 @@ class BatchSource:
         counts = ((name, self.samples_of(duration_s)) for name, duration_s in self._clips.durations_s())
         return {name: count for name, count in counts if count < samples}
 
+    def longer_than(self, samples: int) -> dict[str, int]:
+        """Id -> samples of the clips of which a batch has more than these, before augmentation."""
+        counts = ((name, self.samples_of(duration_s)) for name, duration_s in self._clips.durations_s())
+        return {name: count for name, count in counts if count > samples}
+
     def lacking(self, needed: Callable[[BatchClip], int]) -> list[str]:
         """Ids of the clips of which a batch has fewer samples than they need, before augmentation."""
         return [name for name, clip in self._clips.items() if self.samples_of(clip.duration_s) < needed(clip)]
@@ -231,6 +237,10 @@ class BatchSource:
     def keep_at_least(self, needed: Callable[[BatchClip], int]) -> None:
         """Lets augmentation leave a clip the samples that it needs, where it has them."""
         self._needed = needed
+
+    def keep_at_most(self, samples: int | None) -> None:
+        """Leaves a clip as it is where augmentation would make it longer than an encoder takes."""
+        self._longest = samples
 
     @property
     def variation(self) -> str | None:
@@ -300,6 +310,8 @@ class BatchSource:
         rng = np.random.default_rng(derived_seed(options.seed, epoch, name, "augment"))
         needed = 0 if self._needed is None else min(len(samples), self._needed(clip))
         changed = augment(samples, options.augment, rng, at_least=needed)
+        if self._longest is not None and len(changed.samples) > self._longest:
+            return _Part(samples, samples, start / SAMPLE_RATE)
         return _Part(changed.samples, changed.clean, start / SAMPLE_RATE, changed.tempo)
 
 

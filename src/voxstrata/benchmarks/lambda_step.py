@@ -20,7 +20,6 @@ from voxstrata.benchmarks.measure import Progress, Step, interleaved, machine
 from voxstrata.benchmarks.result import BenchmarkResult, Row
 from voxstrata.benchmarks.shapes import Shape, wavlm_config
 from voxstrata.errors import VoxstrataError
-from voxstrata.merging.front import FRONT_END
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.merging.task_vector import TaskVector
 
@@ -146,7 +145,7 @@ def _change(base: SpeechEncoder, options: LambdaStepOptions, case: Vectors, k: i
     return {
         name: torch.empty_like(weight).uniform_(-0.001, 0.001, generator=generator).to(dtype)
         for name, weight in base.weights().items()
-        if case == "all-groups" or not name.startswith(FRONT_END)
+        if case == "all-groups" or not base.family.is_front_end(name)
     }
 
 
@@ -188,7 +187,7 @@ def _fusion_bench(
                 if name in change:
                     parameter += change[name]
     for name, parameter in base.model.named_parameters():  # what is frozen there gets no task vector
-        parameter.requires_grad_(case == "all-groups" or not name.startswith(FRONT_END))
+        parameter.requires_grad_(case == "all-groups" or not base.family.is_front_end(name))
     changed = sum(parameter.requires_grad for parameter in base.parameters())
     start = get_layer_wise_weights(len(experts), changed, 0.5)
     merged = LayerWiseMergedModel(start, base, experts, clamp_weights=False)

@@ -69,6 +69,7 @@ def build_system(recipe: TrainedRecipe, sources: AnySources, say: Say) -> System
         architecture=recipe.architecture,
         normalize=recipe.normalize,
         final_norm=recipe.final_norm,
+        window=recipe.window,
     )
     say(f"base {recipe.base}: waveforms are {'' if base.normalize else 'not '}normalised")
     hold_against_frames(recipe, sources, [base.model.config], say)
@@ -166,6 +167,7 @@ def _late_fusion(recipe: LateFusionRecipe, sources: Sources, say: Say) -> System
                 architecture=recipe.architecture,
                 normalize=recipe.normalize,
                 final_norm=recipe.final_norm,
+                window=recipe.window,
             )
             for name, source in recipe.experts.items()
         }

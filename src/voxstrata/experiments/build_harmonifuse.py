@@ -55,6 +55,7 @@ def build_harmonifuse(recipe: HarmoniFuseRecipe, sources: TaskSources, say: Say)
         architecture=recipe.architecture,
         normalize=recipe.normalize,
         final_norm=recipe.final_norm,
+        window=recipe.window,
     )
     say(f"base {recipe.base}: waveforms are {'' if encoder.normalize else 'not '}normalised")
     hold_against_frames(recipe, sources, [encoder.model.config], say)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig
 
 from voxstrata.audio import SAMPLE_RATE
+from voxstrata.backbone.families.family import FrontEnd
+from voxstrata.backbone.families.registry import family_of
 from voxstrata.batches.clips import BatchClip
 from voxstrata.batches.source import BatchSource
 from voxstrata.errors import AudioError, CorpusError, RecipeError
@@ -29,11 +31,11 @@ class ClipNeeds:
     """Fewest samples that a clip needs in a recipe's encoders.
 
     Args:
-        front_ends: of each encoder, (kernel, stride) of its convolutions, in their order.
+        front_ends: of each encoder.
         words: whether CTC writes the clips' tokens.
     """
 
-    front_ends: tuple[tuple[tuple[int, int], ...], ...]
+    front_ends: tuple[FrontEnd, ...]
     words: bool = False
 
     @classmethod
@@ -44,21 +46,21 @@ class ClipNeeds:
             recipe: decides whether there are words to write.
             configs: of its encoders.
         """
-        found = {tuple(zip(config.conv_kernel, config.conv_stride, strict=True)) for config in configs}
+        found = dict.fromkeys(family_of(config).front_end(config) for config in configs)
         words = (isinstance(recipe, FinetuneRecipe) and recipe.task == "asr") or (
             isinstance(recipe, MultitaskRecipe) and recipe.asr_weight > 0
         )
-        return cls(tuple(sorted(found)), words)
+        return cls(tuple(found), words)
 
     def samples(self, frames: int) -> int:
         """Samples at 16 kHz that give these many frames in every encoder."""
-        most = 0
-        for front_end in self.front_ends:
-            needed = frames
-            for kernel, stride in reversed(front_end):
-                needed = (needed - 1) * stride + kernel
-            most = max(most, needed)
-        return most
+        return max(front_end.samples(frames) for front_end in self.front_ends)
+
+    @property
+    def longest(self) -> int | None:
+        """Samples that every encoder has positions for; None where there is no limit."""
+        found = [front_end.longest for front_end in self.front_ends if front_end.longest is not None]
+        return min(found, default=None)
 
     def __call__(self, clip: BatchClip) -> int:
         """Samples that the clip needs."""
@@ -93,17 +95,18 @@ def hold_against_frames(
     trained = [sources.train] if isinstance(sources, Sources) else sources.train.sources.values()
     for source in trained:
         source.keep_at_least(needs)
+        source.keep_at_most(needs.longest)
 
 
 def require_frames(sources: AnySources, needs: ClipNeeds) -> None:
-    """Refuses a recipe with clips that are too short for one frame.
+    """Refuses a recipe with clips too short for one frame, or longer than an encoder has positions for.
 
     Raises:
         AudioError: naming the clips, by split.
         RecipeError: if `data.crop_s` makes them so.
     """
     least = needs.samples(1)
-    found = []
+    found, long = [], []
     for split, source in _by_split(sources):
         crop_s = source.options.crop_s
         if crop_s is not None and source.samples_of(crop_s) < least:
@@ -113,6 +116,16 @@ def require_frames(sources: AnySources, needs: ClipNeeds) -> None:
             )
         if short := [f"{name} ({count} samples)" for name, count in source.shorter_than(least).items()]:
             found.append(f"{split}: {_first(short)}")
+        if needs.longest is not None and (crop_s is None or source.samples_of(crop_s) > needs.longest):
+            told = source.longer_than(needs.longest).items()
+            if over := [f"{name} ({count / SAMPLE_RATE:.1f} s)" for name, count in told]:
+                long.append(f"{split}: {_first(over)}")
+    if long:
+        assert needs.longest is not None
+        raise AudioError(
+            f"too long for the encoder: {'; '.join(long)}; it has positions for "
+            f"{needs.longest / SAMPLE_RATE:g} s: cut these recordings, and prepare the corpus again"
+        )
     if found:
         raise AudioError(
             f"too short for a frame of the encoder: {'; '.join(found)}; at least {least} samples at 16 kHz "

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from voxstrata.heads.whole_batch import WholeBatchNorm
 
 #: A: linear, mean over frames, linear (EMO-SUPERB). B: pointwise convolutions, mean, two linear maps
-#: (vox-profile). C: attentive statistics, two linear maps (baseline of the MSP-Podcast challenge).
-Form = Literal["a", "b", "c"]
+#: (vox-profile). C: attentive statistics, two linear maps (baseline of the MSP-Podcast challenge). D: mean and
+#: standard deviation over frames, batch norm, one linear map.
+Form = Literal["a", "b", "c", "d"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class EmotionHeadOptions:
 
     Args:
         form: see `Form`.
-        width: features inside the head; None for the form's own: 256, of form c 1024.
+        width: features inside the head; None for the form's own: 256, of form c 1024; form d has none.
         dropout: None for the form's own: 0, of form b 0.1, of form c 0.5.
         batch_norm: see `PooledLinearHead`; of form a only.
         normalize_layers: see `LayerSum`.
@@ -40,6 +41,8 @@ class EmotionHeadOptions:
     def __post_init__(self) -> None:
         if self.batch_norm and self.form != "a":
             raise ValueError(f"batch_norm is of head form a, not of {self.form}: leave it out")
+        if self.width is not None and self.form == "d":
+            raise ValueError("width is of head forms a, b and c: leave it out for form d")
 
 
 def clip_head(size: int, outputs: int, options: EmotionHeadOptions) -> ClipHead:
@@ -56,6 +59,8 @@ def clip_head(size: int, outputs: int, options: EmotionHeadOptions) -> ClipHead:
         return ConvolutionHead(size, outputs, **chosen)
     if options.form == "c":
         return AttentiveHead(size, outputs, **chosen)
+    if options.form == "d":
+        return StatisticsHead(size, outputs, **chosen)
     return PooledLinearHead(size, outputs, batch_norm=options.batch_norm, **chosen)
 
 
@@ -168,4 +173,35 @@ class AttentiveHead(nn.Module):
         return torch.cat([mean, variance.clamp_min(1e-5).sqrt()], dim=-1).to(frames.dtype)
 
 
-ClipHead = PooledLinearHead | ConvolutionHead | AttentiveHead
+class StatisticsHead(nn.Module):
+    """Mean and standard deviation over valid frames, batch norm, one linear map (head D).
+
+    What a linear probe of frozen layers reads, with the scale of each feature taken from the batch.
+
+    Args:
+        size: D, features of a frame.
+        classes: C.
+        dropout: of the normalised statistics.
+    """
+
+    pools_first = False
+
+    def __init__(self, size: int, classes: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.normalizer = WholeBatchNorm(2 * size)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(2 * size, classes)
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """[B, T, D], bool [B, T] -> logits [B, C]."""
+        return self.classifier(self.dropout(self.normalizer(self.statistics(frames, mask))))
+
+    def statistics(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Mean and standard deviation of the valid frames: [B, T, D], bool [B, T] -> [B, 2D]."""
+        wide = frames.float()
+        mean = masked_mean(wide, mask)
+        variance = masked_mean((wide - mean.unsqueeze(1)).square(), mask)
+        return torch.cat([mean, (variance + 1e-5).sqrt()], dim=-1).to(frames.dtype)
+
+
+ClipHead = PooledLinearHead | ConvolutionHead | AttentiveHead | StatisticsHead

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from voxstrata.backbone.groups import layer_index
+from voxstrata.backbone.replaced import forward_replaced
 from voxstrata.merging.heap import Heap
 from voxstrata.merging.rebuilt import Rebuilt, rebuilding, source_of
 from voxstrata.merging.rules import inner_products, merge_values
@@ -193,19 +194,6 @@ def _tidied(forward: Callable[..., Any], tidy: Callable[[], None], *args: Any, *
     if isinstance(states, Tensor) and states.requires_grad:
         states.register_hook(lambda _: tidy())
     return output
-
-
-@contextmanager
-def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Inside, calling a module calls another function; its hooks stay."""
-    before = module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.forward
-        if before is not None:
-            module.forward = before
 
 
 def _is_cheap(module: nn.Module) -> bool:

@@ -6,27 +6,17 @@ Its output is called the *front* of a clip: features [B, C, T], or the lower lay
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
-from voxstrata.backbone.attention import FastWavLMAttention
-from voxstrata.backbone.clip_by_clip import features_in_pieces
 from voxstrata.backbone.encoder import SpeechEncoder, States
-from voxstrata.backbone.groups import layer_index
-from voxstrata.backbone.waveforms import normalize_waveforms
+from voxstrata.backbone.replaced import forward_replaced
 from voxstrata.errors import CheckpointError
-from voxstrata.merging.engine import forward_replaced
-
-#: How the names of the front end's tensors start, and of what lies between it and layer 1.
-FRONT_END = "feature_extractor."
-_BEFORE_LAYERS = (FRONT_END, "feature_projection.", "encoder.pos_conv_embed.")
 
 
 def is_before(encoder: SpeechEncoder, name: str, layers: int) -> bool:
@@ -37,13 +27,7 @@ def is_before(encoder: SpeechEncoder, name: str, layers: int) -> bool:
         name: in the model's own names.
         layers: the layer, from 1; 0 for the convolutional front end.
     """
-    if not layers:
-        return name.startswith(FRONT_END)
-    if group := layer_index(name):
-        return group <= layers
-    # With pre-norm layers the encoder's own norm comes after the last of them.
-    first_norm = () if encoder.model.config.do_stable_layer_norm else ("encoder.layer_norm.",)
-    return name.startswith((*_BEFORE_LAYERS, *first_norm))
+    return encoder.family.is_before(encoder.model.config, name, layers)
 
 
 def fixed_layers(encoder: SpeechEncoder, changed: Collection[str]) -> int | None:
@@ -72,12 +56,7 @@ def front_features(encoder: SpeechEncoder, waveforms: Tensor, lengths: Tensor) -
     Returns:
         [B, C, T], zero behind each clip's end.
     """
-    counts = encoder._sample_counts(waveforms, lengths)
-    waveforms = waveforms[:, : max(counts)]
-    if encoder.normalize:
-        waveforms = normalize_waveforms(waveforms, lengths)
-    waveforms = waveforms.to(next(encoder.model.parameters()).dtype)
-    return features_in_pieces(encoder.model.feature_extractor, waveforms, counts, clips=1)
+    return encoder.features(waveforms, lengths, alone=True)
 
 
 def front_states(encoder: SpeechEncoder, waveforms: Tensor, lengths: Tensor, layers: int) -> Tensor:
@@ -113,10 +92,9 @@ def from_front(encoder: SpeechEncoder, front: Tensor, lengths: Tensor) -> Iterat
     Raises:
         CheckpointError: if the front is not that of clips of these lengths.
     """
-    config, frames = encoder.model.config, int(encoder.frame_lengths(lengths).max())
-    expected: tuple[int, ...] = (len(lengths), config.conv_dim[-1], frames)
+    expected: tuple[int, ...] = (len(lengths), encoder.front_channels, encoder.frames_of(lengths))
     if front.ndim == 4:
-        expected = (len(lengths), front.shape[1], encoder.hidden_size, frames)
+        expected = (len(lengths), front.shape[1], encoder.hidden_size, expected[-1])
     if front.shape != expected:
         raise CheckpointError(
             f"features {list(front.shape)} are not those of these clips, which have {list(expected)}; "
@@ -127,37 +105,5 @@ def from_front(encoder: SpeechEncoder, front: Tensor, lengths: Tensor) -> Iterat
 
 
 def _run_from(encoder: SpeechEncoder, front: Tensor, waveforms: Tensor, lengths: Tensor) -> States:
-    samples = torch.arange(waveforms.shape[1], device=waveforms.device)
-    same = len(set(lengths.tolist())) == 1
-    mask = None if same else (samples < lengths.unsqueeze(1)).long()
     front = front.to(waveforms.device, next(encoder.model.parameters()).dtype)
-    with ExitStack() as stack:
-        if front.ndim == 4:
-            layers = encoder.model.encoder.layers
-            stack.enter_context(forward_replaced(encoder.model.encoder.pos_conv_embed, torch.zeros_like))
-            for layer, states in zip(layers, front.mT.unbind(1), strict=False):
-                stack.enter_context(forward_replaced(layer, _known(layer, states)))
-            # Nothing looks at them: the first layer that is run takes the known states below it.
-            front = front.new_zeros(len(front), encoder.model.config.conv_dim[-1], front.shape[-1])
-        return States(encoder._layers(front, mask), encoder.frame_lengths(lengths))
-
-
-def _known(layer: nn.Module, states: Tensor) -> Callable[..., Any]:
-    """A layer's forward that gives known states [B, T, D]; WavLM's also hand on the position bias."""
-
-    def forward(_: Tensor, position_bias: Tensor | None = None, **__: Any) -> Any:
-        attention = layer.attention
-        if not isinstance(attention, WavLMAttention):
-            return states
-        if position_bias is None:
-            position_bias = _position_bias(attention, *states.shape[:2])
-        return states, position_bias
-
-    return forward
-
-
-def _position_bias(attention: WavLMAttention, clips: int, frames: int) -> Tensor:
-    if isinstance(attention, FastWavLMAttention):
-        return attention.compute_bias_by_distance(frames)
-    bias: Tensor = attention.compute_bias(frames, frames)
-    return bias.repeat(clips, 1, 1)
+    return encoder.from_features(front, lengths, front.mT if front.ndim == 4 else None)

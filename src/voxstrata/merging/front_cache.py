@@ -134,8 +134,8 @@ def front_bytes(merged: MergedBackbone, lengths: Iterable[int], layers: int = 0)
         layers: lower layers whose states are kept; 0 for the convolutional front end's output.
     """
     counts = torch.tensor(list(lengths), dtype=torch.long)
-    frames = int(merged.frame_lengths(counts).sum()) if len(counts) else 0
-    size = layers * merged.hidden_size or merged.base.model.config.conv_dim[-1]
+    frames = sum(merged.base.frames_of(counts[row : row + 1]) for row in range(len(counts)))
+    size = layers * merged.hidden_size or merged.base.front_channels
     return frames * size * merged.coefficients.element_size() + len(counts) * _FILE_BYTES
 
 
@@ -144,6 +144,7 @@ def _weights_fingerprint(merged: MergedBackbone, layers: int) -> str:
         name: tensor for name, tensor in merged.base.weights().items() if is_before(merged.base, name, layers)
     }
     told = f"{fingerprint(weights)} {layers} {merged.base.normalize} {merged.coefficients.dtype}"
+    told += "" if merged.base.window == "clip" else f" {merged.base.window}"
     return hashlib.sha256(told.encode()).hexdigest()
 
 

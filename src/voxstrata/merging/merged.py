@@ -17,7 +17,7 @@ from voxstrata.backbone.encoder import SpeechEncoder, States
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.errors import CheckpointError
 from voxstrata.merging.engine import Merge, merging, swapped
-from voxstrata.merging.front import FRONT_END, fixed_layers, from_front, front_features, front_states
+from voxstrata.merging.front import fixed_layers, from_front, front_features, front_states
 from voxstrata.merging.heap import Heap
 from voxstrata.merging.rebuilt import forget
 from voxstrata.merging.rules import merged_values, task_arithmetic
@@ -149,7 +149,7 @@ class MergedBackbone(nn.Module):
             changed = [
                 name
                 for name, vector in zip(self.vectors, self._deltas, strict=True)
-                if any(tensor.startswith(FRONT_END) for tensor in vector)
+                if any(self.base.family.is_front_end(tensor) for tensor in vector)
             ]
             raise CheckpointError(
                 f"the vectors {', '.join(changed)} change the convolutional front end, so its output "

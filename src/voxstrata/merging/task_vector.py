@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from voxstrata.backbone.checkpoints import open_checkpoint
+from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.groups import group_norms, partition
@@ -86,7 +86,7 @@ class TaskVector:
             CheckpointError: if the expert's tensors do not fit the base's, or it comes from another base
                 (the median correlation of its transformer matrices with the base's is below 0.2).
         """
-        checkpoint = open_checkpoint(locate(expert))
+        checkpoint = open_checkpoint(locate(expert), base.family)
         weights = base.weights()
         checkpoint.check(weights)
         kinship = Kinship()
@@ -96,8 +96,9 @@ class TaskVector:
             deltas[name] = checkpoint.difference(name, weight)
             if name in checkpoint.stored:
                 kinship.add(name, weight, weight + deltas[name])
+        left_out = {**checkpoint.left_out, **_changed_all_the_same(checkpoint, weights)}
         note = checkpoint.lora.describe() if checkpoint.lora else ""
-        vector = cls(deltas, fingerprint(weights), str(expert), checkpoint.left_out, kinship.value, note)
+        vector = cls(deltas, fingerprint(weights), str(expert), left_out, kinship.value, note)
         if not kinship.related and not allow_foreign:
             raise CheckpointError(
                 f"{expert} does not come from this base ({base.model.config.model_type}, "
@@ -208,6 +209,20 @@ class TaskVector:
             float(metadata["kinship"]),
             metadata.get("note", ""),
         )
+
+
+def _changed_all_the_same(checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Tensors that no training changes, and that differ from the base's all the same."""
+    found = {}
+    for name in checkpoint.family.fixed:
+        if name not in checkpoint.stored:
+            continue
+        same = checkpoint.holds(name, tuple(weights[name].shape)) and torch.allclose(
+            checkpoint.tensor(name), weights[name].float().cpu(), atol=1e-3
+        )
+        if not same:
+            found[checkpoint.stored[name]] = "another table of positions; the base's own is used"
+    return found
 
 
 def _left_out(stored: dict[str, str] | list[str]) -> dict[str, str]:

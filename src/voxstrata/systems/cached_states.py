@@ -215,7 +215,8 @@ def _identity(encoder: Backbone) -> str:
     plain = encoder if isinstance(encoder, SpeechEncoder) else encoder.base
     weights = fingerprint(encoder.weights())
     config = plain.model.config.to_json_string(use_diff=False)
-    return f"{weights} {plain.normalize} {plain.final_norm} {config}"
+    window = "" if plain.window == "clip" else f" {plain.window}"
+    return f"{weights} {plain.normalize} {plain.final_norm}{window} {config}"
 
 
 def _check_room(frozen: FrozenLayers, source: BatchSource, folder: Path, budget_bytes: int) -> None:

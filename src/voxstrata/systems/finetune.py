@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.backbone.groups import layer_index
@@ -41,15 +41,6 @@ class FinetuneRates:
     warm_head_steps: int = 0
 
 
-def trainable_encoder_parameters(encoder: nn.Module, *, freeze_front_end: bool) -> dict[str, nn.Parameter]:
-    """The encoder's parameters by name, without its convolutional front end if that stays frozen."""
-    return {
-        name: parameter
-        for name, parameter in encoder.named_parameters()
-        if not (freeze_front_end and ".feature_extractor." in f".{name}")
-    }
-
-
 def encoder_groups(
     encoder: SpeechEncoder, rates: FinetuneRates, *, freeze_front_end: bool
 ) -> list[ParameterGroup]:
@@ -60,7 +51,7 @@ def encoder_groups(
         rates: of the encoder.
         freeze_front_end: whether the front end stays as it is.
     """
-    trained = trainable_encoder_parameters(encoder.model, freeze_front_end=freeze_front_end)
+    trained = encoder.trainable(freeze_front_end=freeze_front_end)
     if rates.layer_decay == 1:
         members = {"encoder": list(trained.values())}
         decays = {"encoder": 1.0}

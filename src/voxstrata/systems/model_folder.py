@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
+from voxstrata.backbone.families.family import WINDOWS
 from voxstrata.backbone.locate import packaged
 from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.fusion.parallel_encoders import ParallelEncoders
@@ -104,10 +105,14 @@ def _describe(model: Model) -> dict[str, object]:
 def _describe_encoder(encoder: ClipBackbone) -> dict[str, object]:
     if isinstance(encoder, ParallelEncoders):
         # Each expert's own folder tells whether it takes normalised waveforms.
+        plain, *_ = encoder.encoders
         final_norm = any(member.final_norm for member in encoder.encoders)
-        return {"normalize": None, "final_norm": final_norm, "experts": list(encoder.names)}
-    plain = encoder if isinstance(encoder, SpeechEncoder) else encoder.base
-    return {"normalize": plain.normalize, "final_norm": plain.final_norm}
+        told = {"normalize": None, "final_norm": final_norm, "experts": list(encoder.names)}
+    else:
+        plain = encoder if isinstance(encoder, SpeechEncoder) else encoder.base
+        told = {"normalize": plain.normalize, "final_norm": plain.final_norm}
+    # Told where it is not what all encoders have: older versions read the others.
+    return told if plain.window == "clip" else {**told, "window": plain.window}
 
 
 def find_model(source: str | Path) -> Path | None:
@@ -172,7 +177,12 @@ def _described(folder: Path) -> Model:
         raise CheckpointError(
             f"{folder} holds a model of kind {kind!r}; this version knows {', '.join(KINDS)}"
         )
-    load = partial(load_backbone, normalize=normalize, final_norm=final_norm)
+    window = about.get("window", "clip")
+    if window not in WINDOWS:
+        raise CheckpointError(
+            f"{folder / 'model.json'} has window {window!r}; this version knows {', '.join(WINDOWS)}"
+        )
+    load = partial(load_backbone, normalize=normalize, final_norm=final_norm, window=window)
     if experts is not None:
         side_by_side = ParallelEncoders({name: load(folder / "encoder" / name) for name in experts})
         return (

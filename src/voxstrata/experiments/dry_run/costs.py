@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from voxstrata.backbone.families.family import FrontEnd
+from voxstrata.backbone.families.registry import family_of
+
 #: AdamW in float32: weight, gradient and two moments.
 TRAINED_BYTES = 16
 FP32_BYTES = 4
@@ -30,17 +33,17 @@ class EncoderSizes:
     """Sizes of an encoder.
 
     Args:
-        convolutions: (channels, kernel, stride) of each layer of the front end.
+        front_end: its spectrogram and convolutions.
         hidden: D.
         layers: L.
         heads: of the attention.
         feed_forward: F.
-        position_kernel: frames of the convolutional position embedding.
+        position_kernel: frames of the convolutional position embedding behind a projection; 0 without both.
         position_groups: of its channels.
         parameters: of all.
     """
 
-    convolutions: tuple[tuple[int, int, int], ...]
+    front_end: FrontEnd
     hidden: int
     layers: int
     heads: int
@@ -53,23 +56,19 @@ class EncoderSizes:
     def of(cls, config: Any, parameters: int) -> EncoderSizes:
         """The sizes in a configuration of transformers."""
         return cls(
-            tuple(zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True)),
+            family_of(config).front_end(config),
             config.hidden_size,
             config.num_hidden_layers,
             config.num_attention_heads,
-            config.intermediate_size,
-            config.num_conv_pos_embeddings,
-            config.num_conv_pos_embedding_groups,
+            family_of(config).feed_forward(config),
+            getattr(config, "num_conv_pos_embeddings", 0),
+            getattr(config, "num_conv_pos_embedding_groups", 1),
             parameters,
         )
 
     def lengths(self, samples: int) -> list[int]:
         """Positions after each convolution of a clip; the last are its frames."""
-        found = []
-        for _, kernel, stride in self.convolutions:
-            samples = max(0, (samples - kernel) // stride + 1)
-            found.append(samples)
-        return found
+        return [max(0, count) for count in self.front_end.positions(samples)]
 
     def frames(self, samples: int) -> int:
         """Frames T of a clip."""
@@ -104,15 +103,17 @@ def forward_flops(sizes: EncoderSizes, samples: int) -> Flops:
     weighted sums.
     """
     lengths = sizes.lengths(samples)
-    inputs = [1, *(channels for channels, _, _ in sizes.convolutions)]
+    convolutions = sizes.front_end.convolutions
+    inputs = [sizes.front_end.channels, *(layer.channels for layer in convolutions)]
     front = sum(
-        2.0 * length * before * channels * kernel
-        for length, before, (channels, kernel, _) in zip(lengths, inputs, sizes.convolutions, strict=False)
+        2.0 * length * before * layer.channels * layer.kernel
+        for length, before, layer in zip(lengths, inputs, convolutions, strict=False)
     )
     frames, size = lengths[-1], sizes.hidden
     positions = 2.0 * size * size * sizes.position_kernel / sizes.position_groups
     layer = frames * (8.0 * size**2 + 4.0 * size * sizes.feed_forward) + 4.0 * frames**2 * size
-    return Flops(front, frames * (2.0 * inputs[-1] * size + positions) + sizes.layers * layer)
+    projection = 2.0 * inputs[-1] * size if sizes.position_kernel else 0.0
+    return Flops(front, frames * (projection + positions) + sizes.layers * layer)
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,8 @@ def front_outputs(sizes: EncoderSizes, batch: tuple[int, int]) -> list[float]:
     """Bytes of the output of each convolution, in float32."""
     clips, samples = batch
     return [
-        float(clips) * length * channels * FP32_BYTES
-        for length, (channels, _, _) in zip(sizes.lengths(samples), sizes.convolutions, strict=True)
+        float(clips) * length * layer.channels * FP32_BYTES
+        for length, layer in zip(sizes.lengths(samples), sizes.front_end.convolutions, strict=True)
     ]
 
 

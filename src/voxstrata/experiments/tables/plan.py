@@ -27,6 +27,9 @@ from voxstrata.recipes.schema.encoders import LateFusionRecipe
 from voxstrata.recipes.schema.recipe import BaseRecipe
 from voxstrata.runs import RunFolder
 
+#: Keys of recipes that runs of earlier versions were done without.
+_LATER: dict[str, Any] = {"window": "clip"}
+
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -66,6 +69,10 @@ def _identity(keyed: AnyRecipe, recipe: AnyRecipe) -> dict[str, Any]:
     values = keyed.model_dump(mode="json", exclude={"allow_leaks", "fit_on"})
     if isinstance(keyed, BaseRecipe) and isinstance(recipe, BaseRecipe) and keyed.base == recipe.base:
         values["base"] = _weights_hash(recipe.base, recipe.architecture)
+    # A key that came later is no part of the identity while it has the value that all had before.
+    for key, before in _LATER.items():
+        if values.get(key) == before:
+            del values[key]
     values.pop("cache_gb", None)  # decides what is computed twice, not what comes out
     for name, source in experts_of(keyed).items():
         if source != experts_of(recipe)[name]:

@@ -120,6 +120,7 @@ class LateFusionRecipe(Recipe):
     architecture: str | None = None
     final_norm: bool = False
     normalize: bool | None = None
+    window: Literal["clip", "30s"] = "clip"
     fit_on: Literal["train", "heldout"] = "train"
     rates: LateFusionRates = LateFusionRates()
     head: Head = Head()

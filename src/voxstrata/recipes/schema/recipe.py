@@ -37,7 +37,7 @@ class Training(Strict):
 class Head(Strict):
     """Layer sum and head (see heads/)."""
 
-    form: Literal["a", "b", "c"] = "a"
+    form: Literal["a", "b", "c", "d"] = "a"
     width: Positive | None = None
     dropout: Fraction | None = None
     batch_norm: bool = False
@@ -47,6 +47,8 @@ class Head(Strict):
     def _batch_norm_of_form_a(self) -> Head:
         if self.batch_norm and self.form != "a":
             raise ValueError(f"head.batch_norm is of form a: leave it out for form {self.form}")
+        if self.width is not None and self.form == "d":
+            raise ValueError("head.width is of forms a, b and c: leave it out for form d")
         return self
 
 
@@ -61,10 +63,12 @@ class Recipe(Strict):
 class BaseRecipe(Recipe):
     """Recipes that start from a base encoder: a packaged name, a folder or a Hub id.
 
-    Architecture: an encoder of the same form, for a checkpoint that does not tell its own.
+    Architecture: an encoder of the same form, for a checkpoint that does not tell its own. Window: as long as
+    the clip, or padded to 30 seconds as OpenAI's Whisper has it.
     """
 
     base: str = "wavlm-tiny"
     architecture: str | None = None
     final_norm: bool = False
     normalize: bool | None = None
+    window: Literal["clip", "30s"] = "clip"

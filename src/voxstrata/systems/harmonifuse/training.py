@@ -10,7 +10,6 @@ from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.backbone.groups import layer_index
 from voxstrata.errors import RecipeError
 from voxstrata.speech_lm.language_model import LanguageModel
-from voxstrata.systems.finetune import trainable_encoder_parameters
 from voxstrata.systems.harmonifuse.options import HarmoniFuseOptions, HarmoniFuseRates
 from voxstrata.systems.recognition import Backbone
 from voxstrata.systems.system import ParameterGroup
@@ -40,13 +39,13 @@ def _trained(encoder: Backbone, options: HarmoniFuseOptions) -> tuple[nn.Paramet
             )
         return tuple(encoder.parameters())
     if options.encoder_trained == "all":
-        return tuple(trainable_encoder_parameters(encoder, freeze_front_end=True).values())
+        return tuple(encoder.trainable(freeze_front_end=True).values())
     if options.encoder_top > encoder.num_layers:
         raise RecipeError(
             f"encoder_top is {options.encoder_top}; this encoder has {encoder.num_layers} layers"
         )
     lowest = encoder.num_layers - options.encoder_top
-    named = encoder.model.named_parameters()
+    named = encoder.trainable(freeze_front_end=True).items()
     return tuple(parameter for name, parameter in named if layer_index(name) > lowest)
 
 
