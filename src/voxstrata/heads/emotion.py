@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from voxstrata.heads.whole_batch import WholeBatchNorm
 
 #: A: linear, mean over frames, linear (EMO-SUPERB). B: pointwise convolutions, mean, two linear maps
-#: (vox-profile). C: attentive statistics, two linear maps (baseline of the MSP-Podcast challenge). D: mean and
-#: standard deviation over frames, batch norm, one linear map.
+#: (vox-profile). C: attentive statistics, two linear maps (baseline of the MSP-Podcast challenge). D: mean
+#: and standard deviation over frames, batch norm, one linear map.
 Form = Literal["a", "b", "c", "d"]
 
 
