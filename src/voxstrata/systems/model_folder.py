@@ -107,7 +107,8 @@ def _describe_encoder(encoder: ClipBackbone) -> dict[str, object]:
         # Each expert's own folder tells whether it takes normalised waveforms.
         plain, *_ = encoder.encoders
         final_norm = any(member.final_norm for member in encoder.encoders)
-        told: dict[str, object] = {"normalize": None, "final_norm": final_norm, "experts": list(encoder.names)}
+        names = list(encoder.names)
+        told: dict[str, object] = {"normalize": None, "final_norm": final_norm, "experts": names}
     else:
         plain = encoder if isinstance(encoder, SpeechEncoder) else encoder.base
         told = {"normalize": plain.normalize, "final_norm": plain.final_norm}
