@@ -171,11 +171,10 @@ class TaskBatches(_Sources):
         steps = {name: given.get(name, 1.0) / source.mean_batch_s() for name, source in sources.items()}
         self.schedule = TaskSchedule(steps, seed)
         self.accumulate = accumulate
-        self._batches_per_epoch = -(-self._batches_in_all() // accumulate) * accumulate
 
     def batches_per_epoch(self) -> int:
         """Batches in an epoch; whole steps."""
-        return self._batches_per_epoch
+        return -(-self._batches_in_all() // self.accumulate) * self.accumulate
 
     def task(self, number: int) -> str:
         """The task of a batch, counted from the start of training."""
@@ -191,11 +190,12 @@ class TaskBatches(_Sources):
         Raises:
             AudioError: if a file cannot be decoded.
         """
-        first = index * self._batches_per_epoch + skip
+        count = self.batches_per_epoch()
+        first = index * count + skip
         step, inside = divmod(first, self.accumulate)
         with ExitStack() as opened:
             streams: dict[str, Generator[Batch, None, None]] = {}
-            for number in range(first, first + self._batches_per_epoch - skip):
+            for number in range(first, first + count - skip):
                 name = self.task(number)
                 if name not in streams:
                     done = self.schedule.count(name, step) * self.accumulate

@@ -9,6 +9,7 @@ import torch
 
 from voxstrata.backbone.encoder import SpeechEncoder, build_backbone, load_backbone
 from voxstrata.experiments.build_harmonifuse import build_harmonifuse
+from voxstrata.experiments.build_joint import build_joint
 from voxstrata.experiments.frames import hold_against_frames
 from voxstrata.experiments.sources import AnySources, Sources
 from voxstrata.experiments.task_sources import TaskSources
@@ -23,6 +24,7 @@ from voxstrata.recipes.schema.any_recipe import AnyRecipe, TrainedRecipe
 from voxstrata.recipes.schema.encoders import AdaLTMRecipe, FinetuneRecipe, LateFusionRecipe, MultitaskRecipe
 from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
 from voxstrata.recipes.schema.pretraining import PretrainRecipe
+from voxstrata.recipes.schema.recipe import BaseRecipe
 from voxstrata.recipes.schema.yardsticks import YardstickRecipe
 from voxstrata.systems.adaltm import AdaLTM, AdaLTMRates, coefficient_reach
 from voxstrata.systems.finetune import ASRFinetune, FinetuneRates, SERFinetune
@@ -57,13 +59,26 @@ def build_system(recipe: TrainedRecipe, sources: AnySources, say: Say) -> System
     Raises:
         VoxstrataError: if clips, encoders and recipe do not fit together.
     """
-    if isinstance(recipe, HarmoniFuseRecipe) or isinstance(sources, TaskSources):
-        assert isinstance(recipe, HarmoniFuseRecipe) and isinstance(sources, TaskSources)
+    if isinstance(recipe, HarmoniFuseRecipe):
+        assert isinstance(sources, TaskSources)
         return build_harmonifuse(recipe, sources, say)
+    if isinstance(sources, TaskSources):
+        assert isinstance(recipe, AdaLTMRecipe)
+        return _joint(recipe, sources, say)
     if isinstance(recipe, PretrainRecipe):
         return _pretraining(recipe, sources, say)
     if isinstance(recipe, LateFusionRecipe):
         return _late_fusion(recipe, sources, say)
+    base = _base(recipe, say)
+    hold_against_frames(recipe, sources, [base.model.config], say)
+    if isinstance(recipe, AdaLTMRecipe):
+        return _adaltm(recipe, base, sources, say)
+    if isinstance(recipe, MultitaskRecipe):
+        return _multitask(recipe, base, sources, say)
+    return _finetune(recipe, base, sources, say)
+
+
+def _base(recipe: BaseRecipe, say: Say) -> SpeechEncoder:
     base = load_backbone(
         recipe.base,
         architecture=recipe.architecture,
@@ -72,12 +87,17 @@ def build_system(recipe: TrainedRecipe, sources: AnySources, say: Say) -> System
         window=recipe.window,
     )
     say(f"base {recipe.base}: waveforms are {'' if base.normalize else 'not '}normalised")
+    return base
+
+
+def _joint(recipe: AdaLTMRecipe, sources: TaskSources, say: Say) -> System:
+    base = _base(recipe, say)
     hold_against_frames(recipe, sources, [base.model.config], say)
-    if isinstance(recipe, AdaLTMRecipe):
-        return _adaltm(recipe, base, sources, say)
-    if isinstance(recipe, MultitaskRecipe):
-        return _multitask(recipe, base, sources, say)
-    return _finetune(recipe, base, sources, say)
+    vectors = _vectors(recipe, base, say)
+    system = build_joint(recipe, base, vectors, sources, say)
+    if system.learns_coefficients:
+        _say_reach(recipe, sources, say)
+    return system
 
 
 def _emotion_model(
@@ -184,14 +204,18 @@ def _adaltm(recipe: AdaLTMRecipe, base: SpeechEncoder, sources: Sources, say: Sa
         base, vectors, granularity=recipe.granularity, init=recipe.init, engine=engine_for(base)
     )
     model, class_weights = _clip_model(recipe, merged, sources, say)
-    system = AdaLTM(model, class_weights, AdaLTMRates(**recipe.rates.model_dump()))
+    system = AdaLTM(model, class_weights, AdaLTMRates(**recipe.rates.model_dump(exclude={"asr_head"})))
     trained, total = system.trainable_share()
     say(f"trained: {trained:,} of {total:,} parameters ({trained / total:.2%})")
     if vectors and recipe.granularity != "static":
-        steps = planned_steps(recipe, sources)
-        reach = coefficient_reach(recipe.rates.coefficients, steps, recipe.training.schedule)
-        say(f"a coefficient can move by at most about {reach:.3g} in {steps:,} steps")
+        _say_reach(recipe, sources, say)
     return system
+
+
+def _say_reach(recipe: AdaLTMRecipe, sources: AnySources, say: Say) -> None:
+    steps = planned_steps(recipe, sources)
+    reach = coefficient_reach(recipe.rates.coefficients, steps, recipe.training.schedule)
+    say(f"a coefficient can move by at most about {reach:.3g} in {steps:,} steps")
 
 
 def _pretraining(recipe: PretrainRecipe, sources: Sources, say: Say) -> System:

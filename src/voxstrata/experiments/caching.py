@@ -25,6 +25,7 @@ from voxstrata.runs import RunFolder
 from voxstrata.systems.adaltm import AdaLTM
 from voxstrata.systems.cached_states import CachedStates, FrozenLayers, cached_states, gigabytes
 from voxstrata.systems.harmonifuse.system import HarmoniFuse
+from voxstrata.systems.joint_adaltm import JointAdaLTM
 from voxstrata.systems.late_fusion import LateFusion
 from voxstrata.systems.system import System
 from voxstrata.training.shares import Batches
@@ -70,9 +71,11 @@ def keep(
     if not isinstance(recipe, CachedRecipe) or not recipe.cache_gb:
         return batches
     system.to(processes.device)
-    if isinstance(system, HarmoniFuse) and isinstance(sources, TaskSources):
-        return _with_task_states(recipe, system, sources, cache_folder(run), say, processes)
-    if not isinstance(system, AdaLTM | LateFusion) or isinstance(sources, TaskSources):
+    if isinstance(sources, TaskSources):
+        if (frozen := _frozen(system, processes)) is None:
+            return batches
+        return _with_task_states(recipe, frozen, sources, cache_folder(run), say, processes)
+    if not isinstance(system, AdaLTM | LateFusion):
         return batches
     repeated = planned_steps(recipe, sources) * recipe.training.accumulate > batches.train.batches_per_epoch()
     if not repeated:
@@ -111,19 +114,25 @@ def _with_states(
     return RunBatches(batches, dev, evaluated)
 
 
+def _frozen(system: System, processes: Processes) -> FrozenLayers | None:
+    """The encoder of a model for several tasks, where it gives the same in every epoch."""
+    if isinstance(system, HarmoniFuse) and not system.encoder_parameters:
+        return FrozenLayers(system.encoder, "frames", processes.device)
+    if isinstance(system, JointAdaLTM) and not system.learns_coefficients:
+        return FrozenLayers(system.model.encoder, "frames", processes.device)
+    return None
+
+
 def _with_task_states(
     recipe: CachedRecipe,
-    system: HarmoniFuse,
+    frozen: FrozenLayers,
     sources: TaskSources,
     folder: Path,
     say: Say,
     processes: Processes,
 ) -> RunBatches:
     """Known states of every task's clips, where the encoder is not trained."""
-    batches = RunBatches(sources.train, sources.dev, sources.evaluated)
-    if system.encoder_parameters:
-        return batches
-    store = _Store(recipe, FrozenLayers(system.encoder, "frames", processes.device), folder, say, processes)
+    store = _Store(recipe, frozen, folder, say, processes)
     steps = planned_steps(recipe, sources)
 
     def streams(split: str, sources: Mapping[str, BatchSource]) -> dict[str, Stream]:

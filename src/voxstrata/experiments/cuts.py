@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lhotse import CutSet
@@ -13,17 +13,30 @@ from voxstrata.corpora.speaker_parts import SpeakerShare, taken_speakers
 from voxstrata.errors import CorpusError, RecipeError
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
 from voxstrata.recipes.schema.data import CorpusUse, Data, Speakers
-from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe, TaskUse
+from voxstrata.recipes.schema.encoders import AdaLTMRecipe
+from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
+from voxstrata.recipes.schema.tasks import TaskUse
+
+#: Recipes that may have several tasks.
+TaskRecipe = HarmoniFuseRecipe | AdaLTMRecipe
 
 
 def corpora_of(recipe: AnyRecipe) -> tuple[CorpusUse, ...]:
     """All corpora that a recipe uses, each use once."""
-    if not isinstance(recipe, HarmoniFuseRecipe):
+    if not (tasks := tasks_of(recipe)):
         return recipe.data.corpora
-    return tuple(dict.fromkeys(use for task in recipe.tasks.values() for use in task_corpora(recipe, task)))
+    uses = (use for task in tasks.values() for use in task.corpora or recipe.data.corpora)
+    return tuple(dict.fromkeys(uses))
 
 
-def task_corpora(recipe: HarmoniFuseRecipe, task: TaskUse) -> tuple[CorpusUse, ...]:
+def tasks_of(recipe: AnyRecipe) -> Mapping[str, TaskUse]:
+    """The tasks of a recipe with several, each with corpora of its own; of others none."""
+    if isinstance(recipe, HarmoniFuseRecipe | AdaLTMRecipe):
+        return {str(name): use for name, use in recipe.tasks.items()}
+    return {}
+
+
+def task_corpora(recipe: TaskRecipe, task: TaskUse) -> tuple[CorpusUse, ...]:
     """The corpora of a task: its own, or else those of the recipe."""
     return task.corpora or recipe.data.corpora
 
@@ -67,7 +80,7 @@ def cuts_of(recipe: AnyRecipe, split: str) -> Iterator[Cut]:
     Raises:
         CorpusError: if two different clips of such corpora have one id.
     """
-    if not isinstance(recipe, HarmoniFuseRecipe):
+    if not tasks_of(recipe):
         yield from read_cuts(recipe.data.corpora, split)
         return
     # Of each clip its recording's path, as a number.

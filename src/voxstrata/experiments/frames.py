@@ -16,7 +16,7 @@ from voxstrata.errors import AudioError, CorpusError, RecipeError
 from voxstrata.experiments.sources import AnySources, Sources
 from voxstrata.losses import ctc_frames
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
-from voxstrata.recipes.schema.encoders import FinetuneRecipe, MultitaskRecipe
+from voxstrata.recipes.schema.encoders import AdaLTMRecipe, FinetuneRecipe, MultitaskRecipe
 
 Say = Callable[[str], None]
 
@@ -50,6 +50,7 @@ class ClipNeeds:
         words = (isinstance(recipe, FinetuneRecipe) and recipe.task == "asr") or (
             isinstance(recipe, MultitaskRecipe) and recipe.asr_weight > 0
         )
+        words = words or (isinstance(recipe, AdaLTMRecipe) and bool(recipe.tasks))
         return cls(tuple(found), words)
 
     def samples(self, frames: int) -> int:
@@ -88,9 +89,7 @@ def hold_against_frames(
     needs = ClipNeeds.of(recipe, configs)
     require_frames(sources, needs)
     for split, ids in too_many_words(sources, needs).items():
-        source = sources.train if split == "train" else sources.dev
-        assert isinstance(source, BatchSource)
-        source.leave_out(ids, TOO_MANY_WORDS)
+        _learned(sources)[split].leave_out(ids, TOO_MANY_WORDS)
         say(told_left_out(split, ids))
     trained = [sources.train] if isinstance(sources, Sources) else sources.train.sources.values()
     for source in trained:
@@ -136,16 +135,18 @@ def require_frames(sources: AnySources, needs: ClipNeeds) -> None:
 def too_many_words(sources: AnySources, needs: ClipNeeds) -> dict[str, list[str]]:
     """Of train and dev, the ids of clips with more to write than they have frames; splits without are absent.
 
+    Of several tasks, by TASK/SPLIT.
+
     CTC needs a frame a token, and one more between two alike; with fewer the loss is infinite.
 
     Raises:
         CorpusError: if a split has no others.
     """
-    if not needs.words or not isinstance(sources, Sources):
+    if not needs.words:
         return {}
     found = {}
-    for split, source in {"train": sources.train, "dev": sources.dev}.items():
-        if source is None or not (ids := source.lacking(needs)):
+    for split, source in _learned(sources).items():
+        if not (ids := source.lacking(needs)):
             continue
         if len(ids) == len(source):
             raise CorpusError(
@@ -156,9 +157,17 @@ def too_many_words(sources: AnySources, needs: ClipNeeds) -> dict[str, list[str]
     return found
 
 
+def _learned(sources: AnySources) -> dict[str, BatchSource]:
+    """The sources of training and of the validation loss, by split; of several tasks by TASK/SPLIT."""
+    if isinstance(sources, Sources):
+        return {"train": sources.train} | ({} if sources.dev is None else {"dev": sources.dev})
+    of_splits = {"train": sources.train.sources, "dev": {} if sources.dev is None else sources.dev.sources}
+    return {f"{task}/{split}": source for split, found in of_splits.items() for task, source in found.items()}
+
+
 def told_left_out(split: str, ids: Sequence[str]) -> str:
     """A line about clips of train or dev that `too_many_words` found."""
-    where = "left out" if split == "train" else "left out of the validation loss"
+    where = "left out" if split.endswith("train") else "left out of the validation loss"
     return f"{split}: {len(ids)} clips {where}: {TOO_MANY_WORDS}, e.g. {', '.join(ids[:_SHOWN])}"
 
 

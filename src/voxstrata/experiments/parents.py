@@ -14,7 +14,10 @@ from voxstrata.runs import RunFolder
 
 def experts_of(recipe: AnyRecipe) -> dict[str, str]:
     """Name -> run, model folder or checkpoint of what the recipe merges, fuses or reads beside its base."""
-    if isinstance(recipe, AdaLTMRecipe | MultitaskRecipe):
+    if isinstance(recipe, AdaLTMRecipe):
+        heads = {f"{task} head": source for task, source in recipe.start_heads.items()}
+        return {**recipe.vectors, **{n: s for n, s in heads.items() if s not in recipe.vectors.values()}}
+    if isinstance(recipe, MultitaskRecipe):
         return dict(recipe.vectors)
     if isinstance(recipe, LateFusionRecipe):
         return dict(recipe.experts)

@@ -34,6 +34,7 @@ from voxstrata.runs import RunFolder, atomic_write, write_json
 from voxstrata.systems.adaltm import AdaLTM
 from voxstrata.systems.finetune import ASRFinetune, SERFinetune
 from voxstrata.systems.harmonifuse.system import HarmoniFuse
+from voxstrata.systems.joint_adaltm import JointAdaLTM, JointModel
 from voxstrata.systems.late_fusion import LateFusion
 from voxstrata.systems.model_folder import save_model
 from voxstrata.systems.multitask import Multitask
@@ -193,19 +194,26 @@ def save_trained(system: System, run: RunFolder) -> None:
     if isinstance(system, HarmoniFuse):
         save_model(system, run.model)
         return
-    assert isinstance(system, AdaLTM | SERFinetune | ASRFinetune | Multitask | LateFusion)
+    assert isinstance(system, AdaLTM | JointAdaLTM | SERFinetune | ASRFinetune | Multitask | LateFusion)
     save_model(system.model, run.model)
-    if isinstance(system, AdaLTM):
-        merged: MergedBackbone = system.merged
-        write_json(
-            run.model / "coefficients.json",
-            {
-                "granularity": merged.granularity,
-                "vectors": list(merged.vectors),
-                "coefficients": merged.coefficients_by_layer(),
-                "layer_weights": system.model.layer_sum.weights.tolist(),
-            },
-        )
+    if isinstance(system, AdaLTM | JointAdaLTM):
+        write_json(run.model / "coefficients.json", _coefficients(system))
+
+
+def _coefficients(system: AdaLTM | JointAdaLTM) -> dict[str, Any]:
+    """What was learned of a merge, as JSON."""
+    model = system.model
+    merged = model.encoder
+    assert isinstance(merged, MergedBackbone)
+    told = {
+        "granularity": merged.granularity,
+        "vectors": list(merged.vectors),
+        "coefficients": merged.coefficients_by_layer(),
+        "layer_weights": model.layer_sum.weights.tolist(),
+    }
+    if isinstance(model, JointModel) and model.words_encoder is not None:
+        told["coefficients_asr"] = model.words_encoder.coefficients_by_layer()
+    return told
 
 
 def _write_scored(answers: Mapping[str, Iterable[Prediction]], run: RunFolder) -> None:

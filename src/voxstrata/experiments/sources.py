@@ -14,7 +14,7 @@ from voxstrata.experiments.cuts import split_cuts as split_cuts
 from voxstrata.experiments.task_sources import TaskSources, build_task_sources
 from voxstrata.labels import LabelSet
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
-from voxstrata.recipes.schema.encoders import FinetuneRecipe, MultitaskRecipe
+from voxstrata.recipes.schema.encoders import AdaLTMRecipe, FinetuneRecipe, MultitaskRecipe
 from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
 from voxstrata.recipes.schema.pretraining import PretrainRecipe
 from voxstrata.vocabulary import Vocabulary
@@ -77,7 +77,7 @@ def build_sources(recipe: AnyRecipe) -> AnySources:
     Raises:
         RecipeError: if there is nothing to train on.
     """
-    if isinstance(recipe, HarmoniFuseRecipe):
+    if isinstance(recipe, HarmoniFuseRecipe | AdaLTMRecipe) and recipe.tasks:
         return build_task_sources(recipe)
     data = recipe.data
     cuts = {split: split_cuts(data, split) for split in ("train", "dev", "test")}

@@ -12,11 +12,13 @@ from voxstrata.batches.clips import TextEncoder
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.batches.task_schedule import TaskBatches, TasksInTurn
 from voxstrata.errors import CorpusError, RecipeError
-from voxstrata.experiments.cuts import read_cuts, task_corpora
+from voxstrata.experiments.cuts import TaskRecipe, read_cuts, task_corpora, tasks_of
 from voxstrata.heads.tasks import EMOTION, Task
 from voxstrata.labels import LabelSet
-from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe, TaskUse
+from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
+from voxstrata.recipes.schema.tasks import TaskUse
 from voxstrata.speech_lm.pretrained import load_tokenizer
+from voxstrata.systems.model_folder import vocabulary_of
 from voxstrata.vocabulary import Vocabulary
 
 #: The field of a task that transcribes.
@@ -68,7 +70,7 @@ class _Unwritten:
         return []
 
 
-def build_task_sources(recipe: HarmoniFuseRecipe) -> TaskSources:
+def build_task_sources(recipe: TaskRecipe) -> TaskSources:
     """The batches of a recipe; labels and characters come from its training clips where it names none.
 
     Raises:
@@ -77,15 +79,13 @@ def build_task_sources(recipe: HarmoniFuseRecipe) -> TaskSources:
         LabelError: if a label is outside its task's label set, or a text cannot be written.
     """
     _require_corpora(recipe)
-    tasks = tuple(_task(recipe, name, use) for name, use in recipe.tasks.items())
-    vocabulary = Vocabulary.of([recipe.data.alphabet, *_texts(recipe)])
-    encoder: TextEncoder = (
-        vocabulary if recipe.lm.pretrained is None else load_tokenizer(recipe.lm.pretrained)
-    )
+    uses = tasks_of(recipe)
+    tasks = tuple(_task(recipe, name, use) for name, use in uses.items())
+    vocabulary, encoder = _words(recipe)
     augment = Augmentation(**recipe.data.augment.model_dump())
     trained, whole, scored = {}, {}, {}
     for task in tasks:
-        use = recipe.tasks[task.name]
+        use = uses[task.name]
         words = task.labels is None
         options = BatchOptions(
             batch_size=use.batch_size or recipe.data.batch_size,
@@ -103,7 +103,7 @@ def build_task_sources(recipe: HarmoniFuseRecipe) -> TaskSources:
         scored[task.name] = replace(whole[task.name], vocabulary=_Unwritten() if words else None)
     train = TaskBatches(
         trained,
-        {name: use.share for name, use in recipe.tasks.items()},
+        {name: use.share for name, use in uses.items()},
         seed=recipe.seed,
         accumulate=recipe.training.accumulate,
     )
@@ -118,13 +118,13 @@ def field_of(name: str, use: TaskUse) -> str:
     return use.field or _FIELDS.get(name, name)
 
 
-def _require_corpora(recipe: HarmoniFuseRecipe) -> None:
-    for name, use in recipe.tasks.items():
+def _require_corpora(recipe: TaskRecipe) -> None:
+    for name, use in tasks_of(recipe).items():
         if not task_corpora(recipe, use):
             raise RecipeError(f"tasks.{name} has no corpora; give tasks.{name}.corpora or data.corpora")
 
 
-def _task(recipe: HarmoniFuseRecipe, name: str, use: TaskUse) -> Task:
+def _task(recipe: TaskRecipe, name: str, use: TaskUse) -> Task:
     field = field_of(name, use)
     if field == TRANSCRIPT:
         if use.labels is not None:
@@ -143,26 +143,39 @@ def _task(recipe: HarmoniFuseRecipe, name: str, use: TaskUse) -> Task:
     return Task(name, LabelSet(tuple(sorted(map(str, told)))), field, use.weight)
 
 
-def _texts(recipe: HarmoniFuseRecipe) -> Iterator[str]:
-    for name, use in recipe.tasks.items():
+def _words(recipe: TaskRecipe) -> tuple[Vocabulary, TextEncoder]:
+    """The characters of the recipe, and what turns its texts into tokens."""
+    if isinstance(recipe, HarmoniFuseRecipe):
+        vocabulary = Vocabulary.of([recipe.data.alphabet, *_texts(recipe)])
+        pretrained = recipe.lm.pretrained
+        return vocabulary, vocabulary if pretrained is None else load_tokenizer(pretrained)
+    start = recipe.start_heads.get("asr")
+    trained = None if start is None else vocabulary_of(start)
+    vocabulary = trained or Vocabulary.of([recipe.data.alphabet, *_texts(recipe)])
+    return vocabulary, vocabulary
+
+
+def _texts(recipe: TaskRecipe) -> Iterator[str]:
+    for name, use in tasks_of(recipe).items():
         if field_of(name, use) == TRANSCRIPT:
             yield from (cut.supervisions[0].text or "" for cut in _cuts(recipe, use, "train"))
 
 
-def _cuts(recipe: HarmoniFuseRecipe, use: TaskUse, split: str) -> Iterator[Cut]:
+def _cuts(recipe: TaskRecipe, use: TaskUse, split: str) -> Iterator[Cut]:
     return read_cuts(task_corpora(recipe, use), split)
 
 
-def _source(recipe: HarmoniFuseRecipe, task: Task, split: str, options: BatchOptions) -> BatchSource:
+def _source(recipe: TaskRecipe, task: Task, split: str, options: BatchOptions) -> BatchSource:
     try:
-        return BatchSource(_cuts(recipe, recipe.tasks[task.name], split), options)
+        return BatchSource(_cuts(recipe, tasks_of(recipe)[task.name], split), options)
     except CorpusError as fault:
         raise CorpusError(f"tasks.{task.name}, {split}: {fault}") from None
 
 
 def _in_turn(
-    recipe: HarmoniFuseRecipe, tasks: tuple[Task, ...], split: str, options: dict[str, BatchOptions]
+    recipe: TaskRecipe, tasks: tuple[Task, ...], split: str, options: dict[str, BatchOptions]
 ) -> TasksInTurn | None:
-    there = [task for task in tasks if next(_cuts(recipe, recipe.tasks[task.name], split), None) is not None]
+    uses = tasks_of(recipe)
+    there = [task for task in tasks if next(_cuts(recipe, uses[task.name], split), None) is not None]
     sources = {task.name: _source(recipe, task, split, options[task.name]) for task in there}
     return TasksInTurn(sources) if sources else None

@@ -198,7 +198,7 @@ class StatisticsHead(nn.Module):
 
     def statistics(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Mean and standard deviation of the valid frames: [B, T, D], bool [B, T] -> [B, 2D]."""
-        wide = frames.float()
+        wide = frames.to(torch.promote_types(frames.dtype, torch.float32))
         mean = masked_mean(wide, mask)
         variance = masked_mean((wide - mean.unsqueeze(1)).square(), mask)
         return torch.cat([mean, (variance + 1e-5).sqrt()], dim=-1).to(frames.dtype)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -85,11 +86,8 @@ class MergedBackbone(nn.Module):
         # In a tuple, so that the caller's encoder does not become a sub-module.
         self._given = (base,)
         self._skeleton = (_without_weights(base),)
-        state = {name: tensor.detach() for name, tensor in base.model.state_dict().items()}
-        self._weights = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
-        self._counters = {name: tensor for name, tensor in state.items() if name not in self._weights}
+        self._held = _Held.of(base, vectors.values(), dtype)
         device = next(iter(self._weights.values())).device
-        self._deltas = [_held(vector, device, dtype) for vector in vectors.values()]
         self._reused: tuple[Tensor, dict[str, Tensor]] | None = None
         self._heap = Heap()
         rows = 1 + self.num_layers if granularity == "layer" else 1
@@ -103,6 +101,43 @@ class MergedBackbone(nn.Module):
     def base(self) -> SpeechEncoder:
         """The encoder that was given."""
         return self._given[0]
+
+    @property
+    def _weights(self) -> dict[str, Tensor]:
+        return self._held.weights
+
+    @property
+    def _counters(self) -> dict[str, Tensor]:
+        return self._held.counters
+
+    @property
+    def _deltas(self) -> list[dict[str, Tensor]]:
+        return self._held.deltas
+
+    def twin(self) -> MergedBackbone:
+        """Another merge of the same base and vectors, which are held once for both; coefficients of its own.
+
+        They start at the values that this one has now.
+        """
+        other = MergedBackbone.__new__(MergedBackbone)
+        nn.Module.__init__(other)
+        own = ("_parameters", "_buffers", "_modules", "_reused", "training")
+        other.__dict__.update({name: value for name, value in self.__dict__.items() if name not in own})
+        other._reused = None
+        start = self.coefficients.detach().clone()
+        if isinstance(self.coefficients, nn.Parameter):
+            other.coefficients = nn.Parameter(start, requires_grad=self.coefficients.requires_grad)
+        else:
+            other.register_buffer("coefficients", start)
+        return other
+
+    def task_vectors(self) -> dict[str, TaskVector]:
+        """The vectors as they are held: what none of them changes is left out."""
+        found = fingerprint(self._weights)
+        return {
+            name: TaskVector(deltas, found, name)
+            for name, deltas in zip(self.vectors, self._deltas, strict=True)
+        }
 
     def forward(self, waveforms: Tensor, lengths: Tensor, front: Tensor | None = None) -> States:
         """Hidden states of a batch under the merged weights.
@@ -259,11 +294,39 @@ class MergedBackbone(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
-        self._weights = {name: fn(tensor) for name, tensor in self._weights.items()}
-        self._counters = {name: fn(tensor) for name, tensor in self._counters.items()}
-        self._deltas = [{name: fn(delta) for name, delta in vector.items()} for vector in self._deltas]
+        self._held.apply(fn)
         self._reused = None
         return self
+
+
+@dataclass
+class _Held:
+    """Base and vectors as tensors of a merge, and of its twins.
+
+    Args:
+        weights: name -> floating-point tensor of the base.
+        counters: its other tensors.
+        deltas: K vectors without their zero tensors.
+    """
+
+    weights: dict[str, Tensor]
+    counters: dict[str, Tensor]
+    deltas: list[dict[str, Tensor]]
+
+    @classmethod
+    def of(cls, base: SpeechEncoder, vectors: Iterable[TaskVector], dtype: torch.dtype | None) -> _Held:
+        """What a merge holds of an encoder and vectors."""
+        state = {name: tensor.detach() for name, tensor in base.model.state_dict().items()}
+        weights = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+        counters = {name: tensor for name, tensor in state.items() if name not in weights}
+        device = next(iter(weights.values())).device
+        return cls(weights, counters, [_held(vector, device, dtype) for vector in vectors])
+
+    def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Moves or converts all of it; once more for a twin finds it done."""
+        self.weights = {name: fn(tensor) for name, tensor in self.weights.items()}
+        self.counters = {name: fn(tensor) for name, tensor in self.counters.items()}
+        self.deltas = [{name: fn(delta) for name, delta in vector.items()} for vector in self.deltas]
 
 
 def engine_for(base: SpeechEncoder) -> Engine:

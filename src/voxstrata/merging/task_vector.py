@@ -217,9 +217,7 @@ def _changed_all_the_same(checkpoint: Checkpoint, weights: Mapping[str, Tensor])
     for name in checkpoint.family.fixed:
         if name not in checkpoint.stored:
             continue
-        same = checkpoint.holds(name, tuple(weights[name].shape)) and torch.allclose(
-            checkpoint.tensor(name), weights[name].float().cpu(), atol=1e-3
-        )
+        same = checkpoint.holds(name, tuple(weights[name].shape)) and checkpoint.agrees(name, weights[name])
         if not same:
             found[checkpoint.stored[name]] = "another table of positions; the base's own is used"
     return found

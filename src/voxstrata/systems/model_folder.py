@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,15 +16,19 @@ from safetensors.torch import load_file, save_file
 
 from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
 from voxstrata.backbone.families.family import WINDOWS
+from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.locate import packaged
 from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.fusion.parallel_encoders import ParallelEncoders
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.labels import LabelSet
+from voxstrata.merging.merged import MergedBackbone
+from voxstrata.merging.task_vector import TaskVector
 from voxstrata.runs import write_json
 from voxstrata.systems.harmonifuse import folder as harmonifuse_folder
 from voxstrata.systems.harmonifuse.system import HarmoniFuse
+from voxstrata.systems.joint_adaltm import EMOTIONS, TASKS, WORDS, JointModel
 from voxstrata.systems.multitask import MultitaskModel
 from voxstrata.systems.recognition import (
     ClipBackbone,
@@ -35,7 +40,12 @@ from voxstrata.systems.recognition import (
 from voxstrata.vocabulary import Vocabulary
 
 FORMAT = 1
-KINDS = ("emotion", "dimensions", "transcription", "multitask", harmonifuse_folder.KIND)
+#: Emotions and words over merges of one base, each with coefficients of its own.
+PER_TASK = "per-task-merge"
+KINDS = ("emotion", "dimensions", "transcription", "multitask", PER_TASK, harmonifuse_folder.KIND)
+
+#: Where vectors lie that a model merges anew for each task.
+VECTORS = "vectors"
 
 Model = ClipModel | TranscriptionModel | HarmoniFuse
 
@@ -55,7 +65,9 @@ def save_model(model: Model, folder: Path, *, dtype: torch.dtype | None = None) 
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        if isinstance(model.encoder, SpeechEncoder | ParallelEncoders):
+        if _per_task(model) is not None:
+            _save_vectors(model, partial, dtype)
+        elif isinstance(model.encoder, SpeechEncoder | ParallelEncoders):
             model.encoder.save(partial / "encoder", dtype=dtype)
         else:
             model.encoder.export(partial / "encoder", dtype=dtype)
@@ -82,8 +94,24 @@ def _head_tensors(model: Model, dtype: torch.dtype | None = None) -> dict[str, t
     return {
         name: tensor.detach().to(dtype if tensor.is_floating_point() else None).contiguous().clone()
         for name, tensor in tensors.items()
-        if not name.startswith("encoder.")
+        if not name.startswith(("encoder.", "words_encoder."))
     }
+
+
+def _per_task(model: Model) -> JointModel | None:
+    """The model, where it merges anew for each task."""
+    return model if isinstance(model, JointModel) and model.words_encoder is not None else None
+
+
+def _save_vectors(model: Model, folder: Path, dtype: torch.dtype | None) -> None:
+    """Writes base and vectors, in the place of a merged encoder."""
+    assert isinstance(model, JointModel)
+    merged = model.encoder
+    merged.base.save(folder / "encoder", dtype=dtype)
+    base = {name: weight.to(dtype).float() for name, weight in merged.base.weights().items()}
+    for name, vector in merged.task_vectors().items():
+        stored = replace(vector, base_fingerprint=fingerprint(base))
+        stored.save(folder / VECTORS / f"{name}.safetensors", dtype=dtype or torch.float32)
 
 
 def _describe(model: Model) -> dict[str, object]:
@@ -93,13 +121,20 @@ def _describe(model: Model) -> dict[str, object]:
     if isinstance(model, MultitaskModel):
         characters = list(model.transcriber.vocabulary.characters)
         told = {"labels": list(model.labels), "head": asdict(model.options), "vocabulary": characters}
-        return shared | {"kind": "multitask"} | told
+        return shared | {"kind": "multitask"} | told | _describe_merges(model)
     if isinstance(model, EmotionModel):
         return shared | {"kind": "emotion", "labels": list(model.labels), "head": asdict(model.options)}
     if isinstance(model, DimensionModel):
         return shared | {"kind": "dimensions", "head": asdict(model.options)}
     assert isinstance(model, TranscriptionModel)
     return shared | {"kind": "transcription", "vocabulary": list(model.head.vocabulary.characters)}
+
+
+def _describe_merges(model: Model) -> dict[str, object]:
+    if (joint := _per_task(model)) is None:
+        return {}
+    merges = {task: joint.merge_of(task).coefficients_by_layer() for task in TASKS}
+    return {"kind": PER_TASK, "vectors": list(joint.encoder.vectors), "coefficients": merges}
 
 
 def _describe_encoder(encoder: ClipBackbone) -> dict[str, object]:
@@ -126,6 +161,21 @@ def model_kind(folder: Path) -> str | None:
     """One of `KINDS`, without loading weights; None where it is not told."""
     kind = json.loads((folder / "model.json").read_text(encoding="utf-8")).get("kind")
     return str(kind) if kind is not None else None
+
+
+def vocabulary_of(source: str | Path) -> Vocabulary:
+    """The characters of a model with a CTC head, without loading weights.
+
+    Raises:
+        CheckpointError: if there is no such model.
+    """
+    folder = find_model(source)
+    characters = folder and json.loads((folder / "model.json").read_text(encoding="utf-8")).get("vocabulary")
+    if not characters:
+        raise CheckpointError(
+            f"{source} holds no model with a CTC head; give a run that transcribes, or a model folder"
+        )
+    return Vocabulary(tuple(characters))
 
 
 def load_model(folder: Path) -> Model:
@@ -164,12 +214,11 @@ def _described(folder: Path) -> Model:
             )
         kind, normalize, final_norm = about["kind"], about["normalize"], about["final_norm"]
         experts = about.get("experts")
-        labels = LabelSet(tuple(about["labels"])) if kind in ("emotion", "multitask") else None
-        headed = kind in ("emotion", "dimensions", "multitask")
+        both = ("multitask", PER_TASK)
+        labels = LabelSet(tuple(about["labels"])) if kind in ("emotion", *both) else None
+        headed = kind in ("emotion", "dimensions", *both)
         options = EmotionHeadOptions(**about["head"]) if headed else None
-        vocabulary = (
-            Vocabulary(tuple(about["vocabulary"])) if kind in ("transcription", "multitask") else None
-        )
+        vocabulary = Vocabulary(tuple(about["vocabulary"])) if kind in ("transcription", *both) else None
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(
             f"{folder / 'model.json'} does not describe a model; fetch or train it again"
@@ -199,4 +248,25 @@ def _described(folder: Path) -> Model:
         return DimensionModel(encoder, options) if head is None else TranscriptionModel(encoder, head)
     if head is None:
         return EmotionModel(encoder, labels, options)
+    if kind == PER_TASK:
+        merges = _merges(folder, about, encoder)
+        return JointModel(merges[EMOTIONS], labels, head, options, merges[WORDS])
     return MultitaskModel(encoder, labels, head, options)
+
+
+def _merges(folder: Path, about: dict[str, Any], base: SpeechEncoder) -> dict[str, MergedBackbone]:
+    """Task -> the merged encoder that answers it; base and vectors are held once."""
+    names, coefficients = about["vectors"], about["coefficients"]
+    vectors = {name: TaskVector.load(folder / VECTORS / f"{name}.safetensors") for name in names}
+    first = MergedBackbone(base, vectors, granularity="layer")
+    merges = {EMOTIONS: first, WORDS: first.twin()}
+    for task, merged in merges.items():
+        values = torch.tensor(coefficients[task])
+        if values.shape != merged.coefficients.shape:
+            raise CheckpointError(
+                f"{folder / 'model.json'} has coefficients {list(values.shape)} of task {task}; this base "
+                f"and its vectors take {list(merged.coefficients.shape)}: fetch or train it again"
+            )
+        with torch.no_grad():
+            merged.coefficients.copy_(values)
+    return merges

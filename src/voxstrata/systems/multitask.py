@@ -20,6 +20,7 @@ from voxstrata.heads.ctc import CTCHead
 from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.labels import LabelSet
 from voxstrata.losses import ctc_loss, soft_cross_entropy
+from voxstrata.merging.merged import MergedBackbone
 from voxstrata.predictions import Prediction
 from voxstrata.systems.finetune import FinetuneRates, encoder_groups
 from voxstrata.systems.recognition import EmotionModel
@@ -56,7 +57,7 @@ class MultitaskModel(EmotionModel):
     """An emotion model with a CTC head beside it, on the encoder's last layer.
 
     Args:
-        encoder: a speech encoder.
+        encoder: a speech encoder, plain or merged.
         labels: the classes, in the order of the outputs.
         transcriber: characters and their linear map.
         options: form of layer sum and emotion head; None for the paper's.
@@ -64,7 +65,7 @@ class MultitaskModel(EmotionModel):
 
     def __init__(
         self,
-        encoder: SpeechEncoder,
+        encoder: SpeechEncoder | MergedBackbone,
         labels: LabelSet,
         transcriber: CTCHead,
         options: EmotionHeadOptions | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -193,7 +194,11 @@ class TranscriptionModel(nn.Module):
 
     def predict(self, batch: Batch) -> list[Prediction]:
         """The greedy transcript of each clip."""
-        texts = self.head.transcribe(*self.logits(batch))
+        return self.rows(batch, self.head.transcribe(*self.logits(batch)))
+
+    @staticmethod
+    def rows(batch: Batch, texts: Iterable[str]) -> list[Prediction]:
+        """The predictions that the transcripts of a batch's clips are."""
         return [
             Prediction(
                 id=reference.id,

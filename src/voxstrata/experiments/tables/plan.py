@@ -28,7 +28,13 @@ from voxstrata.recipes.schema.recipe import BaseRecipe
 from voxstrata.runs import RunFolder
 
 #: Keys of recipes that runs of earlier versions were done without.
-_LATER: dict[str, Any] = {"window": "clip"}
+_LATER: dict[str, Any] = {
+    "window": "clip",
+    "tasks": {},
+    "coefficients": "shared",
+    "learn_from": [],
+    "start_heads": {},
+}
 
 
 @dataclass(frozen=True)
@@ -73,13 +79,15 @@ def _identity(keyed: AnyRecipe, recipe: AnyRecipe) -> dict[str, Any]:
     for key, before in _LATER.items():
         if values.get(key) == before:
             del values[key]
+    if not values.get("tasks"):
+        values.get("rates", {}).pop("asr_head", None)
     values.pop("cache_gb", None)  # decides what is computed twice, not what comes out
     for name, source in experts_of(keyed).items():
         if source != experts_of(recipe)[name]:
             continue
         if isinstance(recipe, LateFusionRecipe):
             values["experts"][name] = _weights_hash(source, recipe.architecture)
-        elif "vectors" in values:
+        elif name in values.get("vectors", {}):
             values["vectors"][name] = _checkpoint_hash(source)
     return values
 

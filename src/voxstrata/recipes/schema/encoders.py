@@ -8,6 +8,10 @@ from pydantic import Field, model_validator
 
 from voxstrata.recipes.schema.recipe import BaseRecipe, Head, Recipe, Training
 from voxstrata.recipes.schema.strict import Count, Gigabytes, Rate, Strict
+from voxstrata.recipes.schema.tasks import TaskUse
+
+#: What an encoder can be merged for.
+JointTask = Literal["ser", "asr"]
 
 
 class FinetuneRates(Strict):
@@ -41,11 +45,12 @@ class FinetuneRecipe(BaseRecipe):
 
 
 class AdaLTMRates(Strict):
-    """See `systems.adaltm.AdaLTMRates`."""
+    """See `systems.adaltm.AdaLTMRates` and `systems.joint_adaltm.JointRates`."""
 
     coefficients: Rate = 1e-4
     layer_weights: Rate = 1e-4
     head: Rate = 1e-4
+    asr_head: Rate = 0.0
     weight_decay: Rate = 0.01
 
 
@@ -54,17 +59,53 @@ class AdaLTMRecipe(BaseRecipe):
 
     `fit_on` heldout: coefficients and head are fitted on speakers that no emotion expert has heard.
     `cache_gb` is the disk for what is the same in every epoch; 0 computes it anew.
+
+    With `tasks` (ser, asr) the encoder has a head for each (see `systems.joint_adaltm`): coefficients are
+    learned from the losses of the tasks in `learn_from` (none named: of all), shared or per task.
+    `start_heads`: task -> run or model folder whose head it starts from; a task without one has a new head.
     """
 
     system: Literal["adaltm"] = "adaltm"
     vectors: dict[str, str] = Field(default_factory=dict)
     granularity: Literal["layer", "global", "static"] = "layer"
     init: float | dict[str, float] = 0.5
+    tasks: dict[JointTask, TaskUse] = Field(default_factory=dict)
+    coefficients: Literal["shared", "per_task"] = "shared"
+    learn_from: tuple[JointTask, ...] = ()
+    start_heads: dict[JointTask, str] = Field(default_factory=dict)
     fit_on: Literal["train", "heldout"] = "train"
     rates: AdaLTMRates = AdaLTMRates()
     head: Head = Head()
     cache_gb: Gigabytes = 10.0
     training: Training
+
+    @model_validator(mode="after")
+    def _tasks_go_together(self) -> AdaLTMRecipe:
+        if not self.tasks:
+            joint = {
+                "coefficients": self.coefficients == "per_task",
+                "learn_from": bool(self.learn_from),
+                "start_heads": bool(self.start_heads),
+                "rates.asr_head": self.rates.asr_head > 0,
+            }
+            if named := [name for name, used in joint.items() if used]:
+                raise ValueError(
+                    f"{', '.join(named)}: of use with tasks only; give tasks: {{ser: ..., asr: ...}}"
+                )
+            return self
+        if set(self.tasks) != {"ser", "asr"}:
+            raise ValueError("tasks must name both ser and asr; leave tasks out to learn from emotions alone")
+        if any(use.field is not None for use in self.tasks.values()) or self.tasks["asr"].labels is not None:
+            raise ValueError(
+                "tasks of adaltm are words (asr) and emotions (ser): leave field, and labels of asr, out"
+            )
+        if self.coefficients == "per_task" and self.granularity == "static":
+            raise ValueError("coefficients per_task are learned ones: give granularity layer or global")
+        self.data.require_whole_clips("adaltm with tasks")
+        self.data.require_classes("adaltm with tasks")
+        if self.data.labels is not None:
+            raise ValueError("data.labels belong to a task here: give tasks.ser.labels")
+        return self
 
 
 class MultitaskRecipe(BaseRecipe):

@@ -6,7 +6,6 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from voxstrata.recipes.schema.data import CorpusUse
 from voxstrata.recipes.schema.recipe import BaseRecipe, Training
 from voxstrata.recipes.schema.strict import (
     Count,
@@ -17,6 +16,7 @@ from voxstrata.recipes.schema.strict import (
     Rate,
     Strict,
 )
+from voxstrata.recipes.schema.tasks import TaskUse
 
 
 class EncoderFusion(Strict):
@@ -99,21 +99,6 @@ class HarmoniFuseRates(Strict):
     fusion: Rate = 1e-3
     encoder: Rate = 1e-5
     weight_decay: Rate = 0.01
-
-
-class TaskUse(Strict):
-    """One task of several, and its corpora; none: those of `data`.
-
-    Field: what of a clip is the answer, "transcript" for its words; None takes that for a task named asr,
-    "emotion" for ser, else the task's name. Labels: None takes those of the training clips.
-    """
-
-    corpora: tuple[CorpusUse, ...] = ()
-    field: str | None = None
-    labels: tuple[str, ...] | None = None
-    weight: PositiveNumber = 1.0
-    share: PositiveNumber = 1.0
-    batch_size: Positive | None = None
 
 
 class HarmoniFuseRecipe(BaseRecipe):

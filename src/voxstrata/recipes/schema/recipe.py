@@ -12,7 +12,7 @@ from voxstrata.recipes.schema.strict import Count, Fraction, Positive, PositiveN
 
 
 class Training(Strict):
-    """The loop: exactly one of epochs and steps."""
+    """The loop: exactly one of epochs and steps, at most one of warmup (a share of them) and warmup_steps."""
 
     epochs: Positive | None = None
     steps: Positive | None = None
@@ -21,6 +21,7 @@ class Training(Strict):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     clip_norm: PositiveNumber = 1.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: Fraction = 0.0
     warmup_steps: Count = 0
     patience: Positive | None = None
     validate_every: Positive | None = None
@@ -28,9 +29,15 @@ class Training(Strict):
     keep_best: bool = True
 
     @model_validator(mode="after")
-    def _one_length(self) -> Training:
+    def _one_length_and_one_warmup(self) -> Training:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give exactly one of epochs and steps")
+        if self.warmup and self.warmup_steps:
+            raise ValueError(
+                f"warmup ({self.warmup:g} of the steps) and warmup_steps ({self.warmup_steps}) are two "
+                "ways of "
+                "saying one thing; set one of them to 0"
+            )
         return self
 
 
@@ -67,7 +74,7 @@ class BaseRecipe(Recipe):
     the clip, or padded to 30 seconds as OpenAI's Whisper has it.
     """
 
-    base: str = "wavlm-tiny"
+    base: str = "whisper-tiny.en"
     architecture: str | None = None
     final_norm: bool = False
     normalize: bool | None = None
