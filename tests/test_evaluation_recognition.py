@@ -92,7 +92,31 @@ def test_normalisers_decide_what_counts():
         return error_rows(["It's  late."], ["its late"], normalizer).toarray()[0, 0]
 
     assert [errors(name) for name in ("none", "basic", "no-apostrophe")] == [2, 1, 0]
-    assert set(NORMALIZERS) == {"none", "basic", "no-apostrophe"}
+    assert set(NORMALIZERS) == {"none", "basic", "no-apostrophe", "spelled"}
+
+
+@pytest.mark.parametrize(
+    ("read", "written"),
+    [
+        ("rubout g m e f three nine", "Rubout G-M-E-F 39."),
+        ("erase p q y v t five ninety eight", "Erase PQYVT-598"),
+        ("enter eight thirteen", "Enter 8 13"),
+        ("two two six", "2-2-6"),
+        ("twenty oh five", "20 0 5"),
+        ("i v a n", "IVAN."),
+        ("thirty", "30"),
+        ("one a one", "1 A 1"),
+    ],
+)
+def test_spelled_words_and_numbers_are_one_however_they_are_written(read, written):
+    assert error_rows([read], [written], "spelled").toarray()[0, 0] == 0
+    assert error_rows([read], [written + " more"], "spelled").toarray()[0, 0] == 1
+
+
+@given(st.text(max_size=30))
+def test_spelling_out_settles_at_once(text):
+    once = NORMALIZERS["spelled"](text)
+    assert NORMALIZERS["spelled"](once) == once
 
 
 def test_words_of_a_carrier_phrase_need_not_be_scored():

@@ -81,8 +81,8 @@ def test_every_setting_of_a_packaged_scale_is_used(table, scale):
 
 
 def recipes_of(scale: str) -> dict[str, AnyRecipe]:
-    """Every run of the table `adaltm` at one point of a scale."""
-    table = read_table("adaltm")
+    """Every run of the table `adaltm-wavlm-tiny` at one point of a scale."""
+    table = read_table("adaltm-wavlm-tiny")
     at = table.scale(scale)
     point = next(points(at.axes))
     names = order(table, at)
@@ -154,7 +154,7 @@ def test_all_faults_stand_in_one_message():
     ("overrides", "message"),
     [
         (["training.steps=5"], "exactly one of epochs and steps"),
-        (["task=asr"], "crop_s cuts words off"),
+        (["task=asr", "data.crop_s=3"], "crop_s cuts words off"),
         (["system=magic"], "'finetune', 'adaltm'"),
         (["rates.encoder=-1"], "rates.encoder"),
         (["training"], "not of the form key=value"),
@@ -165,6 +165,35 @@ def test_all_faults_stand_in_one_message():
 def test_overrides_that_do_not_hold_are_named(overrides, message):
     with pytest.raises(RecipeError, match=message):
         read_recipe("finetune-ser", overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("training.epoch=3", "training.epoch: there is no such key; did you mean epochs?"),
+        ("data.batchsize=3", "data.batchsize: there is no such key; did you mean batch_size?"),
+        ("qqq=1", "qqq: there is no such key$"),
+        ("data.labels=anger", r"data.labels: found 'anger'; give a list, such as \[a, b\]"),
+        ("head=d", "head: found 'd'; give keys with values, such as"),
+        ("training.steps=5", "training: give exactly one of epochs and steps$"),
+    ],
+)
+def test_faults_are_told_in_sentences_of_ours(override, sentence):
+    with pytest.raises(RecipeError, match=sentence):
+        read_recipe("finetune-ser", [override])
+
+
+def test_vectors_without_names_are_told_in_a_sentence_of_ours():
+    with pytest.raises(RecipeError, match=r"vectors: found \['a', 'b'\]; give names with values"):
+        read_recipe("adaltm", ["vectors=[a, b]"])
+
+
+@pytest.mark.parametrize("given", ["a", "[a]", "{path: a}", "[{path: a}]"])
+def test_a_corpus_may_be_named_by_its_folder_alone(given):
+    (use,) = read_recipe("finetune-ser", [f"data.corpora={given}"]).data.corpora
+    assert (use.path, use.fold) == ("a", None)
+    two = read_recipe("finetune-ser", ["data.corpora=[a, {path: b, fold: 2}]"]).data.corpora
+    assert [(use.path, use.fold) for use in two] == [("a", None), ("b", 2)]
 
 
 def test_overrides_lie_over_the_recipe_and_later_ones_over_earlier():

@@ -239,11 +239,11 @@ def test_a_recipe_that_could_not_start_may_be_corrected_in_the_same_folder(
 
 
 def test_the_twins_are_compared_by_the_same_recipes():
-    adaltm, twins = read_table("adaltm"), read_table("wavlm-tiny")
+    adaltm, twins = read_table("adaltm-wavlm-tiny"), read_table("wavlm-tiny")
     real, ssl = adaltm.scale("real"), adaltm.scale("ssl")
     for run in ssl.rows:
         of_twin = run_values(adaltm, ssl, run)
-        assert of_twin.pop("base") == "wavlm-tiny-ssl"
+        assert of_twin.pop("base") == "build/weights/wavlm-tiny-ssl"
         assert of_twin == {k: v for k, v in run_values(adaltm, real, run).items() if k != "base"}
     shared = {"frozen": (real, "frozen"), "frozen-ssl": (ssl, "frozen")}
     for run, (scale, same) in shared.items():

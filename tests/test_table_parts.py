@@ -217,7 +217,7 @@ def test_the_slurm_array_begins_a_stopped_job_anew(slurm) -> None:
 
 
 def test_the_slurm_array_asks_for_rows_of_the_table(slurm) -> None:
-    table = read_table("adaltm")
+    table = read_table("adaltm-wavlm-tiny")
     real = table.scale("real")
     rows = {row.run for row in table.shown(real)}
     for number in range(8):

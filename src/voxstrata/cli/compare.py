@@ -23,7 +23,8 @@ def compare(
     a: Path = typer.Argument(help="Predictions file of the first system."),
     b: Path = typer.Argument(help="Predictions file of the second, for the same ids."),
     normalizer: str = typer.Option(
-        "basic", help="Of transcripts: none, basic, no-apostrophe; 'basic without say' scores no 'say'."
+        "basic",
+        help="Of transcripts: none, basic, no-apostrophe, spelled; 'basic without say' scores no 'say'.",
     ),
     errors: str = typer.Option("wrong", help="Clips without an answer: count as wrong, or leave-out."),
     labels: str | None = typer.Option(

@@ -19,6 +19,7 @@ COMMANDS = (
     "report",
     "inspect",
     "probe",
+    "curve",
     "prompts",
     "export",
     "bench",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from voxstrata.errors import VoxstrataError
+from voxstrata.evaluation.spelled import spaced_capitals, spelled_digits
 
 Array = NDArray[np.float64]
 Scored = NDArray[np.bool_]
@@ -57,11 +58,21 @@ def no_apostrophe(text: str) -> str:
     return basic(text).replace("'", "")
 
 
+def spelled(text: str) -> str:
+    """As `basic`, with spelled words letter by letter and numbers digit by digit, however they are written.
+
+    >>> spelled("Erase PQY-598"), spelled("erase p q y five ninety eight")
+    ('erase p q y 5 9 8', 'erase p q y 5 9 8')
+    """
+    return spelled_digits(basic(spaced_capitals(text)))
+
+
 #: Name -> normaliser of references and transcripts alike.
 NORMALIZERS: dict[str, Callable[[str], str]] = {
     "none": unchanged,
     "basic": basic,
     "no-apostrophe": no_apostrophe,
+    "spelled": spelled,
 }
 
 

@@ -54,13 +54,21 @@ def read_cuts(corpora: Iterable[CorpusUse], split: str) -> Iterator[Cut]:
         )
     for use in uses:
         corpus = PreparedCorpus.load(Path(use.path))
-        if split not in use.splits or (use.fold is None and split not in corpus.splits):
-            continue
-        if use.speakers is not None and split == "train":
-            found = corpus.cuts(split, use.fold, use.without_folds)
-            yield from taken_speakers(found, _share(use.speakers), corpus.name)
-        else:
-            yield from corpus.stream(split, use.fold, use.without_folds)
+        for part in _parts(use, split):
+            if part not in use.splits or (use.fold is None and part not in corpus.splits):
+                continue
+            if use.speakers is not None and part == "train":
+                found = corpus.cuts(part, use.fold, use.without_folds)
+                yield from taken_speakers(found, _share(use.speakers), corpus.name)
+            else:
+                yield from corpus.stream(part, use.fold, use.without_folds)
+
+
+def _parts(use: CorpusUse, split: str) -> tuple[str, ...]:
+    """The corpus's own splits that a recipe's split is made of."""
+    if split == "train":
+        return use.trained
+    return () if split in use.trained else (split,)
 
 
 def split_cuts(data: Data, split: str) -> CutSet:

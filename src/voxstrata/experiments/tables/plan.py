@@ -81,6 +81,9 @@ def _identity(keyed: AnyRecipe, recipe: AnyRecipe) -> dict[str, Any]:
             del values[key]
     if not values.get("tasks"):
         values.get("rates", {}).pop("asr_head", None)
+    for use in _uses(values):
+        if use.get("trained") == ["train"]:
+            del use["trained"]
     values.pop("cache_gb", None)  # decides what is computed twice, not what comes out
     for name, source in experts_of(keyed).items():
         if source != experts_of(recipe)[name]:
@@ -90,6 +93,12 @@ def _identity(keyed: AnyRecipe, recipe: AnyRecipe) -> dict[str, Any]:
         elif name in values.get("vectors", {}):
             values["vectors"][name] = _checkpoint_hash(source)
     return values
+
+
+def _uses(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The corpora of a recipe and of its tasks."""
+    of_tasks = (task.get("corpora", []) for task in (values.get("tasks") or {}).values())
+    return [use for uses in (values.get("data", {}).get("corpora", []), *of_tasks) for use in uses]
 
 
 @cache

@@ -32,6 +32,8 @@ class Speakers(Strict):
 class CorpusUse(Strict):
     """A prepared corpus, and which of its splits are used.
 
+    What is in `trained` is trained on, and used for nothing else: with [train, dev] there is no dev split.
+
     Fold k tests on the corpus's k-th group of speakers and takes the next one as dev. Groups of speakers in
     `without_folds` are used nowhere: what is chosen on the others can be tested on them. `speakers` divides
     the train split only.
@@ -42,6 +44,7 @@ class CorpusUse(Strict):
     without_folds: tuple[Positive, ...] = ()
     speakers: Speakers | None = None
     splits: tuple[Split, ...] = ("train", "dev", "test")
+    trained: Annotated[tuple[Literal["train", "dev"], ...], Field(min_length=1)] = ("train",)
 
 
 class Augment(Strict):
