@@ -12,8 +12,10 @@ _WEIGHTS = Path(__file__).parent.parent / "weights"
 _PLACES = ("model/encoder", "encoder", ".")
 #: Weight files of the hub that are no safetensors.
 _TORCH_FILES = ("pytorch_model.bin", "adapter_model.bin", "wav2vec2.ckpt", "final_ssl.pt")
-#: What tells the words of a CTC head, beside tokenizer_config.json.
-_TOKENIZER_FILES = ("vocab.json", "special_tokens_map.json", "added_tokens.json")
+#: What tells the words of a CTC head or a decoder, beside tokenizer_config.json.
+_TOKENIZER_FILES = (
+    *("vocab.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json", "merges.txt"),
+)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 

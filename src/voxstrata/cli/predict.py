@@ -29,7 +29,13 @@ def predict(
         ..., metavar="PATH...", help="Recordings, folders of them, or prepared corpora."
     ),
     model: Path | None = typer.Option(
-        None, "--model", help="A run or model folder, or a published CTC model; default: the demo's model."
+        None, "--model", help="A run or model folder, or a published recogniser; default: the demo's model."
+    ),
+    transcriber: Path | None = typer.Option(
+        None, "--transcriber", help="A whole Whisper, whose words are taken: a folder, or a fetched hub id."
+    ),
+    language: str | None = typer.Option(
+        None, "--language", help="That Whisper's decoder writes, e.g. en; default: heard in each clip."
     ),
     split: str | None = typer.Option(None, "--split", help="Of prepared corpora; default: test."),
     fold: int | None = typer.Option(None, "--fold", help="Of prepared corpora; default: their own division."),
@@ -45,7 +51,9 @@ def predict(
     sources = [_source(path) for path in paths]
     if all(isinstance(source, list) for source in sources) and (split, fold) != (None, None):
         raise CorpusError("--split and --fold are of prepared corpora, and none was given; leave them out")
-    recognizer = Recognizer.load(model or demo_model(Path("runs")))
+    recognizer = Recognizer.load(
+        _model(model, transcriber is not None), transcriber=transcriber, language=language
+    )
     for note in recognizer.notes:
         _tell(note)
     count = failed = 0
@@ -61,6 +69,21 @@ def predict(
     if failed:
         _tell(f"{failed} of {count} recordings failed")
         raise typer.Exit(3)
+
+
+def _model(given: Path | None, transcribes: bool) -> Path | None:
+    """The model to ask; None where there is none, and a transcriber answers alone."""
+    from voxstrata.errors import CheckpointError
+
+    if given is not None:
+        return given
+    try:
+        return demo_model(Path("runs"))
+    except CheckpointError:
+        if not transcribes:
+            raise
+        _tell("no emotions: there is no demo here, and no --model was given")
+        return None
 
 
 def _source(path: Path) -> PreparedCorpus | list[Path]:

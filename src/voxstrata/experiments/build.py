@@ -204,6 +204,7 @@ def _adaltm(recipe: AdaLTMRecipe, base: SpeechEncoder, sources: Sources, say: Sa
         base, vectors, granularity=recipe.granularity, init=recipe.init, engine=engine_for(base)
     )
     model, class_weights = _clip_model(recipe, merged, sources, say)
+    model.words = recipe.words
     system = AdaLTM(model, class_weights, AdaLTMRates(**recipe.rates.model_dump(exclude={"asr_head"})))
     trained, total = system.trainable_share()
     say(f"trained: {trained:,} of {total:,} parameters ({trained / total:.2%})")

@@ -49,6 +49,7 @@ def build_joint(
     options = EmotionHeadOptions(**recipe.head.model_dump())
     words_encoder = merged.twin() if recipe.coefficients == "per_task" else None
     model = JointModel(merged, labels, transcriber, options, words_encoder)
+    model.words = recipe.words
     for task, source in recipe.start_heads.items():
         _start_head(model, task, source)
         say(f"{task}: its head starts from that of {source}")

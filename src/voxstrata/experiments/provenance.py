@@ -56,6 +56,7 @@ def provenance(
     fingerprints: dict[str, str],
     parents: dict[str, str],
     weights: dict[str, str] | None = None,
+    base: str | None = None,
 ) -> dict[str, Any]:
     """What is known when a run starts.
 
@@ -63,6 +64,7 @@ def provenance(
         seed: of the recipe.
         fingerprints: corpus folder -> content hash.
         parents: vector name -> the run or checkpoint it came from; a folder relative to the run's.
+        base: the encoder that the run starts from; a folder relative to the run's.
         weights: base or expert -> content hash, of what a training builds on; None where nothing is trained.
     """
     import torch
@@ -78,6 +80,7 @@ def provenance(
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "seed": seed,
+        **({} if base is None else {"base": base}),
         "data": fingerprints,
         "parents": parents,
         **({} if weights is None else {"weights": weights}),

@@ -153,14 +153,21 @@ def _claim(recipe: AnyRecipe, run: RunFolder) -> None:
     experts = experts_of(recipe)
     if (base := base_of(recipe)) is not None and RunFolder(Path(base)).recipe.is_file():
         experts = {"base": base, **experts}
-    # Relative to the run, so that a moved folder of runs still finds its experts.
-    parents = {
-        name: os.path.relpath(source, run.path) if Path(source).exists() else source
-        for name, source in experts.items()
-    }
-    about = provenance(seed=recipe.seed, fingerprints=fingerprints, parents=parents, weights=weights)
+    parents = {name: _from(run, source) for name, source in experts.items()}
+    about = provenance(
+        seed=recipe.seed,
+        fingerprints=fingerprints,
+        parents=parents,
+        weights=weights,
+        base=None if base is None else _from(run, base),
+    )
     write_json(run.provenance, about)
     atomic_write(run.recipe, dump(recipe))
+
+
+def _from(run: RunFolder, source: str) -> str:
+    """A folder relative to the run, so that a moved folder of runs still finds it; names and hub ids stay."""
+    return os.path.relpath(source, run.path) if Path(source).exists() else source
 
 
 def _weights(recipe: TrainedRecipe) -> dict[str, str]:

@@ -18,7 +18,7 @@ from voxstrata.labels import LabelSet
 from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
 from voxstrata.recipes.schema.tasks import TaskUse
 from voxstrata.speech_lm.pretrained import load_tokenizer
-from voxstrata.systems.model_folder import vocabulary_of
+from voxstrata.systems.model_folder import find_model, vocabulary_of
 from voxstrata.vocabulary import Vocabulary
 
 #: The field of a task that transcribes.
@@ -150,7 +150,8 @@ def _words(recipe: TaskRecipe) -> tuple[Vocabulary, TextEncoder]:
         pretrained = recipe.lm.pretrained
         return vocabulary, vocabulary if pretrained is None else load_tokenizer(pretrained)
     start = recipe.start_heads.get("asr")
-    trained = None if start is None else vocabulary_of(start)
+    # A head that is still to be trained is missed when the modules are built; batches can be counted before.
+    trained = None if start is None or find_model(start) is None else vocabulary_of(start)
     vocabulary = trained or Vocabulary.of([recipe.data.alphabet, *_texts(recipe)])
     return vocabulary, vocabulary
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,15 +13,14 @@ from voxstrata.audio import SAMPLE_RATE, load_audio
 from voxstrata.batches.batch import Batch, Reference
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.corpora.prepared import PreparedCorpus
-from voxstrata.errors import CheckpointError, VoxstrataError
-from voxstrata.inference.path import fastest_device, predict
+from voxstrata.errors import VoxstrataError
+from voxstrata.inference.models import AnyModel, find_models
+from voxstrata.inference.one_pass import one_pass
+from voxstrata.inference.path import device_of, fastest_device, predict
 from voxstrata.labels import DIMENSIONS
 from voxstrata.predictions import Prediction, one_row_each
-from voxstrata.runs import RunFolder
-from voxstrata.systems.model_folder import Model, find_model, load_model, model_kind
-from voxstrata.systems.multitask import MultitaskModel
-from voxstrata.systems.published_ctc import find_published, load_published
-from voxstrata.systems.recognition import ClipModel, DimensionModel
+from voxstrata.systems.recognition import DimensionModel
+from voxstrata.systems.whisper_decoder import WhisperTranscriber
 
 
 @dataclass(frozen=True)
@@ -46,73 +44,42 @@ class Recognition:
     classes: Mapping[str, Mapping[str, float]] | None = None
 
 
-def _models(source: str | Path) -> tuple[list[Model], list[str]]:
-    """A run's model, and of its parents the one that hears words; with what is missing, in words."""
-    found = find_model(source)
-    if found is None:
-        return _published(source)
-    models = [load_model(found)]
-    run = RunFolder(found.parent)
-    needs_words = isinstance(models[0], ClipModel) and not isinstance(models[0], MultitaskModel)
-    if not needs_words or not run.provenance.is_file():
-        return models, []
-    parents = json.loads(run.provenance.read_text(encoding="utf-8")).get("parents", {})
-    notes = []
-    for name, parent in parents.items():
-        place = find_model(run.path / parent) or find_model(parent)
-        if place is not None:
-            if model_kind(place) == "transcription":
-                return [*models, load_model(place)], []
-            continue
-        try:
-            place = find_published(run.path / parent) or find_published(parent)
-            if place is not None:
-                words, told = load_published(place)
-                return [*models, words], told
-            notes.append(
-                f"no transcript from expert {name}: {parent} is not there any more, or has no CTC head"
-            )
-        except CheckpointError as fault:
-            notes.append(f"no transcript from expert {name}: {fault}")
-    return models, notes
-
-
-def _published(source: str | Path) -> tuple[list[Model], list[str]]:
-    """A published recogniser, and what is to be said of it."""
-    place = find_published(source)
-    if place is None:
-        raise CheckpointError(
-            f"{source} holds no model: give a finished run (with model/ in it), a model folder, or a "
-            "transformers folder with a CTC head and its vocab.json; `voxstrata demo` makes a run"
-        )
-    model, notes = load_published(place)
-    return [model], notes
-
-
 class Recognizer:
     """Emotion and words of recordings.
 
     Args:
-        models: an emotion model (or one of ratings), a transcription model, one of each, or one with several
-            tasks.
+        models: an emotion model (or one of ratings), one that hears words, one of each, or one with several
+            tasks. Where one is a `WhisperTranscriber`, the words are its own and no other's.
         notes: what it cannot answer and why, for the user.
     """
 
-    def __init__(self, models: Iterable[Model], notes: Iterable[str] = ()) -> None:
+    def __init__(self, models: Iterable[AnyModel], notes: Iterable[str] = ()) -> None:
         self.models = tuple(models)
         self.notes = tuple(notes)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Recognizer:
-        """From a run or model folder, or a published CTC model (a transformers folder, or a fetched hub id).
+    def load(
+        cls,
+        folder: str | Path | None,
+        *,
+        transcriber: str | Path | None = None,
+        language: str | None = None,
+    ) -> Recognizer:
+        """From a run or model folder, or a published recogniser (a transformers folder, or a fetched hub id).
 
-        An AdaLTM run's transcript comes from the ASR expert it merged. The models are put on the GPU where
-        there is one.
+        An AdaLTM run's transcript comes from the ASR expert it merged; without one it comes, as that of
+        every run without words of its own, from the decoder of its base where that is a whole Whisper. The
+        models are put on the GPU where there is one.
+
+        Args:
+            folder: of the model; None for a transcriber alone.
+            transcriber: a whole Whisper whose words are taken.
+            language: that Whisper's decoder writes; None for the one that it hears in each clip.
 
         Raises:
-            CheckpointError: if the folder holds no model, or a published one whose words cannot be told.
+            CheckpointError: if the folder holds no model, or one whose words cannot be told.
         """
-        models, notes = _models(folder)
+        models, notes = find_models(folder, transcriber=transcriber, language=language)
         return cls([model.to(fastest_device()) for model in models], notes)
 
     def __call__(self, path: str | Path) -> Recognition:
@@ -144,7 +111,7 @@ class Recognizer:
     def answers(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
         """One row a clip, in the batches' order, with what its reference tells."""
         for batch in batches:
-            for rows in zip(*(predict(model, [batch]) for model in self.models), strict=True):
+            for rows in zip(*self._rows(batch), strict=True):
                 (answer,) = one_row_each(rows)
                 yield answer
 
@@ -164,6 +131,20 @@ class Recognizer:
             cache_bytes=0,
         )
         return BatchSource(corpus.stream(split, fold), options)
+
+    def _rows(self, batch: Batch) -> list[list[Prediction]]:
+        """The rows of each model."""
+        batch = batch.to(device_of(self.models[0]))
+        with one_pass(self.models):
+            found = [list(predict(model, [batch])) for model in self.models]
+        if any(isinstance(model, WhisperTranscriber) for model in self.models):
+            return [
+                rows
+                if isinstance(model, WhisperTranscriber)
+                else [replace(row, transcript=None) for row in rows]
+                for model, rows in zip(self.models, found, strict=True)
+            ]
+        return found
 
     def _recognize(self, path: Path) -> tuple[Prediction, float]:
         samples = torch.from_numpy(load_audio(path))

@@ -115,7 +115,9 @@ def _save_vectors(model: Model, folder: Path, dtype: torch.dtype | None) -> None
 
 
 def _describe(model: Model) -> dict[str, object]:
-    shared = {"format": FORMAT, **_describe_encoder(model.encoder)}
+    shared: dict[str, object] = {"format": FORMAT, **_describe_encoder(model.encoder)}
+    if isinstance(model, ClipModel) and model.words != "plain":
+        shared["words"] = model.words
     if isinstance(model, HarmoniFuse):
         return shared | harmonifuse_folder.describe(model)
     if isinstance(model, MultitaskModel):
@@ -200,6 +202,8 @@ def load_model(folder: Path) -> Model:
             f"{folder / 'head.safetensors'} does not fit model.json beside it; fetch or train both again"
         )
     model.load_state_dict(head, strict=False)
+    if isinstance(model, ClipModel):
+        model.words = json.loads((folder / "model.json").read_text(encoding="utf-8")).get("words", "plain")
     return model.requires_grad_(False).eval()
 
 

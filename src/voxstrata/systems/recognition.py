@@ -46,6 +46,8 @@ class ClipModel(nn.Module):
         self.encoder = encoder
         self.options = options
         self.front_cache: FrontCache | None = None
+        #: What the decoder of a base that has one listens to: "plain" for the base, or "merged".
+        self.words = "plain"
         if isinstance(encoder, ParallelEncoders):
             parts = encoder.layer_counts
             self.layer_sum: LayerSum = ConcatenatedSums(parts, normalize=options.normalize_layers)

@@ -34,6 +34,7 @@ _LATER: dict[str, Any] = {
     "coefficients": "shared",
     "learn_from": [],
     "start_heads": {},
+    "words": "plain",
 }
 
 

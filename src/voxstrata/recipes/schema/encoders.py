@@ -60,6 +60,9 @@ class AdaLTMRecipe(BaseRecipe):
     `fit_on` heldout: coefficients and head are fitted on speakers that no emotion expert has heard.
     `cache_gb` is the disk for what is the same in every epoch; 0 computes it anew.
 
+    `words`: where the base is a whole Whisper, what its decoder listens to in predictions of recordings: the
+    base, or the merged encoder.
+
     With `tasks` (ser, asr) the encoder has a head for each (see `systems.joint_adaltm`): coefficients are
     learned from the losses of the tasks in `learn_from` (none named: of all), shared or per task.
     `start_heads`: task -> run or model folder whose head it starts from; a task without one has a new head.
@@ -69,6 +72,7 @@ class AdaLTMRecipe(BaseRecipe):
     vectors: dict[str, str] = Field(default_factory=dict)
     granularity: Literal["layer", "global", "static"] = "layer"
     init: float | dict[str, float] = 0.5
+    words: Literal["plain", "merged"] = "plain"
     tasks: dict[JointTask, TaskUse] = Field(default_factory=dict)
     coefficients: Literal["shared", "per_task"] = "shared"
     learn_from: tuple[JointTask, ...] = ()
