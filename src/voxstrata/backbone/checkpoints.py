@@ -15,12 +15,15 @@ from torch import Tensor
 
 from voxstrata.backbone.containers import Container, Shape, open_container, some
 from voxstrata.backbone.families.family import Family
-from voxstrata.backbone.families.registry import WANTED, recognize
+from voxstrata.backbone.families.registry import recognize, wanted
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.groups import layer_index
 from voxstrata.backbone.layouts import Layout
 from voxstrata.backbone.lora import LoRA, difference_shape, factor_pairs, plain_name, read_options
 from voxstrata.errors import CheckpointError
+
+#: How far values of at most 1 may lie apart for their rounding alone: that of bfloat16.
+_ROUNDING = 2**-8
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,17 @@ class Checkpoint:
         """Whether a tensor is stored whole, in the shape that a model has."""
         return name in self.stored and self.shapes[name] == tuple(shape)
 
+    def agrees(self, name: str, table: Tensor) -> bool:
+        """Whether a stored tensor has the rows of another as far as both reach, to rounding.
+
+        Args:
+            name: in the backbone.
+            table: values of at most 1; any number of rows.
+        """
+        stored, table = self._whole(name), table.float().cpu()
+        rows = min(len(stored), len(table))
+        return torch.allclose(stored[:rows], table[:rows], atol=_ROUNDING)
+
     def _other_rows(self, name: str, shape: Shape) -> bool:
         return name in self.family.fixed and self.shapes.get(name, shape)[1:] == shape[1:]
 
@@ -176,17 +190,15 @@ def open_checkpoint(path: Path, family: Family | None = None) -> Checkpoint:
 
     Args:
         path: a file (.safetensors, .safetensors.index.json, .bin, .pt, .ckpt), or a folder with one.
-        family: of the encoder that an adapter was made for, where it is known.
+        family: of the encoder that it should be of, where that is known: an adapter may not tell.
 
     Raises:
         CheckpointError: if it cannot be read, or holds no speech encoder in a known layout.
     """
-    container = open_container(path, WANTED)
+    container = open_container(path, wanted())
     pairs = factor_pairs(container.shapes, container.file)
     plain = {key: name for key in container.shapes if (name := plain_name(key)) is not None}
-    family, layout, prefix = recognize(
-        [*plain.values(), *pairs], container, partial=bool(pairs), family=family
-    )
+    family, layout, prefix = recognize([*plain.values()], container, adapted=[*pairs], family=family)
     stored: dict[str, str] = {}
     left_out: dict[str, str] = {}
     for key, plain_key in plain.items():

@@ -120,7 +120,6 @@ class SpeechEncoder(nn.Module):
         waveforms = waveforms[:, : max(counts)]
         if self.normalize:
             waveforms = normalize_waveforms(waveforms, lengths)
-        waveforms = waveforms.to(next(self.model.parameters()).dtype)
         return self.family.features(self.model, waveforms, counts, window=self.window, alone=alone)
 
     def from_features(self, features: Tensor, lengths: Tensor, known: Tensor | None = None) -> States:

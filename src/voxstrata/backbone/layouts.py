@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 #: Names of one kind that are listed in full.
-_MOST_NAMES = 30
+_MOST_NAMES = 12
 
 Rules = tuple[tuple[re.Pattern[str], str], ...]
 
@@ -72,6 +72,10 @@ class Layout:
         for pattern, text in _WEIGHT_NORM:
             name = pattern.sub(text, name)
         return name
+
+    def renamed(self, name: str) -> bool:
+        """Whether this layout spells a tensor otherwise than transformers, given its name without prefix."""
+        return self.canonical(name) != name
 
     def reason(self, key: str) -> str:
         """What a stored tensor outside the backbone is."""

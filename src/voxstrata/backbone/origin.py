@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
-from voxstrata.backbone.families.registry import FAMILIES, family_of
+from voxstrata.backbone.families.registry import family_of, told_config
 from voxstrata.backbone.folder import read_config, read_normalize
 from voxstrata.backbone.locate import locate
 from voxstrata.backbone.lora import CONFIG
@@ -58,7 +58,15 @@ class Origin:
         return self.checkpoint.tensor(name, beneath)
 
     def _filled(self, name: str, expected: Tensor) -> Tensor:
-        return family_of(self.config).filled(name, expected.shape)
+        """What a checkpoint lacks; a table of another length must be the same as far as it goes."""
+        filled = family_of(self.config).filled(name, expected.shape)
+        source = self.base or self.checkpoint
+        if name in source.stored and not source.agrees(name, filled):
+            raise CheckpointError(
+                f"{source.path} has a {name} of its own with {source.shapes[name][0]} rows, where the "
+                f"architecture has {len(filled)}; name one with as many (architecture)"
+            )
+        return filled
 
 
 def find_origin(name: str | Path, architecture: str | Path | None = None) -> Origin:
@@ -110,11 +118,10 @@ def _tells_itself(place: Path) -> bool:
 
 def _told_config(checkpoint: Checkpoint) -> tuple[PretrainedConfig, bool | None] | None:
     """What a torch file tells of its architecture, and whether it wants normalised waveforms."""
-    for family in FAMILIES:
-        if (config := family.told_config(checkpoint.settings)) is not None:
-            cfg = checkpoint.settings.get("cfg")
-            return config, bool(cfg.get("normalize")) if isinstance(cfg, Mapping) else None
-    return None
+    if (config := told_config(checkpoint.settings)) is None:
+        return None
+    cfg = checkpoint.settings.get("cfg")
+    return config, bool(cfg.get("normalize")) if isinstance(cfg, Mapping) else None
 
 
 def _configuration(place: Path) -> tuple[PretrainedConfig, bool | None]:

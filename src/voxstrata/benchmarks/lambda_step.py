@@ -187,7 +187,8 @@ def _fusion_bench(
                 if name in change:
                     parameter += change[name]
     for name, parameter in base.model.named_parameters():  # what is frozen there gets no task vector
-        parameter.requires_grad_(case == "all-groups" or not base.family.is_front_end(name))
+        learned = case == "all-groups" or not base.family.is_front_end(name)
+        parameter.requires_grad_(learned and name not in base.family.fixed)
     changed = sum(parameter.requires_grad for parameter in base.parameters())
     start = get_layer_wise_weights(len(experts), changed, 0.5)
     merged = LayerWiseMergedModel(start, base, experts, clamp_weights=False)

@@ -45,8 +45,7 @@ def evaluate(
         False, "--pool", help="Score all files as one, such as the folds of one corpus."
     ),
     normalizer: str = typer.Option(
-        "basic",
-        help="Of transcripts: none, basic, no-apostrophe, spelled; 'basic without say' scores no 'say'.",
+        "basic", help="Of words: none, basic, no-apostrophe, spelled; 'basic without say' scores no 'say'."
     ),
     errors: str = typer.Option("wrong", help="Clips without an answer: count as wrong, or leave-out."),
     labels: str | None = typer.Option(

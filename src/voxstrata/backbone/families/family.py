@@ -79,7 +79,7 @@ class FrontEnd:
         """Fewest samples that give these many frames, at least 1.
 
         >>> FrontEnd((Convolution(512, 10, 5), Convolution(512, 3, 2))).samples(2)
-        25
+        30
         """
         needed = frames
         for layer in reversed(self.convolutions):
@@ -96,6 +96,8 @@ class Family(ABC):
     layouts: tuple[Layout, ...]
     #: What the names of its tensors start with, in transformers' spelling.
     parts: tuple[str, ...]
+    #: Pattern of how the names start that an adapter may change; tells whose an adapter is.
+    adapted: str
     #: What the names of the convolutional front end's tensors start with.
     front_end_parts: tuple[str, ...]
     #: Tensors that a checkpoint may lack, or have where the model does not.

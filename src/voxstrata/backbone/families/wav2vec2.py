@@ -99,6 +99,10 @@ class Wav2Vec2Family(Family):
     title = "wavlm, wav2vec2, hubert and their like"
     layouts = _LAYOUTS
     parts = ("feature_extractor.", "feature_projection.", "encoder.", "adapter.", "masked_spec_embed")
+    adapted = (
+        r"encoder\.(layers\.\d+\.(attention|layer_norm|feed_forward|final_layer_norm)|pos_conv_embed)\."
+        r"|feature_(extractor|projection)\."
+    )
     front_end_parts = ("feature_extractor.",)
     #: Used in pre-training only.
     optional = ("masked_spec_embed",)
@@ -140,6 +144,7 @@ class Wav2Vec2Family(Family):
         alone: bool = False,
     ) -> Tensor:
         config = model.config
+        waveforms = waveforms.to(next(model.parameters()).dtype)
         by_clip = alone or (config.feat_extract_norm == "group" and len(set(counts)) > 1)
         clips = 1 if by_clip else clips_at_a_time(config, waveforms)
         if by_clip or clips < len(counts):

@@ -72,7 +72,6 @@ _LAYOUTS = (
         "OpenAI",
         "encoder.blocks.0.attn.query.weight",
         beside=_CONVOLUTION,
-        prefix="",
         renames=_OPENAI,
         heads=rules(_DECODER),
     ),
@@ -80,7 +79,7 @@ _LAYOUTS = (
         "transformers, encoder alone",
         "layers.0.self_attn.q_proj.weight",
         beside="conv1.weight",
-        prefix="",
+        prefix=r"(base_model\.model\.)?",
         renames=_ALONE,
     ),
     Layout("transformers", _ANCHOR, beside=_CONVOLUTION, heads=rules(_DECODER)),
@@ -102,6 +101,9 @@ class WhisperFamily(Family):
     title = "whisper"
     layouts = _LAYOUTS
     parts = ("encoder.",)
+    adapted = (
+        r"encoder\.(layers\.\d+\.(self_attn|self_attn_layer_norm|fc1|fc2|final_layer_norm)|conv1|conv2)\."
+    )
     front_end_parts = ("encoder.conv1.", "encoder.conv2.")
     optional = (POSITIONS,)
     fixed = (POSITIONS,)
@@ -153,6 +155,7 @@ class WhisperFamily(Family):
         if window == "30s":
             # The room that there are positions for: 30 seconds, in all releases.
             padded = 2 * HOP * model.config.max_source_positions
+            waveforms = _silent_behind(waveforms, counts)
             waveforms = F.pad(waveforms, (0, padded - waveforms.shape[1]))
             counts = [padded] * len(waveforms)
         columns = torch.tensor([count // HOP for count in counts], device=waveforms.device)
@@ -263,6 +266,13 @@ def log_mel(waveforms: Tensor, counts: Sequence[int], bins: int) -> Tensor:
         inside = torch.arange(columns, device=levels.device) < (lengths // HOP)[:, None, None]
         largest = levels.masked_fill(~inside, float("-inf")).amax((1, 2), keepdim=True)
         return (torch.maximum(levels, largest - 8.0) + 4.0) / 4.0
+
+
+def _silent_behind(waveforms: Tensor, counts: Sequence[int]) -> Tensor:
+    """Waveforms [B, N] with zeros behind each clip's end, whatever stood there."""
+    lengths = torch.tensor(counts, device=waveforms.device)
+    samples = torch.arange(waveforms.shape[1], device=waveforms.device)
+    return waveforms.masked_fill(samples >= lengths.unsqueeze(1), 0)
 
 
 def _mirrored(waveforms: Tensor, lengths: Tensor) -> Tensor:
