@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.build import fit_options
+from voxstrata.experiments.cuts import corpora_of
 from voxstrata.experiments.tables.pieces import points
 from voxstrata.experiments.tables.recipes import order, references, run_values, substitute
 from voxstrata.experiments.tables.table import read_table
@@ -65,7 +66,7 @@ def test_every_run_of_a_packaged_table_is_a_recipe(table, scale):
         known |= {f"$run.{name}": f"runs/{name}" for name in names} | point
         for name in names:
             recipe = validate(substitute(run_values(content, at, name), known), name)
-            assert recipe.data.corpora, f"{name} has no corpus"
+            assert corpora_of(recipe), f"{name} has no corpus"
             assert "$" not in dump(recipe)
 
 
