@@ -295,3 +295,18 @@ def test_heads_start_from_those_of_runs(encoder_folder, expert_folders, corpora,
 def test_recipes_that_do_not_hold_are_refused(encoder_folder, expert_folders, corpora, changes, match):
     with pytest.raises(RecipeError, match=match):
         recipe(encoder_folder, corpora, expert_folders, **changes)
+
+
+def test_a_corpus_may_train_on_its_dev_split_and_then_has_none(encoder_folder, expert_folders, corpora):
+    plain = recipe(encoder_folder, corpora, expert_folders)
+    uses = {name: {"corpora": [{"path": str(use.corpora[0].path), "trained": ["train", "dev"]}]}
+            for name, use in plain.tasks.items()}  # fmt: skip
+    both = recipe(encoder_folder, corpora, expert_folders, tasks=uses)
+    of_plain, of_both = build_sources(plain), build_sources(both)
+    assert of_both.dev is None and set(of_both.evaluated) == {"test"}
+    counts, more = of_plain.clips(), of_both.clips()
+    for task in ("ser", "asr"):
+        assert more[task] == {
+            "train": counts[task]["train"] + counts[task]["dev"],
+            "test": counts[task]["test"],
+        }

@@ -11,7 +11,7 @@ from voxstrata.corpora.synthetic.delivery import DIMENSIONS, draw_delivery
 from voxstrata.corpora.synthetic.lexicon import EMOTION_SLOTS, Lexicon
 from voxstrata.corpora.synthetic.oracle import measure
 from voxstrata.corpora.synthetic.partition import generator, split_of
-from voxstrata.corpora.synthetic.plan import SynthesisOptions, utterances
+from voxstrata.corpora.synthetic.plan import KINDS, SynthesisOptions, utterances
 from voxstrata.corpora.synthetic.raters import draw_votes
 from voxstrata.corpora.synthetic.voices import FEMALE, Voice, draw_voices
 from voxstrata.errors import CorpusError
@@ -190,3 +190,15 @@ def test_the_read_corpora_differ_in_their_factor_only():
 def test_impossible_options_are_refused(bad):
     with pytest.raises(CorpusError):
         SynthesisOptions(**bad)
+
+
+def test_spoken_numbers_are_few_words_and_no_sentence_of_another_split():
+    options = SynthesisOptions(
+        clips=(60, 20, 20), voices=(4, 2, 2), read=True, prosody="neutral", vocabulary="numbers"
+    )
+    said = {split: {one.sentence.text for one in plan(options, split)} for split in SPLITS}
+    spoken = {word for texts in said.values() for text in texts for word in text.split()}
+    assert 20 < len(spoken) <= 9 + 10 + 8 + 12 + len({"zero", "oh", "thousand", "hundred"})
+    assert not (said["train"] & said["test"]) and not (said["dev"] & said["test"])
+    # What "any" draws from has not changed: corpora of earlier versions come out the same.
+    assert KINDS == ("everyday", "bookish", "free")

@@ -69,6 +69,19 @@ def draw_free(rng: np.random.Generator, *, split: str) -> Sentence:
             return Sentence(text, text, -1, None)
 
 
+def draw_numbers(rng: np.random.Generator, *, split: str) -> Sentence:
+    """Draws two to five spoken numbers, at times behind a month, that belong to a split.
+
+    Args:
+        rng: random stream.
+        split: "train", "dev" or "test".
+    """
+    while True:
+        text = " ".join(_numbers(rng))
+        if split_of(f"sentence {text}") == split:
+            return Sentence(text, text, -1, None)
+
+
 def _one(rng: np.random.Generator, choices: tuple[str, ...]) -> str:
     return choices[int(rng.integers(len(choices)))]
 

@@ -9,7 +9,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from voxstrata.corpora.clip import SPLITS
 from voxstrata.corpora.synthetic.crew import Crew
 from voxstrata.corpora.synthetic.delivery import DIMENSIONS
 from voxstrata.corpora.synthetic.espeak import require
-from voxstrata.corpora.synthetic.lexicon import Lexicon
+from voxstrata.corpora.synthetic.lexicon import Lexicon, lexicon_files
 from voxstrata.corpora.synthetic.oracle import Oracles, measure
 from voxstrata.corpora.synthetic.plan import CLIP_S, SynthesisOptions, Utterance, utterances
 from voxstrata.corpora.synthetic.rendering import Rendering, audio_path
@@ -73,7 +72,7 @@ class SyntheticCorpus:
 
 def estimate(options: SynthesisOptions) -> tuple[float, int]:
     """Minutes of audio and bytes on disk that these options will about give."""
-    seconds = sum(options.clips) * CLIP_S
+    seconds = sum(options.clips) * CLIP_S[options.clarity]
     return seconds / 60, int(seconds * BYTES_PER_SECOND)
 
 
@@ -166,12 +165,12 @@ def _row(folder: Path, clip: Utterance) -> dict[str, Any]:
 
 def _identity(options: SynthesisOptions, espeak: str) -> dict[str, Any]:
     """All that decides the bytes, as JSON gives it back."""
-    lexicon = resources.files("voxstrata.corpora.synthetic").joinpath("lexicon.yaml").read_bytes()
+    lexicon = b"".join(lexicon_files(options.clarity))
     identity = {
         "synthesis_version": SYNTHESIS_VERSION,
         "espeak": espeak,
         "lexicon": hashlib.sha256(lexicon).hexdigest(),
-        "options": asdict(options),
+        "options": options.as_dict(),
     }
     return dict(json.loads(json.dumps(identity)))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import resources
+from typing import Any
 
 import numpy as np
 import yaml
@@ -15,6 +17,8 @@ from voxstrata.labels import EMOTIONS
 #: Slots that hold emotion words.
 EMOTION_SLOTS = ("adjective", "noun", "adverb")
 VOCABULARIES = ("everyday", "bookish")
+#: Clarity -> file of sentences and words; what a file does not hold is taken from that of natural speech.
+FILES = {"natural": "lexicon.yaml", "clear": "clear.yaml"}
 #: Share of emotion words that belong to a group of emotions instead of one.
 AMBIGUITY = 0.65
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -52,21 +56,34 @@ class Lexicon:
         ordinary: vocabulary -> slot -> words; "bookish" also fills the emotion slots.
         emotional: emotion -> slot -> words of that emotion alone.
         ambiguous: emotion -> groups it belongs to, each slot -> words.
+        others: clarity other than natural -> what is said instead.
     """
 
     templates: tuple[str, ...]
     ordinary: dict[str, dict[str, list[str]]]
     emotional: dict[str, dict[str, list[str]]]
     ambiguous: dict[str, list[dict[str, list[str]]]]
+    others: Mapping[str, Lexicon] = field(default_factory=dict)
 
     @classmethod
     def load(cls) -> Lexicon:
-        """The lexicon of the package."""
-        text = resources.files("voxstrata.corpora.synthetic").joinpath("lexicon.yaml").read_text("utf-8")
-        data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        """The lexicon of the package, of natural speech; `of` gives those of other clarities."""
+        others = {clarity: cls._read(clarity) for clarity in FILES if clarity != "natural"}
+        return cls._read("natural", others)
+
+    @classmethod
+    def _read(cls, clarity: str, others: Mapping[str, Lexicon] | None = None) -> Lexicon:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        data: dict[str, Any] = {}
+        for content in lexicon_files(clarity):
+            data |= yaml.load(content, Loader=loader)
         groups = {e: [g for g in data["ambiguous"] if e in g["emotions"]] for e in EMOTIONS}
         ordinary = {name: data[name] for name in VOCABULARIES}
-        return cls(tuple(data["templates"]), ordinary, data["emotions"], groups)
+        return cls(tuple(data["templates"]), ordinary, data["emotions"], groups, others or {})
+
+    def of(self, clarity: str) -> Lexicon:
+        """What is said in speech of a clarity."""
+        return self.others.get(clarity, self)
 
     def draw(
         self,
@@ -125,6 +142,12 @@ class Lexicon:
         shared, group, place = rng.random() < AMBIGUITY, rng.random(), rng.random()
         source = groups[int(group * len(groups))] if shared and groups else self.emotional[emotion]
         return source[slot][int(place * len(source[slot]))]
+
+
+def lexicon_files(clarity: str) -> list[bytes]:
+    """The files of a clarity; what a later one says replaces what an earlier one said."""
+    folder = resources.files("voxstrata.corpora.synthetic")
+    return [folder.joinpath(name).read_bytes() for name in dict.fromkeys((FILES["natural"], FILES[clarity]))]
 
 
 def _one(rng: np.random.Generator, words: list[str]) -> str:

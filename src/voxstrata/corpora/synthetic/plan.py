@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxstrata.corpora.clip import SPLITS
 from voxstrata.corpora.synthetic.delivery import draw_delivery
-from voxstrata.corpora.synthetic.free_speech import draw_free
+from voxstrata.corpora.synthetic.free_speech import draw_free, draw_numbers
 from voxstrata.corpora.synthetic.lexicon import VOCABULARIES, Lexicon, Sentence
 from voxstrata.corpora.synthetic.partition import generator
 from voxstrata.corpora.synthetic.raters import POOL, draw_votes
@@ -18,10 +19,12 @@ from voxstrata.corpora.synthetic.voices import Voice, draw_voices
 from voxstrata.errors import CorpusError
 from voxstrata.labels import EMOTIONS
 
-#: Mean length of a clip, to turn minutes into clips.
-CLIP_S = 3.0
-#: Kinds of words.
+#: How well words can be heard -> mean length of a clip in seconds, to turn minutes into clips.
+CLIP_S = {"natural": 3.0, "clear": 2.4}
+#: Kinds of words that "any" draws from.
 KINDS = (*VOCABULARIES, "free")
+#: Spoken numbers alone: few words, which a small recogniser can learn.
+NUMBERS = "numbers"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class SynthesisOptions:
         read: read speech: no emotion labels, and words drawn independently of the delivery.
         prosody: "emotional" (all eight deliveries) or "neutral".
         vocabulary: "everyday" (with emotion words), "bookish" (none of the everyday words), "free" (letters,
-            numbers and made-up words), or "any" of the three.
+            numbers and made-up words), "any" of the three, or "numbers".
+        clarity: "natural" (all voices, wide deliveries), or "clear" (short sentences that recognisers follow:
+            common words, well-heard voices, deliveries with little breath and slow enough).
     """
 
     clips: tuple[int, int, int] = (2100, 300, 600)
@@ -52,6 +57,7 @@ class SynthesisOptions:
     read: bool = False
     prosody: str = "emotional"
     vocabulary: str = "everyday"
+    clarity: str = "natural"
 
     def __post_init__(self) -> None:
         for name in ("lexical_strength", "prosody_strength", "labelled"):
@@ -68,14 +74,24 @@ class SynthesisOptions:
             raise CorpusError(f"raters must lie in [1, {POOL}]; found {self.raters}")
         if self.prosody not in ("emotional", "neutral"):
             raise CorpusError(f"prosody is 'emotional' or 'neutral'; found {self.prosody!r}")
-        if self.vocabulary not in (*KINDS, "any"):
-            raise CorpusError(f"vocabulary is one of {', '.join((*KINDS, 'any'))}; found {self.vocabulary!r}")
+        if self.vocabulary not in (allowed := (*KINDS, "any", NUMBERS)):
+            raise CorpusError(f"vocabulary is one of {', '.join(allowed)}; found {self.vocabulary!r}")
+        if self.clarity not in CLIP_S:
+            raise CorpusError(f"clarity is one of {', '.join(CLIP_S)}; found {self.clarity!r}")
 
     @property
     def prefix(self) -> str:
         """Beginning of the clip ids: corpora that may stand side by side have different ones."""
         design = f"read-{self.prosody}-{self.vocabulary}" if self.read else "acted"
-        return f"{design}-s{self.seed}"
+        clarity = "" if self.clarity == "natural" else f"{self.clarity}-"
+        return f"{clarity}{design}-s{self.seed}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options that identify a corpus, by name; without what the first corpora could not choose."""
+        options = asdict(self)
+        if self.clarity == "natural":
+            del options["clarity"]
+        return options
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +107,7 @@ class Utterance:
         delivery: how it is said, [8] in the order of `delivery.DIMENSIONS`.
         labelled: whether the corpus tells the emotion.
         votes: annotators' votes; empty where not labelled.
+        clarity: how clearly it is said.
     """
 
     id: str
@@ -101,6 +118,7 @@ class Utterance:
     delivery: NDArray[np.float64]
     labelled: bool
     votes: dict[str, int]
+    clarity: str = "natural"
 
 
 def utterances(options: SynthesisOptions, split: str, lexicon: Lexicon) -> Iterator[Utterance]:
@@ -113,7 +131,8 @@ def utterances(options: SynthesisOptions, split: str, lexicon: Lexicon) -> Itera
     """
     position = SPLITS.index(split)
     count = options.clips[position]
-    voices = draw_voices(split, options.voices[position], options.seed) if count else []
+    voices = draw_voices(split, options.voices[position], options.seed, options.clarity) if count else []
+    said = lexicon.of(options.clarity)
     intended = _emotions(options, split, count)
     labelled = _labelled(options, split, intended)
     speakers = generator(options.seed, "speakers", split).permutation(count)
@@ -128,11 +147,12 @@ def utterances(options: SynthesisOptions, split: str, lexicon: Lexicon) -> Itera
             id=f"{options.prefix}-{split}-{index:06d}",
             split=split,
             voice=voice,
-            sentence=_sentence(options, split, emotion, lexicon, generator(*key, "words")),
+            sentence=_sentence(options, split, emotion, said, generator(*key, "words")),
             intended=emotion,
             delivery=delivery,
             labelled=bool(labelled[index]),
             votes=votes,
+            clarity=options.clarity,
         )
 
 
@@ -144,6 +164,8 @@ def _sentence(
         vocabulary = KINDS[int(rng.integers(len(KINDS)))]
     if vocabulary == "free":
         return draw_free(rng, split=split)
+    if vocabulary == NUMBERS:
+        return draw_numbers(rng, split=split)
     strength = 0.0 if options.read else options.lexical_strength
     return lexicon.draw(rng, split=split, vocabulary=vocabulary, emotion=emotion, strength=strength)
 

@@ -15,7 +15,7 @@ from voxstrata.corpora.synthetic import voice_quality
 from voxstrata.corpora.synthetic.espeak import ESPEAK_RATE, SILENCE, Request, speak
 from voxstrata.corpora.synthetic.partition import generator
 from voxstrata.corpora.synthetic.plan import Utterance
-from voxstrata.corpora.synthetic.prosody import prosody
+from voxstrata.corpora.synthetic.prosody import STEPS, prosody
 
 SAMPLE_RATE = 16_000
 
@@ -47,7 +47,7 @@ class Rendering:
     @classmethod
     def of(cls, clip: Utterance) -> Rendering:
         """The rendering of a planned clip."""
-        settings = prosody(clip.voice, clip.delivery)
+        settings = prosody(clip.voice, clip.delivery, STEPS[clip.clarity])
         request = Request(
             voice=clip.voice.espeak,
             phrases=tuple(clip.sentence.text.split(" | ")),

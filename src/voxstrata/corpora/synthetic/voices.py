@@ -21,6 +21,17 @@ FEMALE = (
     *("f1", "f2", "f3", "f4", "f5", "Annie", "Alicia", "belinda", "linda", "steph", "anika", "aunty"),
     *("grandma", "shelby"),
 )
+#: Clarity -> accents and variants. Those of clear speech are the ones whose words recognisers follow best.
+BANKS = {
+    "natural": (ACCENTS, (*MALE, *FEMALE)),
+    "clear": (
+        ("en-us", "en-gb", "en-gb-x-rp", "en-us-nyc"),
+        (
+            *("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "Mike", "adam", "edward", "grandpa", "miguel"),
+            *("f1", "f2", "f3", "f5", "steph"),
+        ),
+    ),
+}
 #: Standard deviation of a person's lasting habits, in units of the within-class deviation.
 HABIT = 0.35
 
@@ -79,22 +90,24 @@ class Voice:
         )
 
 
-def timbres(split: str) -> list[str]:
+def timbres(split: str, clarity: str = "natural") -> list[str]:
     """Accents and variants that belong to a split: another split has none of them."""
-    names = [f"{accent}+{variant}" for accent in ACCENTS for variant in (*MALE, *FEMALE)]
+    accents, variants = BANKS[clarity]
+    names = [f"{accent}+{variant}" for accent in accents for variant in variants]
     return [name for name in names if split_of(f"voice {name}") == split]
 
 
-def draw_voices(split: str, count: int, seed: int) -> list[Voice]:
+def draw_voices(split: str, count: int, seed: int, clarity: str = "natural") -> list[Voice]:
     """Different voices of a split, women and men in turn as far as they go round.
 
     Args:
         split: "train", "dev" or "test".
         count: how many; more than there are timbres gives several people to a timbre.
         seed: of the corpus.
+        clarity: a key of `BANKS`.
     """
     rng = generator(seed, "voices", split)
-    names = timbres(split)
+    names = timbres(split, clarity)
     sides = [[n for n in names if n.partition("+")[2] in side] for side in (FEMALE, MALE)]
     orders = [[side[i] for i in rng.permutation(len(side))] for side in sides]
     numbers: dict[str, int] = {}
