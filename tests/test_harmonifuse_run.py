@@ -264,9 +264,8 @@ def test_a_frozen_encoder_runs_once_over_clips_that_come_again(
     runs, counts = {}, {}
     for room in (0.0, 1e-5, 1.0):
         heard.clear()
-        chosen = recipe(
-            encoder_folder, corpora, cache_gb=room, training={"steps": steps, "validate_every": 1}
-        )
+        length = {"steps": steps, "warmup_steps": 1, "validate_every": 1}
+        chosen = recipe(encoder_folder, corpora, cache_gb=room, training=length)
         said[room] = []
         runs[room] = execute(chosen, RunFolder(tmp_path / f"{room}-{steps}"), say=said[room].append)
         counts[room] = sum(heard)

@@ -29,7 +29,7 @@ from voxstrata.reporting.contents import read_run
 from voxstrata.reporting.sections import leak_lines
 from voxstrata.runs import RunFolder
 
-SER = {"system": "finetune", "task": "ser", "training": {"steps": 1}}
+SER = {"system": "finetune", "task": "ser", "base": "wavlm-tiny", "training": {"steps": 1}}
 
 
 def trace(
@@ -181,7 +181,8 @@ def test_an_expert_and_its_base_are_held_against_the_run_that_merges_it(tmp_path
     heard.write(RunFolder(base).training_clips)
     tuned = TrainingClips({Use("fine-tuning", "expert"): frozenset([trace("q", audio=f"{'b':0>16}")])})
     tuned.with_parent(heard).write(RunFolder(expert).training_clips)
-    merge = {"system": "adaltm", "vectors": {"ser": str(expert)}, "training": {"steps": 1}}
+    merge = {"system": "adaltm", "base": "wavlm-tiny", "vectors": {"ser": str(expert)}}
+    merge |= {"training": {"steps": 1}}
     read = validate(merge | {"data": {"corpora": [{"path": mine}], "labels": ["anger", "fear"]}}, "merge")
     found = guard(read, build_sources(read), "this")
     assert {leak.name for leak in found.report.leaks} == {

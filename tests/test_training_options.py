@@ -16,7 +16,8 @@ from voxstrata.training.schedule import lr_factor
     [
         {}, {"epochs": 1, "steps": 1}, {"steps": 0}, {"steps": 1, "precision": "fp16"},
         {"steps": 1, "schedule": "step"}, {"steps": 1, "clip_norm": 0.0}, {"steps": 1, "patience": 0},
-        {"steps": 1, "warmup_steps": -1}, {"steps": 1, "accumulate": 0},
+        {"steps": 1, "warmup_steps": -1}, {"steps": 1, "accumulate": 0}, {"steps": 1, "warmup": 1.0},
+        {"steps": 1, "warmup": -0.1}, {"steps": 9, "warmup": 0.1, "warmup_steps": 1},
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(values: dict[str, object]) -> None:
@@ -33,3 +34,10 @@ def test_schedule_rises_then_never_rises_again(
     assert 0 < here <= 1
     assert after >= here if step < warmup else after <= here
     assert lr_factor(warmup, total=total + warmup, warmup=warmup, schedule=schedule) == 1.0
+
+
+@given(st.integers(1, 10_000), st.integers(0, 99))
+def test_a_share_of_the_steps_is_so_many_of_them(total: int, percent: int) -> None:
+    options = FitOptions(steps=total, warmup=percent / 100)
+    assert options.warmup_of(total) == total * percent // 100 < total
+    assert FitOptions(steps=total, warmup_steps=percent).warmup_of(total) == percent

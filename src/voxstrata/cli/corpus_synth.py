@@ -32,12 +32,15 @@ def register(corpus_app: typer.Typer) -> None:
 def synthesize(
     out: Path = typer.Argument(help="New or empty folder; an interrupted start goes on."),
     clips: int | None = typer.Option(None, min=1, help="Clips in all (default 3000)."),
-    minutes: float | None = typer.Option(None, help="Minutes in all, instead of --clips (3 s a clip)."),
+    minutes: float | None = typer.Option(None, help="Minutes in all, instead of --clips."),
     shares: str = typer.Option("0.7,0.1,0.2", help="Shares of train, dev, test."),
     voices: str = typer.Option("40,10,20", help="Voices of train, dev, test."),
     seed: int = typer.Option(0, help="Seed of everything drawn."),
     lexical_strength: float = typer.Option(0.5, help="0: the words tell nothing of the emotion; up to 1."),
     prosody_strength: float = typer.Option(0.5, help="0: the prosody tells nothing of it; up to 1."),
+    clarity: str = typer.Option(
+        "natural", help="natural; clear: short sentences whose words recognisers follow."
+    ),
     labelled: float = typer.Option(0.2, help="Share of the train clips with an emotion label."),
     raters: int = typer.Option(5, help="Annotators who vote on a labelled clip."),
     read: bool = typer.Option(
@@ -63,7 +66,7 @@ def synthesize(
     if read and unlabelled:
         raise CorpusError("--read and --unlabelled were both given; give one")
     options = SynthesisOptions(
-        clips=_split_counts(clips, minutes, shares),
+        clips=_split_counts(clips, minutes, shares, clarity),
         voices=_three("--voices", voices, int),
         seed=seed,
         lexical_strength=lexical_strength,
@@ -72,6 +75,7 @@ def synthesize(
         raters=raters,
         read=unlabelled,
         vocabulary="any" if unlabelled else "everyday",
+        clarity=clarity,
     )
     plans = {out: options}
     if read:
@@ -115,7 +119,9 @@ def _write(plans: dict[Path, SynthesisOptions], jobs: int | None) -> list[Synthe
     return made
 
 
-def _split_counts(clips: int | None, minutes: float | None, shares: str) -> tuple[int, int, int]:
+def _split_counts(
+    clips: int | None, minutes: float | None, shares: str, clarity: str = "natural"
+) -> tuple[int, int, int]:
     from voxstrata.corpora.synthetic.plan import CLIP_S
     from voxstrata.errors import CorpusError
 
@@ -124,7 +130,9 @@ def _split_counts(clips: int | None, minutes: float | None, shares: str) -> tupl
         raise CorpusError(f"--shares must be at least 0 and not all 0; found {shares}")
     if minutes is not None and minutes <= 0:
         raise CorpusError(f"--minutes must be more than 0; found {minutes}")
-    total = clips or (3000 if minutes is None else max(1, round(60 * minutes / CLIP_S)))
+    # SynthesisOptions says which clarities there are; any length will do until then.
+    clip_s = CLIP_S.get(clarity, CLIP_S["natural"])
+    total = clips or (3000 if minutes is None else max(1, round(60 * minutes / clip_s)))
     to_train, to_dev = (round(total * sum(parts[:end]) / sum(parts)) for end in (1, 2))
     return to_train, to_dev - to_train, total - to_dev
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from voxstrata.predictions import Prediction
 
 DEMO_TABLE = Path("tables") / "adaltm-demo"
-DEMO_ROW = "dual"
+DEMO_ROW = "joint"
 
 
 def register(app: typer.Typer) -> None:

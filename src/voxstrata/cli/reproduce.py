@@ -55,7 +55,7 @@ def reproduce(
         return
     refuse_without_dry_run({"--tflops": tflops is not None})
     if piece != WHOLE and not as_table:
-        runs = [str(run) for run in _train_piece(table, scale, data, out, piece)]
+        runs = [str(run) for run in train_piece(table, scale, data, out, piece)]
         typer.echo(json.dumps(runs, indent=2) if as_json else "\n".join(runs))
         return
     folder = run_table(table, scale, data, out, piece, archive)
@@ -95,7 +95,8 @@ def _refuse_to_write(written: dict[str, bool]) -> None:
         raise RecipeError(f"a dry run has no numbers for {given[0]}; leave one of the two out")
 
 
-def _train_piece(table: str, scale: str, data: Path | None, out: Path, piece: Piece) -> list[Path]:
+def train_piece(table: str, scale: str, data: Path | None, out: Path, piece: Piece) -> list[Path]:
+    """Trains a piece of a table under a progress bar; returns the run folders of its rows."""
     from voxstrata.cli.progress import bar
     from voxstrata.experiments.tables.pieces import narrowed
     from voxstrata.experiments.tables.reproduce import train_part

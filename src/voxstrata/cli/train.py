@@ -12,6 +12,7 @@ from voxstrata.cli.dry_run import DRY_RUN, TFLOPS, assumptions, refuse_without_d
 if TYPE_CHECKING:
     from voxstrata.recipes.schema.any_recipe import AnyRecipe
     from voxstrata.runs import RunFolder
+    from voxstrata.training.options import Progress
 
 RECIPE = typer.Argument(..., help="A recipe file, or the name of a packaged recipe.")
 OVERRIDES = typer.Argument(None, metavar="[KEY=VALUE]...", help="Laid over the recipe: training.epochs=3")
@@ -51,23 +52,27 @@ def _check(source: str, overrides: list[str], out: Path | None, tflops: float | 
 
     name = Path(source).stem
     found = dry_run(
-        {name: read_recipe(source, overrides)}, out or Path("runs") / name, assumed=assumptions(tflops)
+        {name: read_recipe(source, overrides, say=_to_stderr)},
+        out or Path("runs") / name,
+        assumed=assumptions(tflops),
     )
     show(found, as_json)
 
 
 def _run(source: str, overrides: list[str], out: Path | None, system: str | None = None) -> None:
     from voxstrata.cli.processes import joined
+    from voxstrata.cli.program import program
     from voxstrata.errors import RecipeError
     from voxstrata.experiments.run import execute
     from voxstrata.recipes.reading import read_recipe
     from voxstrata.runs import RunFolder
 
     with joined() as processes:
-        recipe = read_recipe(source, overrides)
+        say = _to_stderr if processes.leads else None
+        recipe = read_recipe(source, overrides, download=True, say=say)
         if system is not None and recipe.system != system:
             raise RecipeError(
-                f"{source} is a recipe for {recipe.system}; run it with: voxstrata train {source}"
+                f"{source} is a recipe for {recipe.system}; run it with: {program()} train {source}"
             )
         run = RunFolder(out or Path("runs") / Path(source).stem)
         if processes.leads:
@@ -75,17 +80,44 @@ def _run(source: str, overrides: list[str], out: Path | None, system: str | None
         else:
             execute(recipe, run)
     if processes.leads:
-        typer.echo(run.path)
+        _end(run)
+
+
+def _to_stderr(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _shown(recipe: AnyRecipe, run: RunFolder) -> None:
     from voxstrata.cli.progress import bar
     from voxstrata.experiments.run import execute
 
+    before, steps = _checkpoint_step(run), 0
     with bar() as (say, advance):
-        execute(
-            recipe,
-            run,
-            say=say,
-            progress=lambda now: advance(now.step, now.steps_total, f"epoch {now.epoch} loss {now.loss:.3f}"),
-        )
+
+        def progress(now: Progress) -> None:
+            nonlocal steps
+            if not steps and now.resumed_at:
+                say(f"resumed at step {now.resumed_at:,} of {now.steps_total:,}")
+            steps += 1
+            advance(now.step, now.steps_total, f"epoch {now.epoch + 1}, loss {now.loss:.3f}")
+
+        execute(recipe, run, say=say, progress=progress)
+        if before and not steps:
+            say(f"resumed at step {before:,}, which was the last one")
+
+
+def _checkpoint_step(run: RunFolder) -> int:
+    """Steps that the newest checkpoint holds; 0 without one, or in a run that is done."""
+    if run.is_complete:
+        return 0
+    names = (path.name.split("-")[1] for path in run.checkpoints.glob("step-*"))
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def _end(run: RunFolder) -> None:
+    from voxstrata.cli.outcome import outcome, outcome_warnings
+
+    for line in outcome(run):
+        typer.echo(line)
+    for line in outcome_warnings(run):
+        typer.echo(f"warning: {line}", err=True)

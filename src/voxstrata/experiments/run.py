@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from voxstrata.experiments.caching import cache_folder, keep, release
 from voxstrata.experiments.cuts import corpora_of
 from voxstrata.experiments.leaks.guard import Guarded, guard
 from voxstrata.experiments.parents import base_of, experts_of
+from voxstrata.experiments.plan_checks import check_plan
 from voxstrata.experiments.provenance import now, provenance, require_unchanged
+from voxstrata.experiments.result_checks import result_warnings
 from voxstrata.experiments.sources import AnySources, Sources, build_sources
 from voxstrata.experiments.yardsticks import yardstick_answers
 from voxstrata.inference.tasks import answers as answers_of
@@ -83,6 +86,8 @@ def execute(
             return run
         sources = build_sources(recipe)
         _say_left_out(sources, say)
+        # A table's recipe is trained all the same: it is what the table is about.
+        check_plan(recipe, sources, say, refuse=not keyed)
         if isinstance(recipe, YardstickRecipe):
             assert isinstance(sources, Sources)
             guarded = _guarded(recipe, sources, run, say)
@@ -99,7 +104,9 @@ def execute(
             split: answers_of(system, source, processes) for split, source in batches.evaluated.items()
         }
         if processes.leads:
-            _write_scored(answers, run)
+            # A table has rows of its own to hold its answers against.
+            doubts = None if keyed else partial(result_warnings, recipe, sources, say=say)
+            _write_scored(answers, run, doubts)
             _finish(run)
     return run
 
@@ -223,11 +230,18 @@ def _coefficients(system: AdaLTM | JointAdaLTM) -> dict[str, Any]:
     return told
 
 
-def _write_scored(answers: Mapping[str, Iterable[Prediction]], run: RunFolder) -> None:
+def _write_scored(
+    answers: Mapping[str, Sequence[Prediction]],
+    run: RunFolder,
+    doubts: Callable[..., dict[str, list[str]]] | None = None,
+) -> None:
+    """Writes predictions and scores; with the scores, what is doubtful of them."""
     metrics: dict[str, Any] = {}
     for split, predictions in answers.items():
         write_predictions(run.predictions(split), predictions)
         metrics[split] = score(read_predictions(run.predictions(split))).as_dict()
+    for split, lines in (doubts(answers, metrics) if doubts else {}).items():
+        metrics[split]["warnings"] = [*metrics[split].get("warnings", []), *lines]
     write_json(run.metrics, metrics)
 
 

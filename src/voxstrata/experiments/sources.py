@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lhotse import CutSet
@@ -11,6 +12,7 @@ from voxstrata.batches.phonemes import phoneme_inventory, read_phonemes
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.cuts import split_cuts as split_cuts
+from voxstrata.experiments.plan_checks import require_classes
 from voxstrata.experiments.task_sources import TaskSources, build_task_sources
 from voxstrata.labels import LabelSet
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
@@ -42,6 +44,13 @@ class Sources:
 def _emotions(cuts: CutSet) -> list[str]:
     found = (cut.supervisions[0].custom.get("emotion") for cut in cuts)
     return [emotion for emotion in found if emotion is not None]
+
+
+def _labels(cuts: Mapping[str, CutSet]) -> LabelSet:
+    """The classes of the training clips."""
+    found = _emotions(cuts["train"])
+    require_classes(set(found), {split: len(of_split) for split, of_split in cuts.items()})
+    return LabelSet.of(found)
 
 
 def _tells_words(recipe: AnyRecipe) -> bool:
@@ -86,7 +95,7 @@ def build_sources(recipe: AnyRecipe) -> AnySources:
         texts = [cut.supervisions[0].text for cut in cuts["train"] if cut.supervisions[0].text]
         vocabulary = Vocabulary.of([data.alphabet, *texts])
     if _tells_classes(recipe):
-        labels = LabelSet(data.labels) if data.labels else LabelSet.of(_emotions(cuts["train"]))
+        labels = LabelSet(data.labels) if data.labels else _labels(cuts)
     augment = Augmentation(**data.augment.model_dump())
     options = BatchOptions(
         batch_size=data.batch_size,

@@ -11,11 +11,15 @@ import yaml
 from pydantic import ValidationError
 
 from voxstrata.errors import RecipeError
+from voxstrata.recipes.defaults import FIT, KEY, Say, fitting
+from voxstrata.recipes.problems import problems_in
 from voxstrata.recipes.schema.any_recipe import RECIPE, AnyRecipe
 from voxstrata.recipes.unique_keys import DuplicateKeyError, load_unique
 
 #: Folder of the recipes at the scale of the paper.
 PAPER = "paper"
+#: What a recipe that leaves values to `defaults: fit` states in their place where a table builds on it.
+IN_TABLES = "in_tables"
 
 
 def packaged(folder: str = "") -> dict[str, Path]:
@@ -29,9 +33,18 @@ def packaged(folder: str = "") -> dict[str, Path]:
 def read_yaml(source: str | Path, folder: str = "") -> dict[str, Any]:
     """A YAML mapping from a file, or a packaged one by its name.
 
+    Of a recipe with `in_tables` it is what a table lays its settings over: values that hang on nothing else.
+
     Raises:
         RecipeError: if there is neither, it is not a mapping, or a key stands twice in one of its mappings.
     """
+    content = _content(source, folder)
+    if not isinstance(stated := content.get(IN_TABLES), dict):
+        return content
+    return merged_values(_without(content, KEY, IN_TABLES), stated)
+
+
+def _content(source: str | Path, folder: str = "") -> dict[str, Any]:
     known = packaged(folder)
     path = known.get(str(source), Path(source))
     if not path.is_file():
@@ -88,29 +101,63 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     return result
 
 
+def _without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in keys}
+
+
+def _with_corpora(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, with corpora that are named by their folders alone (`data.corpora=a`) as mappings."""
+    data = values.get("data")
+    if not isinstance(data, Mapping) or "corpora" not in data:
+        return dict(values)
+    given = data["corpora"]
+    uses = given if isinstance(given, list | tuple) else [given] if isinstance(given, str | Mapping) else None
+    if uses is None:
+        return dict(values)
+    corpora = [{"path": use} if isinstance(use, str) else use for use in uses]
+    return {**values, "data": {**data, "corpora": corpora}}
+
+
 def validate(values: Mapping[str, Any], where: str) -> AnyRecipe:
     """A recipe from plain values.
 
     Raises:
         RecipeError: naming every key at fault and what is allowed, in one message.
     """
+    if KEY in values:
+        raise RecipeError(
+            f"{where}: {KEY} is of a recipe that is trained alone; in a table state rates, head and warm-up, "
+            f"or give the recipe a key {IN_TABLES} that does"
+        )
     try:
-        return RECIPE.validate_python(values)
+        return RECIPE.validate_python(_with_corpora(values))
     except ValidationError as fault:
-        problems = [
-            f"{'.'.join(str(part) for part in error['loc'][1:]) or 'recipe'}: {error['msg']}"
-            for error in fault.errors()
-        ]
-        raise RecipeError(f"{where}: " + "; ".join(problems)) from None
+        raise RecipeError(f"{where}: " + "; ".join(problems_in(fault, RECIPE.json_schema()))) from None
 
 
-def read_recipe(source: str | Path, overrides: Iterable[str] = ()) -> AnyRecipe:
+def read_recipe(
+    source: str | Path, overrides: Iterable[str] = (), *, download: bool = False, say: Say | None = None
+) -> AnyRecipe:
     """A recipe from a file or a packaged name, with overrides laid over it.
+
+    With `defaults: fit` what both leave out is what fits the base (see `recipes.defaults`).
+
+    Args:
+        source: file or packaged name.
+        overrides: `KEY=VALUE`, later ones over earlier.
+        download: whether a base that nothing else tells of is fetched, as training does.
+        say: receives lines for the user.
 
     Raises:
         RecipeError: see `read_yaml`, `parse_overrides` and `validate`.
+        CheckpointError: see `kind_of`.
     """
-    values = merged_values(read_yaml(source), parse_overrides(overrides))
+    values = merged_values(_without(_content(source), IN_TABLES), parse_overrides(overrides))
+    asked, values = values.get(KEY), _without(values, KEY)
+    if asked == FIT:
+        values = merged_values(fitting(values, str(source), download=download, say=say), values)
+    elif asked is not None:
+        raise RecipeError(f"{source}: {KEY} is {asked!r}; allowed are {FIT}, or null for the plain defaults")
     return validate(values, str(source))
 
 

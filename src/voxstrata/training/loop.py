@@ -108,6 +108,7 @@ class _Fitting:
         self.total = options.total_steps(train.batches_per_epoch())
         self.state = TrainingState()
         self.best: Tensors = {}
+        self.resumed_at: int | None = None
         self.journal = Journal(run)
         defaults = asdict(FitOptions(steps=1)) | {"steps": None}
         self.checkpoints = Checkpoints(run.checkpoints, self._fingerprint(), defaults)
@@ -127,6 +128,7 @@ class _Fitting:
         checkpoint = self._loaded()
         if checkpoint is not None:
             self.state, self.best = checkpoint.state, checkpoint.best
+            self.resumed_at = self.state.step
             restore_tensors(self.system, checkpoint.weights)
             self.learner.restore_optimizer(checkpoint.optimizer)
             randomness = [checkpoint.randomness, *checkpoint.others]
@@ -172,9 +174,8 @@ class _Fitting:
     def learn(self, batches: list[Batch]) -> float:
         """One optimizer step, journaled; the mean loss over its clips."""
         state, options = self.state, self.options
-        factor = lr_factor(
-            state.step, total=self.total, warmup=options.warmup_steps, schedule=options.schedule
-        )
+        warmup = options.warmup_of(self.total)
+        factor = lr_factor(state.step, total=self.total, warmup=warmup, schedule=options.schedule)
         rates = {group.name: group.lr * factor * (state.step >= group.start_step) for group in self.groups}
         loss = self.learner.step(batches, rates.values(), number=state.step + 1)
         state.step += 1
@@ -268,7 +269,8 @@ class _Fitting:
 
     def progress(self, loss: float) -> Progress:
         """Where training stands."""
-        return Progress(self.state.step, self.total, self._epoch(), loss, self.state.val_loss)
+        state = self.state
+        return Progress(state.step, self.total, self._epoch(), loss, state.val_loss, self.resumed_at)
 
     def result(self) -> FitResult:
         """Puts the best weights back, if they are kept, and sums up."""

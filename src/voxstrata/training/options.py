@@ -23,7 +23,8 @@ class FitOptions:
         betas: decay rates of AdamW's two moments.
         clip_norm: largest norm of the gradient of all parameters together; None: no limit.
         schedule: of the learning rates after the warm-up: "constant", "linear" or "cosine" (both to zero).
-        warmup_steps: steps of linear rise.
+        warmup: share of all steps in which the rates rise linearly, in [0, 1).
+        warmup_steps: the same as a number of steps; at most one of both is above 0.
         patience: validations in a row without a lower loss after which training stops; None: never.
         validate_every: steps between validations; None: at the end of each epoch. One is done after the
             last step in any case.
@@ -42,6 +43,7 @@ class FitOptions:
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float | None = 1.0
     schedule: str = "constant"
+    warmup: float = 0.0
     warmup_steps: int = 0
     patience: int | None = None
     validate_every: int | None = None
@@ -65,6 +67,12 @@ class FitOptions:
                 f"clip_norm must be positive and warmup_steps not negative; found {self.clip_norm}, "
                 f"{self.warmup_steps}"
             )
+        if not 0 <= self.warmup < 1 or (self.warmup and self.warmup_steps):
+            raise RecipeError(
+                f"warmup is {self.warmup:g} and warmup_steps {self.warmup_steps}; give a share from 0 to "
+                "below 1, "
+                "or a number of steps, not both"
+            )
 
     def total_steps(self, batches_per_epoch: int) -> int:
         """Optimizer steps of a whole training; a step never reaches over the end of an epoch."""
@@ -72,6 +80,14 @@ class FitOptions:
             return self.steps
         assert self.epochs is not None
         return self.epochs * math.ceil(batches_per_epoch / self.accumulate)
+
+    def warmup_of(self, total: int) -> int:
+        """Steps of linear rise in a training of `total` steps; a share of them is rounded down.
+
+        >>> FitOptions(epochs=3, warmup=0.1).warmup_of(59)
+        5
+        """
+        return math.floor(self.warmup * total + 1e-9) if self.warmup else self.warmup_steps
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,7 @@ class Progress:
         epoch: index of the epoch that the step belongs to.
         loss: mean over the step's clips.
         val_loss: of the latest validation; None before the first.
+        resumed_at: steps that an earlier start had done; None where this is the first.
     """
 
     step: int
@@ -91,6 +108,7 @@ class Progress:
     epoch: int
     loss: float
     val_loss: float | None
+    resumed_at: int | None = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from voxstrata.experiments.frames import ClipNeeds, require_frames, told_left_ou
 from voxstrata.experiments.leaks.guard import guard
 from voxstrata.experiments.leaks.training_clips import TrainingClips
 from voxstrata.experiments.parents import base_of, experts_of
+from voxstrata.experiments.plan_checks import plan_findings
 from voxstrata.experiments.sources import AnySources, Sources
 from voxstrata.experiments.task_sources import TaskSources
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
@@ -196,6 +197,11 @@ def _check(
         sources = inspection.sources(recipe)
         clips = _counts(sources)
         _note_absent_classes(sources, findings)
+        planned = plan_findings(recipe, sources)
+        findings.notes |= dict.fromkeys(planned.doubts)
+        # A table's runs are what they are: another warm-up would be another run.
+        told = findings.notes if plan.folders else findings.faults
+        told |= dict.fromkeys(planned.faults)
         with findings.collected():
             _check_frames(recipe, sources, encoder, clips, findings)
         if isinstance(sources, Sources) and isinstance(recipe, EncoderRecipe) and encoder is not None:

@@ -82,6 +82,8 @@ def _identity(keyed: AnyRecipe, recipe: AnyRecipe) -> dict[str, Any]:
             del values[key]
     if not values.get("tasks"):
         values.get("rates", {}).pop("asr_head", None)
+    if not values.get("training", {}).get("warmup", True):
+        del values["training"]["warmup"]
     for use in _uses(values):
         if use.get("trained") == ["train"]:
             del use["trained"]

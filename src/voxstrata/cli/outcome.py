@@ -1,0 +1,99 @@
+"""What a run came to, in a few lines: scores, the best epoch, where things lie, what to do next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from voxstrata.cli.program import program
+from voxstrata.runs import RunFolder
+
+#: Part of a split's scores -> the metric that is shown of it.
+_SHOWN = {"emotion": "uar", "transcript": "wer", "dimensions": "ccc"}
+
+
+def outcome(run: RunFolder) -> Iterator[str]:
+    """Lines about a finished run.
+
+    Args:
+        run: that is complete.
+    """
+    from voxstrata.reporting.wording import metric_title
+
+    metrics = _metrics(run)
+    for split, scores in metrics.items():
+        shown = "   ".join(f"{metric_title(name)} {_metric(metric)}" for metric, name in _parts(scores))
+        people = f", {scores['speakers']} speakers" if scores.get("speakers") else ""
+        yield f"{split + ':':<8}{shown}   ({scores['clips']:,} clips{people})"
+    if metrics:
+        yield f"        percent, 95 % intervals {_drawn(metrics)}"
+    if (line := _best(run)) is not None:
+        yield f"best:   {line}"
+    if run.model.is_dir():
+        yield f"model:  {run.model}"
+    yield f"report: {run.report}"
+    if (run.model / "model.json").is_file():
+        yield f"try it: {program()} predict PATH/TO/RECORDINGS --model {run.path}"
+
+
+def outcome_warnings(run: RunFolder) -> Iterator[str]:
+    """What is to be said of its scores, with the split it is about.
+
+    Args:
+        run: that is complete.
+    """
+    for split, scores in _metrics(run).items():
+        yield from (f"{split}: {line}" for line in scores.get("warnings", []))
+
+
+def _metrics(run: RunFolder) -> dict[str, dict[str, Any]]:
+    if not run.metrics.is_file():
+        return {}
+    found: dict[str, dict[str, Any]] = json.loads(run.metrics.read_text(encoding="utf-8"))
+    return found
+
+
+def _parts(scores: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """The metrics that are shown of a split, each with its key."""
+    yield from ((scores[part][metric], metric) for part, metric in _SHOWN.items() if part in scores)
+    yield from ((part["uar"], f"uar_{field}") for field, part in scores.get("classes", {}).items())
+
+
+def _metric(metric: Mapping[str, Any]) -> str:
+    bounds = metric["speaker"] or metric["iid"]
+    low, high = (100 * bound for bound in bounds)
+    return f"{100 * metric['value']:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _drawn(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the intervals were resampled by."""
+    parts = [part for scores in metrics.values() for part, _ in _parts(scores)]
+    by_speaker = {metric["speaker"] is not None for metric in parts}
+    if len(by_speaker) > 1:
+        return "by speaker, or by clip where there are not two speakers"
+    return "by speaker" if by_speaker == {True} else "by clip"
+
+
+def _best(run: RunFolder) -> str | None:
+    """Which weights the model has, of how many steps."""
+    from voxstrata.recipes.reading import read_yaml
+
+    steps, validations = run.journal_rows("step"), run.journal_rows("validation")
+    if not steps:
+        return None
+    training = read_yaml(run.recipe).get("training") or {}
+    last = steps[-1]
+    epochs = training.get("epochs") or last["epoch"] + 1
+    early = " (stopped early)" if training.get("epochs") and last["epoch"] + 1 < epochs else ""
+    lowest = next((row for row in reversed(validations) if row["best"]), None)
+    if lowest is None:
+        return f"the last of {last['step']:,} steps, as there are no dev clips to choose by"
+    place = (
+        f"epoch {lowest['epoch'] + 1} of {epochs}, step {lowest['step']:,} of {last['step']:,}{early}, "
+        "with the "
+        f"lowest validation loss, {lowest['loss']:.3f}"
+    )
+    if not training.get("keep_best", True) and lowest["step"] != last["step"]:
+        return f"{place}; kept are the weights of the last step (training.keep_best is off)"
+    return place

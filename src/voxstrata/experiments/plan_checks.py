@@ -1,0 +1,169 @@
+"""What can be said of a plan before the work: what cannot work, and what is doubtful."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from voxstrata.batches.source import BatchSource
+from voxstrata.errors import CorpusError, RecipeError
+from voxstrata.experiments.task_sources import TaskSources
+from voxstrata.recipes.schema.any_recipe import AnyRecipe, TrainedRecipe
+from voxstrata.recipes.schema.encoders import FinetuneRecipe, MultitaskRecipe
+from voxstrata.training.options import FitOptions
+
+if TYPE_CHECKING:
+    from voxstrata.experiments.sources import AnySources
+
+#: Steps below which nothing much is learned.
+FEW_STEPS = 20
+
+
+@dataclass(frozen=True)
+class PlanFindings:
+    """What a plan was found to be.
+
+    Args:
+        faults: why it cannot work, a line each.
+        doubts: why it may not, a line each.
+    """
+
+    faults: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+
+def check_plan(
+    recipe: AnyRecipe, sources: AnySources, say: Callable[[str], None], *, refuse: bool = True
+) -> None:
+    """Says what is doubtful of a plan, and refuses one that cannot work.
+
+    Args:
+        recipe: of the run.
+        sources: of the recipe.
+        say: receives a line for each doubt.
+        refuse: false: what cannot work is said like a doubt, for runs whose recipe must stay what it is.
+
+    Raises:
+        RecipeError: naming all that cannot work.
+    """
+    found = plan_findings(recipe, sources)
+    for line in found.doubts if refuse else (*found.faults, *found.doubts):
+        say(f"warning: {line}")
+    if refuse and found.faults:
+        raise RecipeError("this plan cannot work: " + "; ".join(found.faults))
+
+
+def plan_findings(recipe: AnyRecipe, sources: AnySources) -> PlanFindings:
+    """Holds a recipe against the clips that it would train on.
+
+    Args:
+        recipe: of the run.
+        sources: of the recipe.
+    """
+    trained = _task_sources(sources, "train")
+    faults, doubts = [*_too_few_clips(trained)], [*_unheard_in_dev(sources)]
+    if isinstance(recipe, TrainedRecipe):
+        options = FitOptions(**recipe.training.model_dump(), seed=recipe.seed)
+        per_epoch = sources.train.batches_per_epoch()
+        total = options.total_steps(per_epoch)
+        faults += _too_long_starts(recipe, options, total)
+        doubts += _too_few_steps(total, trained)
+    return PlanFindings(tuple(faults), tuple(doubts))
+
+
+def require_classes(found: Collection[str], splits: Mapping[str, int]) -> None:
+    """Refuses to learn emotions from clips that do not tell two of them.
+
+    Args:
+        found: distinct emotions of the training clips.
+        splits: split -> its clips.
+
+    Raises:
+        CorpusError: saying what there is, and what to do.
+    """
+    if len(found) > 1:
+        return
+    if not splits.get("train"):
+        there = ", ".join(f"{split} {count}" for split, count in splits.items() if count) or "no clip at all"
+        raise CorpusError(
+            f"there is no training clip ({there}); give the corpus a train split, or name one with "
+            "data.corpora"
+        )
+    told = f"only {next(iter(found))!r}" if found else "no emotion"
+    raise CorpusError(
+        f"the {splits['train']} training clips tell {told}, and at least two classes are needed; prepare "
+        "the corpus "
+        "with a column emotion, name another in data.corpora, or train on its words: finetune-asr"
+    )
+
+
+def _task_sources(sources: AnySources, split: Literal["train", "dev"]) -> dict[str, BatchSource]:
+    """Where a split's clips come from, by what lines about them begin with: nothing, or of tasks "TASK: "."""
+    if isinstance(sources, TaskSources):
+        batches = sources.train if split == "train" else sources.dev
+        return {} if batches is None else {f"{name}: ": source for name, source in batches.sources.items()}
+    source = sources.train if split == "train" else sources.dev
+    return {} if source is None else {"": source}
+
+
+def _too_few_clips(trained: Mapping[str, BatchSource]) -> Iterator[str]:
+    for name, source in trained.items():
+        labels = source.options.labels
+        if labels is not None and len(source) < len(labels):
+            yield (
+                f"{name}{_clips(len(source), 'train ')} for {len(labels)} classes ({', '.join(labels)}); "
+                "each class "
+                "needs several: give more clips, or fewer classes with data.labels"
+            )
+
+
+def _unheard_in_dev(sources: AnySources) -> Iterator[str]:
+    for name, source in _task_sources(sources, "dev").items():
+        labels = source.options.labels
+        if labels is None:
+            continue
+        # What label smoothing gives a class that a clip is not of.
+        least = source.options.smoothing / (len(labels) - 1) * (1 + 1e-5)
+        most = source.emotion_target_matrix().max(axis=0, initial=0.0)
+        if absent := [label for label, share in zip(labels, most, strict=True) if share <= least]:
+            named = " or ".join(absent)
+            yield f"{name}no dev clip is {named}; the best weights are chosen without such clips"
+
+
+def _too_long_starts(recipe: TrainedRecipe, options: FitOptions, total: int) -> Iterator[str]:
+    if options.warmup_steps >= total:
+        yield (
+            f"training.warmup_steps is {options.warmup_steps} and training has {total} steps, so the "
+            "rates never "
+            "reach what is asked for; give training.warmup_steps=0 training.warmup=0.1 (a tenth of the "
+            "steps), or "
+            "more epochs"
+        )
+    waiting = recipe.rates.warm_head_steps if isinstance(recipe, FinetuneRecipe | MultitaskRecipe) else 0
+    if waiting >= total:
+        yield (
+            f"rates.warm_head_steps is {waiting} and training has {total} steps, so the encoder never "
+            "learns; "
+            "give fewer of them, or more epochs"
+        )
+
+
+def _too_few_steps(total: int, trained: Mapping[str, BatchSource]) -> Iterator[str]:
+    for name, source in trained.items():
+        if source.options.batch_size > len(source):
+            yield (
+                f"{name}a batch may hold {source.options.batch_size} clips and there are {len(source)}: "
+                "each epoch "
+                "is one step; give a smaller data.batch_size"
+            )
+    if total < FEW_STEPS:
+        yield (
+            f"training has {total} step{'s' * (total > 1)} in all, which is hardly enough to learn "
+            "anything; give "
+            "more epochs, or a smaller data.batch_size"
+        )
+
+
+def _clips(count: int, kind: str) -> str:
+    return f"{count} {kind}clip{'s' * (count != 1)}"
