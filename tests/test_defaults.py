@@ -105,7 +105,9 @@ def test_without_a_base_the_packaged_whisper_is_taken_and_all_values_are_shown(n
     rates = {
         "finetune-ser": {"encoder": fit.ser_encoder, "head": fit.head, "layer_weights": fit.layer_weights},
         "finetune-asr": {"encoder": fit.asr_encoder, "head": fit.ctc_head},
-        "multitask": {"encoder": fit.ser_encoder, "head": fit.head, "layer_weights": fit.layer_weights},
+        "multitask": {
+            "encoder": fit.asr_encoder, "head": fit.ctc_head, "layer_weights": fit.layer_weights
+        },
         "adaltm": {
             "coefficients": fit.coefficients, "head": fit.frozen_head, "layer_weights": fit.layer_weights
         },

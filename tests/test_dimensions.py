@@ -252,7 +252,7 @@ def test_head_targets_smoothing_and_final_norm_of_a_recipe_reach_the_run(rated, 
     [
         ({"head": {"form": "b", "batch_norm": True}}, "batch_norm is of form a"),
         ({"task": "asr", "data": {"targets": "dimensions"}}, "dimensions is of task ser"),
-        ({"head": {"form": "d"}}, "head.form"),
+        ({"head": {"form": "e"}}, "head.form"),
         ({"data": {"smoothing": 1.5}}, "data.smoothing"),
     ],
 )

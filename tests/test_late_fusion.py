@@ -89,6 +89,7 @@ def test_experts_that_do_not_go_side_by_side_are_refused(experts):
         tiny_config(hidden_size=32, layers=1, attention_heads=2, feed_forward=32, channels=36), seed=0
     )
     slower.model.config.conv_stride = (160, 4)
+    slower.front_end = slower.family.front_end(slower.model.config)
     for encoders in ({}, {"asr": alone}, {"asr": alone, "ser": wider}):
         with pytest.raises(CheckpointError, match="at least two experts"):
             ParallelEncoders(encoders)

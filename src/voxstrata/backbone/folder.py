@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -32,7 +33,7 @@ def read_config(folder: Path) -> PretrainedConfig:
         )
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as fault:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as fault:
         reason = str(fault).partition("\n")[0]
         raise CheckpointError(
             f"cannot use {folder / 'config.json'}: {reason.rstrip('. ')}; if the checkpoint is "

@@ -147,8 +147,10 @@ class BatchSource:
         """Names the classes that no clip has, in a line; None where all are there or none are asked for."""
         if self.options.labels is None:
             return None
-        shares = self.emotion_target_matrix().sum(0)
-        absent = [name for name, share in zip(self.options.labels, shares, strict=True) if not share]
+        # What label smoothing gives a class that a clip is not of.
+        least = self.options.smoothing / (len(self.options.labels) - 1) * (1 + 1e-5)
+        shares = self.emotion_target_matrix().max(axis=0, initial=0.0)
+        absent = [name for name, share in zip(self.options.labels, shares, strict=True) if share <= least]
         return f"no training clip is {' or '.join(absent)}; such a class is never learned" if absent else None
 
     def rating_matrix(self) -> NDArray[np.float32]:

@@ -100,9 +100,7 @@ def execute(
         release(system)
         if processes.leads:
             save_trained(system, run)
-        answers = {
-            split: answers_of(system, source, processes) for split, source in batches.evaluated.items()
-        }
+        answers = {name: answers_of(system, source, processes) for name, source in batches.evaluated.items()}
         if processes.leads:
             # A table has rows of its own to hold its answers against.
             doubts = None if keyed else partial(result_warnings, recipe, sources, say=say)

@@ -45,10 +45,10 @@ class Fit:
     """What fits the encoders of one family and size.
 
     Args:
-        ser_encoder: peak learning rate of an encoder that is fine-tuned for emotions, or for both.
-        asr_encoder: of one that is fine-tuned for words.
-        head: of heads over an encoder that is fine-tuned for emotions.
-        ctc_head: of a head over an encoder that is fine-tuned for words.
+        ser_encoder: peak learning rate of an encoder that is fine-tuned for emotions alone.
+        asr_encoder: of one fine-tuned for words, also with emotions beside: low rates leave CTC blank.
+        head: of a head over an encoder that is fine-tuned for emotions alone.
+        ctc_head: of heads over one that is fine-tuned for words, also with emotions beside.
         frozen_head: of heads over encoders that are not fine-tuned.
         crop_s: longest part of a clip in fine-tuning for emotions, in seconds.
         measured: whether the numbers come from runs; else they are usual ones of the field.
@@ -80,14 +80,14 @@ class Fit:
 
 TABLE: dict[FamilyName, dict[Size, Fit]] = {
     "whisper": {
-        "tiny": Fit(2e-5, 1e-4, 1e-3, 1e-3, 1e-3, 15.0, measured=True),
-        "base": Fit(2e-5, 1e-4, 1e-3, 1e-3, 1e-3, 15.0),
-        "large": Fit(1e-5, 5e-5, 1e-3, 1e-3, 1e-3, 15.0),
+        "tiny": Fit(2e-5, 3e-4, 1e-3, 2e-3, 1e-3, 15.0, measured=True),
+        "base": Fit(2e-5, 2e-4, 1e-3, 2e-3, 1e-3, 15.0),
+        "large": Fit(1e-5, 1e-4, 1e-3, 1e-3, 1e-3, 15.0),
     },
     "wav2vec2": {
         "tiny": Fit(2e-4, 5e-4, 1e-3, 3e-3, 1e-3, 2.5, measured=True),
         "base": Fit(5e-5, 1e-4, 1e-3, 1e-3, 1e-3, 15.0),
-        "large": Fit(2e-5, 5e-5, 1e-3, 1e-3, 1e-3, 15.0),
+        "large": Fit(2e-5, 1e-4, 1e-3, 1e-3, 1e-3, 15.0),
     },
 }
 
@@ -281,7 +281,9 @@ def _values(fit: Fit, values: Mapping[str, Any]) -> dict[str, Any]:
 def _rates(fit: Fit, system: object, *, words_alone: bool, tasks: bool) -> dict[str, float]:
     if words_alone:
         return {"encoder": fit.asr_encoder, "head": fit.ctc_head}
-    if system in ("finetune", "multitask"):
+    if system == "multitask":
+        return {"encoder": fit.asr_encoder, "head": fit.ctc_head, "layer_weights": fit.layer_weights}
+    if system == "finetune":
         return {"encoder": fit.ser_encoder, "head": fit.head, "layer_weights": fit.layer_weights}
     rates = {"head": fit.frozen_head, "layer_weights": fit.layer_weights}
     if system == "adaltm":
