@@ -55,7 +55,7 @@ class Steps:
 STEPS = {
     "natural": Steps(),
     "clear": Steps(
-        rate=0.82,
+        rate=0.85,
         rate_step=0.05,
         range_step=0.35,
         word_gap=3.0,
