@@ -16,6 +16,7 @@ import soundfile
 from typer.testing import CliRunner, Result
 
 from voxstrata.backbone.headers import model_shapes
+from voxstrata.backbone.locate import locate
 from voxstrata.benchmarks.shapes import wavlm_config
 from voxstrata.cli.main import app
 from voxstrata.corpora.msp_podcast import EMOTIONS, PAPER_CLIPS
@@ -277,7 +278,12 @@ def train(place: Path, *words: str) -> tuple[int, dict[str, Any]]:
     return done.exit_code, json.loads(done.stdout)
 
 
-def test_an_encoder_that_a_table_will_pretrain_is_told_by_its_recipe(tmp_path: Path) -> None:
+def test_an_encoder_that_a_table_will_pretrain_is_told_by_its_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # The label-free twin is of the same shapes and does not come with the package.
+    shutil.copytree(locate("wavlm-tiny"), tmp_path / "build" / "weights" / "wavlm-tiny-ssl")
     found = dry_run_table(read_table("wavlm-tiny"), "real", out=tmp_path, data=None)
     assert found.faults and all(fault.startswith("corpus ") for fault in found.faults)
     told = {line.split(" (")[0].partition("$run.")[2]: line for line in found.encoders if "$run." in line}
