@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voxstrata.documents import parse_yaml
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.build import fit_options
 from voxstrata.experiments.cuts import corpora_of
@@ -25,7 +26,6 @@ from voxstrata.recipes.reading import (
     validate,
 )
 from voxstrata.recipes.schema.any_recipe import AnyRecipe, TrainedRecipe
-from voxstrata.recipes.unique_keys import load_unique
 
 TABLE_SCALES = [(table, scale) for table in packaged("tables") for scale in read_table(table).scales]
 
@@ -314,5 +314,5 @@ again: [*large, *large, {a: 1}, {a: 1}]
 
 
 @given(MAPPINGS)
-def test_what_is_written_with_unique_keys_reads_back(values):
-    assert load_unique(yaml.safe_dump(values)) == values
+def test_what_is_written_as_yaml_reads_back(values):
+    assert parse_yaml(yaml.safe_dump(values), "a test") == values

@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from voxstrata.documents import parse_yaml, read_yaml_file
 from voxstrata.errors import RecipeError
 from voxstrata.recipes.defaults import FIT, KEY, Say, fitting
 from voxstrata.recipes.problems import problems_in
 from voxstrata.recipes.schema.any_recipe import RECIPE, AnyRecipe
-from voxstrata.recipes.unique_keys import DuplicateKeyError, load_unique
 
 #: Folder of the recipes at the scale of the paper.
 PAPER = "paper"
@@ -49,12 +49,7 @@ def _content(source: str | Path, folder: str = "") -> dict[str, Any]:
     path = known.get(str(source), Path(source))
     if not path.is_file():
         raise RecipeError(f"no recipe {str(source)!r}: neither a file nor one of {', '.join(known)}")
-    try:
-        content = load_unique(path.read_text(encoding="utf-8"))
-    except DuplicateKeyError as fault:
-        raise RecipeError(f"{path}: {fault}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as fault:
-        raise RecipeError(f"{path} is not YAML: {' '.join(str(fault).split())}") from None
+    content = read_yaml_file(path, error=RecipeError)
     if not isinstance(content, dict):
         raise RecipeError(f"{path} must hold a mapping of keys to values")
     return content
@@ -89,12 +84,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise RecipeError(f"override {override!r} is not of the form key=value, e.g. training.epochs=3")
-        try:
-            value: Any = load_unique(text)
-        except DuplicateKeyError as fault:
-            raise RecipeError(f"{override!r}: {fault}") from None
-        except yaml.YAMLError as fault:
-            raise RecipeError(f"{override!r} is not YAML: {' '.join(str(fault).split())}") from None
+        value: Any = parse_yaml(text, repr(override), error=RecipeError)
         for part in reversed(key.split(".")):
             value = {part: value}
         result = merged_values(result, value)

@@ -1,0 +1,133 @@
+"""The readers of JSON and YAML: plain values come through, anything else is one line of the asked error."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from voxstrata.documents import parse_json, parse_yaml, read_json, read_json_object, read_yaml_file
+from voxstrata.errors import CheckpointError, CorpusError, VoxstrataError
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text()
+SCALARS = SCALARS.filter(lambda value: not (isinstance(value, float) and math.isinf(value)))
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4)
+)
+
+
+@given(VALUES, st.booleans())
+def test_json_that_python_writes_comes_back(value, escaped):
+    text = json.dumps(value, ensure_ascii=escaped)
+    if any(0xD800 <= ord(c) < 0xE000 for c in text):
+        return
+    assert parse_json(text, "it") == value
+    assert parse_json(b"\xef\xbb\xbf" + text.encode(), "it") == value
+
+
+BAD_JSON = {
+    "[" * 100_000: "nested too deeply",
+    '{"a":' * 100_000 + "1" + "}" * 100_000: "nested too deeply",
+    "9" * 5_000: "a number has 5,000 digits",
+    "[" + "9" * 400 + "]": "a number has 400 digits",
+    '{"a": 1e999}': "the number 1e999 is too large",
+    '["\\ud800"]': "half a character",
+    '{"\\udfff": 1}': "half a character",
+    "[NaN]": "NaN is no JSON value",
+    "-Infinity": "-Infinity is no JSON value",
+    "": "Expecting value",
+    "{'a': 1}": "double quotes",
+}
+
+
+@pytest.mark.parametrize("text", BAD_JSON, ids=range(len(BAD_JSON)))
+def test_what_is_no_json_is_one_line(text):
+    with pytest.raises(CheckpointError) as caught:
+        parse_json(text, "config.json", error=CheckpointError, advice="fetch it again")
+    line = str(caught.value)
+    assert line.startswith("config.json is not JSON: ") and line.endswith("; fetch it again")
+    assert BAD_JSON[text] in line and "\n" not in line and len(line) < 300
+
+
+def test_nan_is_taken_where_it_is_asked_for():
+    found = parse_json("[NaN, Infinity, 1e999]", "it", nan=True)
+    assert math.isnan(found[0]) and found[1:] == [math.inf, math.inf]
+
+
+def test_a_whole_pair_of_surrogates_is_a_character():
+    assert parse_json('"\\ud83d\\ude00"', "it") == "\U0001f600"
+
+
+BAD_YAML = {
+    "[" * 100_000: "nested too deeply",
+    "{a: " * 5_000 + "1" + "}" * 5_000: "nested",
+    "seed: 2026-13-45": "month must be in",
+    "seed: !!python/object:os.system [ls]": "could not determine a constructor",
+    "seed: " + "9" * 5_000: "digits",
+    "seed: 0x" + "f" * 5_000: "more than 308 digits",
+    "a: 1\na: 2": "stands twice in one mapping, in line 1 and again in line 2",
+    'a: "\\ud800"': "half a character",
+    "a: &x [*x]": "refers to itself",
+    "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+    + "\n".join(
+        f"{k}: &{k} [{', '.join(['*' + j] * 10)}]" for j, k in zip("abcdefgh", "bcdefghi", strict=True)
+    ): "values",
+    "a: !!int ''": "YAML",
+    "? [1, 2]\n: 3\n? {a: b}\n: 4": "unhashable",
+    "a: b: c": "not allowed here",
+    "\x00": "special characters",
+}
+
+
+@pytest.mark.parametrize("text", BAD_YAML, ids=range(len(BAD_YAML)))
+def test_what_is_no_yaml_is_one_line(text):
+    with pytest.raises(CorpusError) as caught:
+        parse_yaml(text, "mine.yaml", error=CorpusError)
+    line = str(caught.value)
+    assert line.startswith("mine.yaml") and BAD_YAML[text] in line and "\n" not in line and len(line) < 300
+
+
+@given(st.text(alphabet="[]{}:,-&*!?|>'\"%@` \n\tab01.e\x85\u2028#~<=", max_size=40) | st.binary(max_size=30))
+@settings(max_examples=400)
+def test_any_text_is_read_or_refused(text):
+    for parse in (parse_json, parse_yaml):
+        try:
+            parse(text, "it", error=CorpusError)
+        except CorpusError as fault:
+            assert "\n" not in str(fault)
+
+
+@given(VALUES)
+def test_yaml_that_is_written_comes_back(value):
+    text = yaml.safe_dump(value)
+    assert parse_yaml(text, "it") == yaml.safe_load(text)
+
+
+def test_files_that_cannot_be_read_are_one_line(tmp_path: Path):
+    with pytest.raises(CorpusError, match=r"cannot read .*nowhere.json: No such file or directory"):
+        read_json(tmp_path / "nowhere.json", error=CorpusError)
+    with pytest.raises(VoxstrataError, match="Is a directory"):
+        read_yaml_file(tmp_path)
+    with pytest.raises(VoxstrataError, match="null byte"):
+        read_json(Path("a\0b"))
+    with pytest.raises(VoxstrataError, match="File name too long"):
+        read_json(tmp_path / ("x" * 300))
+    (tmp_path / "large.yaml").write_text("# " + "x" * (1 << 20))
+    with pytest.raises(VoxstrataError, match="larger than 1 MB"):
+        read_yaml_file(tmp_path / "large.yaml")
+    (tmp_path / "latin.json").write_bytes(b'{"a": "\xe4"}')
+    with pytest.raises(VoxstrataError, match=r"not UTF-8 text \(byte 7\)"):
+        read_json(tmp_path / "latin.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("[1]", "a list"), ("3", "a number"), ("null", "null"), ('"x"', "a text"), ("true", "true")],
+)
+def test_an_object_is_asked_for(tmp_path: Path, text: str, kind: str):
+    (tmp_path / "it.json").write_text(text)
+    with pytest.raises(VoxstrataError, match=f"must hold a JSON object and holds {kind}"):
+        read_json_object(tmp_path / "it.json")
