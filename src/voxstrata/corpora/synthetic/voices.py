@@ -27,7 +27,7 @@ BANKS = {
     "clear": (
         ("en-us", "en-gb", "en-gb-x-rp", "en-us-nyc"),
         (
-            *("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "Mike", "adam", "edward", "grandpa"),
+            *("m1", "m2", "m3", "m4", "m5", "m6", "m7", "Mike", "adam", "edward", "grandpa"),
             *("f1", "f2", "f3", "f5", "steph"),
         ),
     ),
