@@ -9,6 +9,7 @@ import zlib
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -18,13 +19,16 @@ from voxstrata.corpora.clip import Clip
 from voxstrata.corpora.prepared import PreparedCorpus, write_prepared
 from voxstrata.corpora.summary import summarize
 from voxstrata.errors import RecipeError, VoxstrataError
+from voxstrata.experiments.leaks import guard as guard_module
 from voxstrata.experiments.leaks.guard import compare, guard
 from voxstrata.experiments.leaks.report import LeakError, LeakReport
 from voxstrata.experiments.leaks.training_clips import ClipTrace, TrainingClips, Use, training_clips_of
+from voxstrata.experiments.parents import experts_of
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.sources import build_sources
 from voxstrata.recipes.leaks import FIT, LEAKS, MATCHES, SPLITS, STAGES
 from voxstrata.recipes.reading import validate
+from voxstrata.recipes.schema.any_recipe import AnyRecipe
 from voxstrata.reporting.contents import read_run
 from voxstrata.reporting.sections import leak_lines
 from voxstrata.runs import RunFolder
@@ -292,3 +296,53 @@ def test_dev_clips_that_chose_nothing_are_not_listed(
     uses = guard(read, build_sources(read), "this").trained.uses
     stages = {use.stage for use in uses if use.run == "this"}
     assert stages == {"fine-tuning"} | ({"selection"} if chosen else set())
+
+
+def learned(
+    folder: Path, task: str, base: str, *clips: ClipTrace, parents: TrainingClips | None = None
+) -> str:
+    """A run that learned words or emotions from clips, over a base."""
+    folder.mkdir()
+    own = TrainingClips({Use("fine-tuning", folder.name): frozenset(clips)})
+    own.with_parent(parents or TrainingClips()).write(RunFolder(folder).training_clips)
+    recipe = {"system": "finetune", "task": task, "base": base, "training": {"steps": 1}}
+    RunFolder(folder).recipe.write_text(json.dumps(recipe))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("last", "first", "as_base", "refused"),
+    [
+        ("ser", None, True, True),
+        ("ser", None, False, True),
+        ("asr", None, True, False),
+        ("asr", None, False, False),
+        ("asr", "ser", True, True),
+        ("asr", "ser", False, True),
+        ("asr", "asr", True, False),
+    ],
+)
+def test_held_out_is_held_against_base_and_experts_and_all_that_they_build_on(
+    tmp_path: Path, last: str, first: str | None, as_base: bool, refused: bool
+) -> None:
+    mine = corpus(tmp_path / "mine", ("a", "train", "ann", "x"), ("b", "train", "bob", "z"))
+    base, known = "wavlm-tiny", TrainingClips()
+    met = trace("q", speaker="ann")
+    if first is not None:
+        base = learned(tmp_path / "first", first, base, met)
+        known, met = TrainingClips.read(RunFolder(Path(base)).training_clips), trace("r")
+    source = learned(tmp_path / "last", last, base, met, parents=known)
+    used = {"base": source} if as_base else {"base": "wavlm-tiny", "vectors": {"one": source}}
+    data = {"corpora": [{"path": mine}], "labels": ["anger", "fear"]}
+    read = validate(
+        {"system": "adaltm", "fit_on": "heldout", "data": data, "training": {"steps": 1}} | used, "m"
+    )
+    leaks = guard(read, build_sources(read), "this").report.leaks
+    assert [leak.name for leak in leaks] == (["fine-tuning/fit/speaker"] if refused else [])
+
+
+def test_each_system_says_what_its_clips_are_used_for_and_what_it_builds_on() -> None:
+    systems = {recipe.model_fields["system"].default for recipe in get_args(AnyRecipe)}
+    assert set(guard_module._STAGES) == systems and set(guard_module._STAGES.values()) <= set(STAGES)
+    with pytest.raises(AssertionError, match="unreachable"):
+        experts_of(object())  # type: ignore[arg-type]

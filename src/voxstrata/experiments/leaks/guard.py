@@ -22,7 +22,7 @@ from voxstrata.experiments.leaks.training_clips import (
     has_pseudo_label,
     training_clips_of,
 )
-from voxstrata.experiments.parents import base_of, experts_of, transcribes_only
+from voxstrata.experiments.parents import base_of, experts_of, transcribing_runs
 from voxstrata.experiments.sources import AnySources
 from voxstrata.recipes.leaks import FIT, MATCHES, STAGES
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
@@ -30,8 +30,17 @@ from voxstrata.recipes.schema.encoders import AdaLTMRecipe, LateFusionRecipe
 from voxstrata.runs import RunFolder, write_json
 
 SELECTION = "selection"
-#: A recipe's `system` -> what its own training clips are used for; all others fine-tune.
-_STAGES = {"pretraining": "pretraining", "adaltm": "lambda-fit", "late-fusion": "lambda-fit"}
+#: A recipe's `system` -> what its own training clips are used for.
+_STAGES = {
+    "pretraining": "pretraining",
+    "adaltm": "lambda-fit",
+    "late-fusion": "lambda-fit",
+    "finetune": "fine-tuning",
+    "multitask": "fine-tuning",
+    "harmonifuse": "fine-tuning",
+    "statistics": "fine-tuning",
+    "text": "fine-tuning",
+}
 _EXAMPLES = 3
 
 
@@ -70,7 +79,7 @@ def guard(
     Raises:
         VoxstrataError: if a parent's list cannot be read.
     """
-    own = Use(_STAGES.get(recipe.system, "fine-tuning"), run)
+    own = Use(_STAGES[recipe.system], run)
     fit, guessed = _trained(recipe, sources)
     trained = _own_list(own, fit, guessed)
 
@@ -78,15 +87,14 @@ def guard(
         known = (planned or {}).get(source)
         return training_clips_of(source, role) if known is None else known
 
-    if (base := base_of(recipe)) is not None:
-        trained = trained.with_parent(heard(base, "base"))
-    experts = [(source, heard(source, role)) for role, source in experts_of(recipe).items()]
-    for _, clips in experts:
+    roles = {} if (base := base_of(recipe)) is None else {"base": base}
+    parents = [(source, heard(source, role)) for role, source in (roles | experts_of(recipe)).items()]
+    for _, clips in parents:
         trained = trained.with_parent(clips)
     tested, selecting = _tested(recipe, sources)
     report = compare(trained, tested, recipe.allow_leaks)
     if isinstance(recipe, AdaLTMRecipe | LateFusionRecipe) and recipe.fit_on == "heldout":
-        report = report.with_leaks(compare(_fine_tuned(experts), {FIT: fit}, recipe.allow_leaks))
+        report = report.with_leaks(compare(_fine_tuned(parents), {FIT: fit}, recipe.allow_leaks))
     if selecting and _chooses_by_dev(recipe):
         # What chose the weights is no training of them, but a run that builds on this one should know of it.
         trained = trained.with_parent(TrainingClips({Use(SELECTION, run): selecting}))
@@ -141,13 +149,17 @@ def _own_list(own: Use, fit: frozenset[ClipTrace], guessed: frozenset[ClipTrace]
     )
 
 
-def _fine_tuned(experts: Iterable[tuple[str, TrainingClips]]) -> TrainingClips:
-    """What the experts were fine-tuned on, but for those that only transcribe: they learned no emotion."""
+def _fine_tuned(parents: Iterable[tuple[str, TrainingClips]]) -> TrainingClips:
+    """What base and experts were fine-tuned on, but for runs that learned words alone, and so no emotion."""
     heard = TrainingClips()
-    for source, clips in experts:
-        if not transcribes_only(source):
-            uses = {use: found for use, found in clips.uses.items() if use.stage == "fine-tuning"}
-            heard = heard.with_parent(TrainingClips(uses, clips.unknown))
+    for source, clips in parents:
+        words_alone = transcribing_runs(source)
+        uses = {
+            use: found
+            for use, found in clips.uses.items()
+            if use.stage == "fine-tuning" and use.run not in words_alone
+        }
+        heard = heard.with_parent(TrainingClips(uses, clips.unknown))
     return heard
 
 
