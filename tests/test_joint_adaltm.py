@@ -281,9 +281,32 @@ def test_heads_start_from_those_of_runs(encoder_folder, expert_folders, corpora,
         build_system(wrong, build_sources(wrong), lambda line: None)
 
 
+def test_with_heads_given_and_no_epoch_a_run_answers_as_the_heads_do(
+    encoder_folder, expert_folders, corpora, tmp_path
+):
+    static = {"granularity": "static", "init": {"asr": 0.3, "ser": 0.9}}
+    first, second = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
+    execute(recipe(encoder_folder, corpora, expert_folders, **static), first)
+    heads = {"ser": str(first.path), "asr": str(first.path)}
+    lines: list[str] = []
+    plan = recipe(
+        encoder_folder, corpora, expert_folders, **static, start_heads=heads, training={"epochs": 0}
+    )
+    execute(plan, second, say=lines.append)
+    assert "nothing is trained" in lines and second.is_complete and not second.journal_rows()
+    assert not any("warning" in line or "states are kept" in line for line in lines)
+    for split in ("dev", "test"):
+        rows = [list(read_predictions(run.predictions(split))) for run in (first, second)]
+        assert rows[0] == rows[1]
+    assert json.loads((second.model / "coefficients.json").read_text())["coefficients"][0] == pytest.approx([0.3, 0.9])
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
+        ({"training": {"epochs": 0}}, "give both heads in start_heads"),
+        ({"training": {"epochs": 0}, "start_heads": {"ser": "x"}}, "give both heads in start_heads"),
+        ({"training": {"epochs": -1}}, "greater than or equal to 0"),
         ({"tasks": {"ser": {}}}, "both ser and asr"),
         ({"tasks": {}, "coefficients": "per_task"}, "with tasks only"),
         ({"tasks": {}, "start_heads": {"ser": "x"}}, "with tasks only"),

@@ -208,7 +208,7 @@ def _adaltm(recipe: AdaLTMRecipe, base: SpeechEncoder, sources: Sources, say: Sa
     system = AdaLTM(model, class_weights, AdaLTMRates(**recipe.rates.model_dump(exclude={"asr_head"})))
     trained, total = system.trainable_share()
     say(f"trained: {trained:,} of {total:,} parameters ({trained / total:.2%})")
-    if vectors and recipe.granularity != "static":
+    if vectors and recipe.granularity != "static" and recipe.training.epochs != 0:
         _say_reach(recipe, sources, say)
     return system
 

@@ -62,6 +62,12 @@ def build_joint(
         validation_clips=None if sources.dev is None else sources.dev.clips(),
     )
     _tell(system, sources, say)
+    trained, total = system.trainable_share() if recipe.training.epochs != 0 else (0, 1)
+    say(
+        f"trained: {trained:,} of {total:,} parameters ({trained / total:.2%})"
+        if trained
+        else "nothing is trained"
+    )
     return system
 
 
@@ -119,5 +125,3 @@ def _tell(system: JointAdaLTM, sources: TaskSources, say: Say) -> None:
             say(f"warning: {task.name} has no dev clips; the weights are chosen without it")
     for line in sources.absent_classes():
         say(f"warning: {line}")
-    trained, total = system.trainable_share()
-    say(f"trained: {trained:,} of {total:,} parameters ({trained / total:.2%})")

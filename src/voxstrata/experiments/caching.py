@@ -68,7 +68,7 @@ def keep(
             wait; a clip's front end is run by the process that the clip first falls to.
     """
     batches = RunBatches(sources.train, sources.dev, sources.evaluated)
-    if not isinstance(recipe, CachedRecipe) or not recipe.cache_gb:
+    if not isinstance(recipe, CachedRecipe) or not recipe.cache_gb or recipe.training.epochs == 0:
         return batches
     system.to(processes.device)
     if isinstance(sources, TaskSources):

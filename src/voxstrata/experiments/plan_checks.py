@@ -67,8 +67,9 @@ def plan_findings(recipe: AnyRecipe, sources: AnySources) -> PlanFindings:
         options = FitOptions(**recipe.training.model_dump(), seed=recipe.seed)
         per_epoch = sources.train.batches_per_epoch()
         total = options.total_steps(per_epoch)
-        faults += _too_long_starts(recipe, options, total)
-        doubts += _too_few_steps(total, trained)
+        if options.epochs != 0:
+            faults += _too_long_starts(recipe, options, total)
+            doubts += _too_few_steps(total, trained)
     return PlanFindings(tuple(faults), tuple(doubts))
 
 

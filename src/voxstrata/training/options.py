@@ -16,7 +16,8 @@ class FitOptions:
     """How long and how to train.
 
     Args:
-        epochs: passes over the training source; exactly one of `epochs` and `steps` is given.
+        epochs: passes over the training source; exactly one of `epochs` and `steps` is given; with 0 of them
+            nothing is trained.
         steps: optimizer steps.
         precision: "fp32", or "bf16" (autocast; weights and optimizer stay in float32).
         accumulate: batches a step; the step equals one with all their clips in one batch.
@@ -58,7 +59,9 @@ class FitOptions:
             raise RecipeError(f"precision is {self.precision!r}; allowed: {', '.join(PRECISIONS)}")
         if self.schedule not in SCHEDULES:
             raise RecipeError(f"schedule is {self.schedule!r}; allowed: {', '.join(SCHEDULES)}")
-        for name in ("epochs", "steps", "accumulate", "patience", "validate_every", "checkpoint_every_steps"):
+        if self.epochs is not None and self.epochs < 0:
+            raise RecipeError(f"epochs is {self.epochs}; 0 (nothing is trained) or more are needed")
+        for name in ("steps", "accumulate", "patience", "validate_every", "checkpoint_every_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RecipeError(f"{name} is {value}; at least 1 is needed")

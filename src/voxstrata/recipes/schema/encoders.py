@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from voxstrata.recipes.schema.recipe import BaseRecipe, Head, Recipe, Training
+from voxstrata.recipes.schema.recipe import BaseRecipe, Head, Recipe, Training, TrainingOrNone
 from voxstrata.recipes.schema.strict import Count, Gigabytes, Rate, Strict
 from voxstrata.recipes.schema.tasks import TaskUse
 
@@ -66,6 +66,7 @@ class AdaLTMRecipe(BaseRecipe):
     With `tasks` (ser, asr) the encoder has a head for each (see `systems.joint_adaltm`): coefficients are
     learned from the losses of the tasks in `learn_from` (none named: of all), shared or per task.
     `start_heads`: task -> run or model folder whose head it starts from; a task without one has a new head.
+    With both heads given and `training.epochs` 0 nothing is trained: a merge of fixed coefficients.
     """
 
     system: Literal["adaltm"] = "adaltm"
@@ -81,7 +82,16 @@ class AdaLTMRecipe(BaseRecipe):
     rates: AdaLTMRates = AdaLTMRates()
     head: Head = Head()
     cache_gb: Gigabytes = 10.0
-    training: Training
+    training: TrainingOrNone
+
+    @model_validator(mode="after")
+    def _heads_are_learned_or_given(self) -> AdaLTMRecipe:
+        if self.training.epochs == 0 and set(self.start_heads) != {"ser", "asr"}:
+            raise ValueError(
+                "training.epochs is 0, so that nothing is learned: give both heads in start_heads "
+                "(ser and asr), or at least one epoch"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tasks_go_together(self) -> AdaLTMRecipe:

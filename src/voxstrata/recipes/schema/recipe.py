@@ -41,6 +41,12 @@ class Training(Strict):
         return self
 
 
+class TrainingOrNone(Training):
+    """With `epochs: 0` nothing is trained: the model answers with what it starts from."""
+
+    epochs: Count | None = None
+
+
 class Head(Strict):
     """Layer sum and head (see heads/)."""
 
