@@ -316,3 +316,16 @@ again: [*large, *large, {a: 1}, {a: 1}]
 @given(MAPPINGS)
 def test_what_is_written_as_yaml_reads_back(values):
     assert parse_yaml(yaml.safe_dump(values), "a test") == values
+
+
+def test_the_paper_recipe_of_harmonifuse_hears_both_corpora_in_proportion():
+    # LibriSpeech: 281,241 clips of 960.9 h; IEMOCAP in four classes: 5,531 of 7.0 h.
+    recipe = read_recipe("paper/harmonifuse")
+    clips = {"asr": 281_241, "ser": 5_531 * 4 / 5}
+    mean_s = {"asr": 960.9 * 3600 / 281_241, "ser": 7.0 * 3600 / 5_531}
+    shares = {name: use.share / mean_s[name] for name, use in recipe.tasks.items()}
+    epochs = {
+        name: recipe.training.steps * recipe.data.batch_size * share / sum(shares.values()) / clips[name]
+        for name, share in shares.items()
+    }
+    assert 5 < epochs["asr"] < 15 and epochs["ser"] < 200
