@@ -97,15 +97,21 @@ def _without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 
 def _with_corpora(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values, with corpora that are named by their folders alone (`data.corpora=a`) as mappings."""
-    data = values.get("data")
-    if not isinstance(data, Mapping) or "corpora" not in data:
-        return dict(values)
-    given = data["corpora"]
-    uses = given if isinstance(given, list | tuple) else [given] if isinstance(given, str | Mapping) else None
-    if uses is None:
-        return dict(values)
-    corpora = [{"path": use} if isinstance(use, str) else use for use in uses]
-    return {**values, "data": {**data, "corpora": corpora}}
+    found = dict(values)
+    if "data" in values:
+        found["data"] = _with_paths(values["data"])
+    if isinstance(tasks := values.get("tasks"), Mapping):
+        found["tasks"] = {name: _with_paths(task) for name, task in tasks.items()}
+    return found
+
+
+def _with_paths(holder: Any) -> Any:
+    """What has a key `corpora`, with folders as mappings."""
+    if not isinstance(holder, Mapping) or not isinstance(holder.get("corpora"), str | Mapping | list | tuple):
+        return holder
+    given = holder["corpora"]
+    uses = given if isinstance(given, list | tuple) else [given]
+    return {**holder, "corpora": [{"path": use} if isinstance(use, str) else use for use in uses]}
 
 
 def validate(values: Mapping[str, Any], where: str) -> AnyRecipe:

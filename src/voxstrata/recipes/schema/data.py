@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from voxstrata.recipes.schema.strict import Fraction, Positive, PositiveNumber, Rate, Strict
 
@@ -72,6 +72,13 @@ class Data(Strict):
     batch_size: Positive = 32
     crop_s: PositiveNumber | None = None
     augment: Augment = Augment()
+
+    @field_validator("labels")
+    @classmethod
+    def _each_label_once(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if twice := sorted({name for name in labels or () if (labels or ()).count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} is named twice; name each label once")
+        return labels
 
     def require_whole_clips(self, of: str) -> None:
         """For a system (or task) that learns words, which a crop would cut off.

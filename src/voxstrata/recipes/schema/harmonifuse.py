@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from voxstrata.recipes.schema.recipe import BaseRecipe, Training
 from voxstrata.recipes.schema.strict import (
+    WIDEST,
     Count,
     Fraction,
     Gigabytes,
     Positive,
     PositiveNumber,
     Rate,
+    Size,
     Strict,
 )
 from voxstrata.recipes.schema.tasks import TaskUse
@@ -38,7 +40,7 @@ class LayerFusion(Strict):
     """See `systems.harmonifuse.options.LayerFusionOptions`."""
 
     scores: Literal["both", "task", "input", "last"] = "both"
-    width: Positive = 256
+    width: Size = 256
     norm: Literal["plain", "model", "none"] | None = None
     last_start: float | None = None
 
@@ -46,8 +48,8 @@ class LayerFusion(Strict):
 class Bridge(Strict):
     """See `speech_lm.connector.Connector`."""
 
-    stack: Positive = 5
-    width: Positive = 2048
+    stack: Size = 5
+    width: Size = 2048
 
 
 class LanguageModelUse(Strict):
@@ -56,13 +58,13 @@ class LanguageModelUse(Strict):
     See `speech_lm.language_model.SmallLM` and `speech_lm.pretrained.PretrainedLM`.
     """
 
-    layers: Positive = 4
-    size: Positive = 128
-    heads: Positive = 4
-    feed_forward: Positive = 512
+    layers: Size = 4
+    size: Size = 128
+    heads: Size = 4
+    feed_forward: Size = 512
     dropout: Fraction = 0.0
     pretrained: str | None = None
-    rank: Count = 16
+    rank: Annotated[Count, Field(le=WIDEST)] = 16
     scale: PositiveNumber = 32.0
     adapter_dropout: Fraction = 0.05
 
@@ -114,7 +116,7 @@ class HarmoniFuseRecipe(BaseRecipe):
     layer_fusion: LayerFusion = LayerFusion()
     connector: Bridge = Bridge()
     lm: LanguageModelUse = LanguageModelUse()
-    prompt_tokens: Positive = 1
+    prompt_tokens: Size = 1
     label_smoothing: Fraction = 0.1
     class_answers: Literal["head", "words"] = "head"
     class_weights: Literal["equal", "balanced"] = "equal"

@@ -7,20 +7,20 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from voxstrata.recipes.schema.recipe import Recipe, Training
-from voxstrata.recipes.schema.strict import Count, Positive, Rate, Strict
+from voxstrata.recipes.schema.strict import Count, Positive, Rate, Size, Strict
 
 
 class TinyEncoder(Strict):
     """A small encoder with a two-layer front end (400 and 3 samples wide, a frame every 20 ms)."""
 
     kind: Literal["wavlm", "hubert", "wav2vec2"] = "wavlm"
-    hidden_size: Positive = 128
-    layers: Positive = 6
-    attention_heads: Positive = 4
-    feed_forward: Positive = 512
-    channels: Positive = 260
+    hidden_size: Size = 128
+    layers: Size = 6
+    attention_heads: Size = 4
+    feed_forward: Size = 512
+    channels: Size = 260
     level_channels: Count = 4
-    position_kernel: Positive = 32
+    position_kernel: Size = 32
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> TinyEncoder:
@@ -36,8 +36,8 @@ class TinyEncoder(Strict):
 class Clusters(Strict):
     """Targets of masked prediction."""
 
-    cepstral: Positive = 128
-    prosodic: Positive = 64
+    cepstral: Size = 128
+    prosodic: Size = 64
     fit_batches: Positive = 60
 
 

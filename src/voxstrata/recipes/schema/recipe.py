@@ -8,7 +8,7 @@ from pydantic import AfterValidator, model_validator
 
 from voxstrata.recipes.leaks import checked_leaks
 from voxstrata.recipes.schema.data import Data
-from voxstrata.recipes.schema.strict import Count, Fraction, Positive, PositiveNumber, Strict
+from voxstrata.recipes.schema.strict import Count, Fraction, Positive, PositiveNumber, Seed, Size, Strict
 
 
 class Training(Strict):
@@ -51,7 +51,7 @@ class Head(Strict):
     """Layer sum and head (see heads/)."""
 
     form: Literal["a", "b", "c", "d"] = "a"
-    width: Positive | None = None
+    width: Size | None = None
     dropout: Fraction | None = None
     batch_norm: bool = False
     normalize_layers: bool = False
@@ -68,7 +68,7 @@ class Head(Strict):
 class Recipe(Strict):
     """What all recipes share. Leaks that are allowed are named as in `recipes.leaks`."""
 
-    seed: int = 0
+    seed: Seed = 0
     data: Data = Data()
     allow_leaks: Annotated[tuple[str, ...], AfterValidator(checked_leaks)] = ()
 
