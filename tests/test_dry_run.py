@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 import struct
@@ -368,3 +369,30 @@ def test_recipes_of_the_paper_share_all_but_what_a_row_is_about() -> None:
     assert dual.data.labels == tuple(EMOTIONS.values()) and dual.init == 0.5
     used = {run.recipe for run in read_table("adaltm-paper").runs.values()}
     assert set(names) == used | {"paper/harmonifuse"}
+
+
+def test_what_a_table_speaks_itself_is_no_fault_and_its_clips_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = command("reproduce", "adaltm", "--scale", "demo", "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    synth = {name: spec.synth for name, spec in read_table("adaltm").scale("demo").corpora.items()}
+    assert synth and all(synth.values())
+    for name, options in synth.items():
+        train, dev, test = options["clips"]
+        assert re.search(rf"corpus {name} \(.*\): train {train}, dev {dev}, test {test}$", done.stdout, re.M)
+    assert done.stdout.endswith("no fault found\n") and not list(tmp_path.iterdir())
+    lines = done.stdout.splitlines()
+    assert not [line for line, after in zip(lines, [*lines[1:], ""], strict=True) if line and not after
+                and line in read_table("adaltm").runs]  # fmt: skip
+
+
+def test_a_disk_that_is_too_small_is_a_fault(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(place)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
+    code, found = train(place, "paper/frozen")
+    assert code == 2 and len(found["faults"]) == 1
+    assert re.fullmatch(
+        r"[\d.]+ GB of disk are needed under runs.* and 0\.0 GB are free; free some, .*", found["faults"][0]
+    )

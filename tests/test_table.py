@@ -248,3 +248,8 @@ def test_the_twins_are_compared_by_the_same_recipes():
     shared = {"frozen": (real, "frozen"), "frozen-ssl": (ssl, "frozen")}
     for run, (scale, same) in shared.items():
         assert run_values(twins, twins.scale("real"), run) == run_values(adaltm, scale, same)
+
+
+def test_a_table_that_is_not_there_is_named_as_one(tmp_path):
+    with pytest.raises(RecipeError, match="no table 'foo': neither a file nor one of adaltm, adaltm-paper"):
+        read_table("foo")

@@ -66,6 +66,8 @@ def show(found: DryRun, as_json: bool) -> None:
 
 
 def _lines(found: DryRun) -> Iterator[str]:
+    from voxstrata.experiments.dry_run.run import NOT_ESTIMATED
+
     for corpus in found.corpora:
         counts = (
             f"{split} {count:,}" + (_against(count, corpus.paper[split]) if split in corpus.paper else "")
@@ -75,13 +77,18 @@ def _lines(found: DryRun) -> Iterator[str]:
         yield from (f"  note: {note}" for note in corpus.notes)
     for line in found.encoders:
         yield f"encoder {line}"
+    silent = [
+        run.name for run in found.runs if not (run.costs or run.clips or set(run.notes) - {NOT_ESTIMATED})
+    ]
     for run in found.runs:
+        if run.name in silent:
+            continue
         yield ""
         yield f"{run.name}: {_clips(run.clips)}" if run.clips else run.name
         if run.costs is not None:
             cost = run.costs
             kept = "; states kept, the encoder runs once" if cost.cached else ""
-            yield f"  {cost.steps:,} steps, {cost.training_flops / 1e18:.3g} EFLOP{kept}"
+            yield f"  {cost.steps:,} steps, {_operations(cost.training_flops)}{kept}"
             yield (
                 f"  one GPU: {_hours(cost.one_gpu_s)}, {_gigabytes(cost.gpu_bytes)}; two: "
                 f"{_hours(cost.two_gpus_s)}, {_gigabytes(cost.gpu_of_two_bytes)} each; host "
@@ -89,6 +96,9 @@ def _lines(found: DryRun) -> Iterator[str]:
                 f"{_gigabytes(cost.kept_bytes)} stay"
             )
         yield from (f"  note: {note}" for note in run.notes)
+    if silent:
+        yield ""
+        yield f"without an estimate: {', '.join(silent)}"
     costs = [run.costs for run in found.runs if run.costs is not None]
     if costs:
         yield ""
@@ -112,8 +122,27 @@ def _clips(clips: Mapping[str, int]) -> str:
     return ", ".join(f"{split} {count:,}" for split, count in clips.items())
 
 
+def _operations(count: float) -> str:
+    """Floating-point operations in the largest unit of which there is at least one.
+
+    >>> _operations(1.64e13), _operations(2.5e18)
+    ('16.4 TFLOP', '2.5 EFLOP')
+    """
+    for power, unit in ((18, "EFLOP"), (15, "PFLOP"), (12, "TFLOP")):
+        if count >= 10**power:
+            return f"{count / 10**power:.3g} {unit}"
+    return f"{count / 1e9:.3g} GFLOP"
+
+
 def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:,.2g} h" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
+    """A time in the largest unit of which there is at least one.
+
+    >>> _hours(0.9), _hours(90), _hours(4e6)
+    ('0.9 s', '1.5 min', '1,111.1 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
 def _gigabytes(count: float) -> str:

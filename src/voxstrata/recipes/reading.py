@@ -18,6 +18,8 @@ from voxstrata.recipes.schema.any_recipe import RECIPE, AnyRecipe
 
 #: Folder of the recipes at the scale of the paper.
 PAPER = "paper"
+#: Folder of the packaged tables.
+TABLES = "tables"
 #: What a recipe that leaves values to `defaults: fit` states in their place where a table builds on it.
 IN_TABLES = "in_tables"
 
@@ -48,7 +50,8 @@ def _content(source: str | Path, folder: str = "") -> dict[str, Any]:
     known = packaged(folder)
     path = known.get(str(source), Path(source))
     if not path.is_file():
-        raise RecipeError(f"no recipe {str(source)!r}: neither a file nor one of {', '.join(known)}")
+        kind = "table" if folder == TABLES else "recipe"
+        raise RecipeError(f"no {kind} {str(source)!r}: neither a file nor one of {', '.join(known)}")
     content = read_yaml_file(path, error=RecipeError)
     if not isinstance(content, dict):
         raise RecipeError(f"{path} must hold a mapping of keys to values")

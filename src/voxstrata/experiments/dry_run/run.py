@@ -35,13 +35,12 @@ from voxstrata.experiments.sources import AnySources, Sources
 from voxstrata.experiments.task_sources import TaskSources
 from voxstrata.recipes.schema.any_recipe import AnyRecipe
 from voxstrata.recipes.schema.encoders import LateFusionRecipe
-from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
 from voxstrata.recipes.schema.pretraining import PretrainRecipe
 from voxstrata.recipes.schema.recipe import BaseRecipe
 from voxstrata.systems.pretraining.tiny_encoder import tiny_config
 
 UNPREPARED = f"clips of a corpus that is not prepared are of {ASSUMED_CLIP_S:g} s"
-NOT_ESTIMATED = "costs are not estimated for harmonifuse"
+NOT_ESTIMATED = "costs are not estimated for a recipe of several tasks"
 PAPERS_COUNTS = "of a corpus that is neither prepared nor counted the paper's counts are taken"
 
 
@@ -157,7 +156,13 @@ def dry_run(
     costs = [check.costs for check in checks if check.costs is not None]
     beside = max((cost.disk_bytes - cost.kept_bytes for cost in costs), default=0.0)
     guessed = [clips for folder, clips in plan.unprepared.items() if clips and folder not in releases]
+    needed, free = sum(cost.kept_bytes for cost in costs) + beside, shutil.disk_usage(place).free
     found = [*faults, *(fault for check in checks for fault in check.faults)]
+    if needed > free:
+        found.append(
+            f"{needed / 1e9:,.1f} GB of disk are needed under {out} and {free / 1e9:,.1f} GB are free; "
+            "free some, or choose another folder with --out"
+        )
     return DryRun(
         corpora=(*releases.values(), *inspection.corpora.values()),
         encoders=tuple(inspection.encoders.values()),
@@ -165,11 +170,11 @@ def dry_run(
         faults=tuple(dict.fromkeys(found)),
         assumptions=(
             *assumed.lines(),
-            *([UNPREPARED] if plan.unprepared else []),
+            *([UNPREPARED] if plan.unprepared and costs else []),
             *([PAPERS_COUNTS] if guessed else []),
         ),
-        disk_bytes=sum(cost.kept_bytes for cost in costs) + beside,
-        free_bytes=shutil.disk_usage(place).free,
+        disk_bytes=needed,
+        free_bytes=free,
     )
 
 
@@ -177,7 +182,8 @@ def _check(
     name: str, plan: _Plan, heard: dict[str, TrainingClips], inspection: Inspection, assumed: Assumptions
 ) -> RunCheck:
     recipe, findings = plan.runs[name], _Findings()
-    if isinstance(recipe, HarmoniFuseRecipe):
+    of_tasks = bool(getattr(recipe, "tasks", None))
+    if of_tasks:
         findings.notes[NOT_ESTIMATED] = None
     clips: dict[str, int] = {}
     costs = None
@@ -188,7 +194,7 @@ def _check(
                 inspection.corpus(path)
     encoder = _check_encoders(recipe, plan, inspection, findings)
     if coming := [plan.unprepared[path] for path in used if path in plan.unprepared]:
-        if isinstance(recipe, EncoderRecipe) and encoder is not None and all(coming):
+        if isinstance(recipe, EncoderRecipe) and encoder is not None and all(coming) and not of_tasks:
             sizes = EncoderSizes.of(encoder.config, encoder.parameters)
             totals = {split: sum(c.get(split, 0) for c in coming) for split in coming[0]}
             costs = estimate(recipe, sizes, Loads.assumed(sizes, totals, recipe.data.batch_size), assumed)

@@ -6,12 +6,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from voxstrata.corpora.clip import SPLITS
 from voxstrata.corpora.msp_podcast import PAPER_CLIPS
+from voxstrata.corpora.synthetic.espeak import require
 from voxstrata.errors import VoxstrataError
 from voxstrata.experiments.dry_run.corpus_checks import MSP, CorpusCheck, check_release
 from voxstrata.experiments.dry_run.estimate import Assumptions
 from voxstrata.experiments.dry_run.run import DryRun, dry_run
-from voxstrata.experiments.tables.corpora import corpus_folder, corpus_source, how_to_prepare
+from voxstrata.experiments.tables.corpora import (
+    corpus_folder,
+    corpus_source,
+    how_to_prepare,
+    synthesis_options,
+)
 from voxstrata.experiments.tables.pieces import points, variants
 from voxstrata.experiments.tables.recipes import order, run_values, substitute
 from voxstrata.experiments.tables.table import Scale, Table
@@ -78,11 +85,25 @@ def _labelled(variant: Scale, title: str) -> Iterator[tuple[str, dict[str, Any]]
         yield f" ({', '.join(parts)})" if parts else "", point
 
 
+def _spoken(name: str, synth: dict[str, Any], folder: str) -> tuple[list[str], CorpusCheck | None]:
+    """Synthetic speech that the table will speak itself, first of all."""
+    try:
+        require()
+        options = synthesis_options(name, synth)
+    except VoxstrataError as fault:
+        return [str(fault)], None
+    clips = dict(zip(SPLITS, options.clips, strict=True))
+    note = "synthetic: `reproduce` speaks it first"
+    return [], CorpusCheck(folder, name, clips, {}, "", (note,), prepared=False)
+
+
 def _unprepared(
     name: str, scale: Scale, out: Path, data: Path | None
 ) -> tuple[list[str], CorpusCheck | None]:
     """What stands in the way of a corpus that is not there yet, and what can be counted of it."""
     spec = scale.corpora[name]
+    if spec.synth is not None:
+        return _spoken(name, spec.synth, str(corpus_folder(name, spec, out / "corpora", data)))
     try:
         how = how_to_prepare(name, spec, out / "corpora", data)
     except VoxstrataError as fault:

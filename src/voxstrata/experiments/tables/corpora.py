@@ -63,15 +63,12 @@ def corpus_folder(name: str, spec: CorpusSpec, out: Path, data: Path | None) -> 
 
 
 def how_to_prepare(name: str, spec: CorpusSpec, out: Path, data: Path | None) -> str:
-    """What makes a corpus that is not there yet, in words.
+    """The command that prepares a corpus that is not there yet.
 
     Raises:
         CorpusError: if it needs a data root and none was given, or its folder is missing.
         RecipeError: if the specification does not hold.
     """
-    if spec.synth is not None:
-        synthesis_options(name, spec.synth)
-        return "`reproduce` without --dry-run speaks it"
     options = [f"--option {shlex.quote(f'{key}={value}')}" for key, value in spec.options.items()]
     maps = [f"--map {shlex.quote(str(label_map))}" for label_map in spec.maps]
     words = [

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from voxstrata.errors import RecipeError, VoxstrataError
 from voxstrata.evaluation.recognition import normalizer_named
 from voxstrata.experiments.tables.sweeps import grid_points
-from voxstrata.recipes.reading import read_yaml
+from voxstrata.recipes.reading import TABLES, read_yaml
 from voxstrata.recipes.schema.strict import Strict
 
 #: Metrics that a table can show.
@@ -163,7 +163,7 @@ def read_table(source: str | Path) -> Table:
         RecipeError: naming every key at fault.
     """
     try:
-        table = Table.model_validate(read_yaml(source, "tables"))
+        table = Table.model_validate(read_yaml(source, TABLES))
     except ValidationError as fault:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors()]
         raise RecipeError(f"table {source}: " + "; ".join(problems)) from None
