@@ -51,7 +51,7 @@ def _content(source: str | Path, folder: str = "") -> dict[str, Any]:
     path = known.get(str(source), Path(source))
     if not path.is_file():
         kind = "table" if folder == TABLES else "recipe"
-        raise RecipeError(f"no {kind} {str(source)!r}: neither a file nor one of {', '.join(known)}")
+        raise RecipeError(f"no {kind} {str(source)!r}: neither a file nor one of {', '.join(sorted(known))}")
     content = read_yaml_file(path, error=RecipeError)
     if not isinstance(content, dict):
         raise RecipeError(f"{path} must hold a mapping of keys to values")
