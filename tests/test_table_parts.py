@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from voxstrata.experiments.tables.archive import _placeless
 from voxstrata.experiments.tables.pieces import Piece, narrowed, points
 from voxstrata.experiments.tables.table import read_table
 from voxstrata.reporting import page
-from voxstrata.runs import RunFolder, folder_lock
+from voxstrata.runs import RunFolder, folder_lock, is_held
 
 ARRAY = Path(__file__).parents[1] / "examples" / "slurm" / "array.sh"
 
@@ -86,6 +88,33 @@ def test_parts_are_trained_once_and_the_table_is_written_from_them(
     )
     assert {path.name for path in (runs / "tables").iterdir()} == {"toy-toy", "toy-toy-rows-947f18-seed1"}
     assert {path: path.stat().st_mtime_ns for path in runs.glob("*/COMPLETE")} == before
+
+
+def test_what_another_process_is_doing_is_left_to_it_while_there_is_other_work(
+    table: Path, corpus_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "write_report", lambda run: None)
+    (held,) = map(Path, json.loads(reproduce(table, corpus_folder, "--only", "ser", "--seed", "0").stdout))
+    shutil.rmtree(held)
+    found: list[list[str]] = []
+    with folder_lock(held):
+        assert is_held(held) and not is_held(held.parent / "nowhere")
+        work = threading.Thread(
+            target=lambda: found.append(
+                json.loads(reproduce(table, corpus_folder, "--only", "single,ser").stdout)
+            )
+        )
+        work.start()
+        until = time.monotonic() + 120
+        while len(list(held.parent.glob("*/COMPLETE"))) < 2 and time.monotonic() < until:
+            time.sleep(0.1)
+        done = {path.parent.name for path in held.parent.glob("*/COMPLETE")}
+        assert len(done) == 2 and held.name not in done, "the other seed's runs"
+        time.sleep(0.5)
+        assert work.is_alive() and {path.parent.name for path in held.parent.glob("*/COMPLETE")} == done
+    work.join(120)
+    assert not is_held(held) and len(list(held.parent.glob("*/COMPLETE"))) == 4
+    assert {Path(folder).name for folder in found[0]} >= {held.name}
 
 
 def test_an_archive_gives_the_same_table_without_training_and_tells_no_places(

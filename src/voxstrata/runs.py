@@ -172,3 +172,18 @@ def folder_lock(folder: Path, *, waiting: Callable[[str], None] | None = None) -
         yield
     finally:
         held.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds a folder just now, see `folder_lock`."""
+    from filelock import FileLock, Timeout
+
+    if not (folder / ".lock").is_file():
+        return False
+    held = FileLock(folder / ".lock")
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        return True
+    held.release()
+    return False

@@ -13,6 +13,7 @@ from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.corpora.synthetic.lexicon import Lexicon
 from voxstrata.corpora.synthetic.oracle import measure
 from voxstrata.experiments.build import Say, planned_steps
+from voxstrata.experiments.parents import base_of, experts_of
 from voxstrata.experiments.provenance import commit, machine, now
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.sources import build_sources
@@ -23,7 +24,7 @@ from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, variants
 from voxstrata.experiments.tables.plan import PlannedRun, plan
 from voxstrata.experiments.tables.rows import rows_of
 from voxstrata.experiments.tables.table import Scale, Table
-from voxstrata.runs import folder_lock, write_json
+from voxstrata.runs import folder_lock, is_held, write_json
 from voxstrata.training.options import Progress
 
 #: What tells a variant of a scale from the others -> its prepared corpora.
@@ -114,7 +115,8 @@ def train_part(
 ) -> list[Path]:
     """Trains the rows of a `narrowed` scale and what they need; other processes may do other parts.
 
-    What another process is just doing is waited for. No table is written: `reproduce` does that in the end.
+    What another process is just doing is left to it, and waited for once nothing else can be done. No table
+    is written: `reproduce` does that in the end.
 
     Args:
         table: what to run.
@@ -184,11 +186,20 @@ def _corpora(
 def _execute_all(
     planned: list[PlannedRun], say: Say, tick: Callable[[Tick], None], *, patient: bool = False
 ) -> None:
+    """Trains what is not done yet.
+
+    Args:
+        planned: parents before children.
+        say: receives lines for the user.
+        tick: receives progress.
+        patient: other processes may be doing runs of the same plan: those that are free come first.
+    """
     distinct = {run.folder.path: run for run in planned}
-    open_runs = [run for run in distinct.values() if not run.folder.is_complete]
-    steps = {run.folder.path: planned_steps(run.recipe, build_sources(run.recipe)) for run in open_runs}
+    open_runs = {path: run for path, run in distinct.items() if not run.folder.is_complete}
+    steps = {path: planned_steps(run.recipe, build_sources(run.recipe)) for path, run in open_runs.items()}
     total, done = sum(steps.values()), 0
-    for run in open_runs:
+    while open_runs:
+        run = _free(open_runs) if patient else next(iter(open_runs.values()))
         start = done
 
         def progress(now: Progress, start: int = start, run: PlannedRun = run) -> None:
@@ -203,8 +214,22 @@ def _execute_all(
             say=partial(_prefixed, say, run.name),
             progress=progress,
         )
+        del open_runs[run.folder.path]
         done = start + steps[run.folder.path]
         tick(Tick(done, total, run.folder.path.name))
+
+
+def _free(open_runs: dict[Path, PlannedRun]) -> PlannedRun:
+    """The first run whose parents are done and that no other process holds; if there is none, the first."""
+    for run in open_runs.values():
+        parents = [*experts_of(run.recipe).values(), base_of(run.recipe) or ""]
+        if all(_is_done(open_runs, Path(parent)) for parent in parents) and not is_held(run.folder.path):
+            return run
+    return next(iter(open_runs.values()))
+
+
+def _is_done(open_runs: dict[Path, PlannedRun], path: Path) -> bool:
+    return path not in open_runs or open_runs[path].folder.is_complete
 
 
 def _prefixed(say: Say, name: str, line: str) -> None:
