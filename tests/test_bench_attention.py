@@ -23,11 +23,10 @@ MEGABYTE = 10**6
 TOO_MUCH = 2**62
 
 
-def test_bench_attention_prints_and_writes_what_it_found(tmp_path):
-    out = tmp_path / "attention.json"
-    done = CliRunner().invoke(app, ["bench", "attention", "--quick", "--json", str(out)])
+def test_bench_attention_prints_and_writes_what_it_found():
+    done = CliRunner().invoke(app, ["bench", "attention", "--quick", "--json"])
     assert done.exit_code == 0, done.output
-    told = json.loads(out.read_text())
+    told = json.loads(done.stdout)
     assert told["benchmark"] == "attention" and told["reference"] == "reference"
     assert set(told["compares"]) == {"fast", "reference"}
     assert told["settings"]["shape"] == "tiny" and told["machine"]["torch"]
@@ -40,7 +39,7 @@ def test_bench_attention_prints_and_writes_what_it_found(tmp_path):
         assert fast["median_s"] > 0 and fast["time_ratio"] > 0
         assert "time_ratio" not in reference
         assert fast["memory_ratio"] is None or fast["memory_ratio"] > 0
-    lines = done.stdout.splitlines()
+    lines = done.stderr.splitlines()
     assert max(map(len, lines)) <= 100
     (headings,) = (line.split() for line in lines if "median s" in line)
     assert " ".join(headings) == "clip_s pass way median s MB time ratio CPU ratio memory ratio"

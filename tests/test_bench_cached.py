@@ -14,10 +14,9 @@ from voxstrata.systems.cached_states import CachedStates
 def test_bench_cached_prints_and_writes_what_it_found(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    out = tmp_path / "cached.json"
-    done = CliRunner().invoke(app, ["bench", "cached", "--quick", "--threads", "1", "--json", str(out)])
+    done = CliRunner().invoke(app, ["bench", "cached", "--quick", "--threads", "1", "--json"])
     assert done.exit_code == 0, done.output
-    told = json.loads(out.read_text())
+    told = json.loads(done.stdout)
     assert told["benchmark"] == "cached" and told["reference"] == "uncached"
     assert told["settings"]["shape"] == "tiny" and told["settings"]["clips"] == 10
     (row,) = told["rows"]
@@ -25,7 +24,7 @@ def test_bench_cached_prints_and_writes_what_it_found(tmp_path, monkeypatch):
     ours, theirs = row["modes"]["cached"], row["modes"]["uncached"]
     assert len(ours["runs_s"]) == len(theirs["runs_s"]) == 2
     assert ours["time_ratio"] == pytest.approx(ours["median_s"] / theirs["median_s"], rel=0.9)
-    assert "time ratio" in done.stdout and "cached" in done.stdout
+    assert "time ratio" in done.stderr and "cached" in done.stderr
     assert not [*(tmp_path / "temporary").iterdir()]
 
 

@@ -28,13 +28,10 @@ def bench(*arguments):
     return CliRunner().invoke(app, ["bench", "lambda-step", "--quick", *arguments])
 
 
-def test_bench_lambda_step_prints_and_writes_what_it_found(tmp_path):
-    out = tmp_path / "build" / "lambda-step.json"
-    done = bench(
-        "--ways", "functional_call,lean,checkpointed", "--vector-dtype", "bfloat16", "--json", str(out)
-    )
+def test_bench_lambda_step_prints_and_writes_what_it_found():
+    done = bench("--ways", "functional_call,lean,checkpointed", "--vector-dtype", "bfloat16", "--json")
     assert done.exit_code == 0, done.output
-    told = json.loads(out.read_text())
+    told = json.loads(done.stdout)
     assert told["benchmark"] == "lambda-step" and told["reference"] == "functional_call"
     assert tuple(told["compares"]) == tuple(told["settings"]["ways"]) == OURS
     assert told["settings"]["vector_dtype"] == "bfloat16" and told["settings"]["shape"] == "tiny"
@@ -42,7 +39,7 @@ def test_bench_lambda_step_prints_and_writes_what_it_found(tmp_path):
     for row in told["rows"]:
         assert tuple(row["modes"]) == OURS
         assert row["modes"]["lean"]["time_ratio"] > 0 and len(row["modes"]["lean"]["runs_s"]) == 2
-    lines = done.stdout.splitlines()
+    lines = done.stderr.splitlines()
     assert max(map(len, lines)) <= 100
     assert [line.split()[:2] for line in lines if line.startswith(CASES)] == [
         [case, way] for case in CASES for way in OURS
@@ -65,14 +62,13 @@ def instead_of_runs(monkeypatch):
     return give
 
 
-def test_cases_and_ways_can_be_chosen_and_the_first_way_is_the_reference(tmp_path, instead_of_runs):
-    out = tmp_path / "lambda-step.json"
+def test_cases_and_ways_can_be_chosen_and_the_first_way_is_the_reference(instead_of_runs):
     asked = instead_of_runs({"lean": Runs((2.0,), 5 * 10**5)})
     ways, cases = ["lean", "functional_call"], ("front-kept", "all-groups")
-    done = bench("--ways", ",".join(ways), "--cases", " , ".join(cases), "--threads", "1", "--json", str(out))
+    done = bench("--ways", ",".join(ways), "--cases", " , ".join(cases), "--threads", "1", "--json")
     assert done.exit_code == 0, done.output
     assert asked == [(ways, cases, 2, 1)]
-    told = json.loads(out.read_text())
+    told = json.loads(done.stdout)
     assert told["reference"] == "lean" and [row["vectors"] for row in told["rows"]] == [*cases]
     modes = told["rows"][0]["modes"]
     assert modes["functional_call"]["time_ratio"] == 0.5 and "time_ratio" not in modes["lean"]
@@ -121,14 +117,13 @@ def test_what_is_not_installed_is_named(monkeypatch):
         run(LambdaStepOptions(ways=("lean", FUSION_BENCH)))
 
 
-def test_a_fault_is_named_beside_the_table_and_ends_with_3(tmp_path, instead_of_runs):
+def test_a_fault_is_named_beside_the_table_and_ends_with_3(instead_of_runs):
     instead_of_runs({"functional_call": Runs((), None, "memory was out")})
-    out = tmp_path / "lambda-step.json"
-    done = bench("--ways", "functional_call,lean", "--cases", "all-groups", "--json", str(out))
+    done = bench("--ways", "functional_call,lean", "--cases", "all-groups", "--json")
     assert done.exit_code == 3
-    assert "failed" in done.stdout and "1.000" in done.stdout
+    assert "failed" in done.stderr and "1.000" in done.stderr
     assert "functional_call failed on all-groups: memory was out" in done.stderr
-    (row,) = json.loads(out.read_text())["rows"]
+    (row,) = json.loads(done.stdout)["rows"]
     assert row["modes"]["functional_call"] == {"fault": "memory was out"}
     assert row["modes"]["lean"]["median_s"] == 1 and row["modes"]["lean"]["time_ratio"] is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import textwrap
 from collections.abc import Callable
@@ -19,7 +20,7 @@ Options = TypeVar("Options")
 SHAPE = typer.Option("base", "--shape", help="WavLM of this shape: base or large.")
 BATCH_SIZE = typer.Option(4, "--batch-size", min=1, help="Clips in a batch.")
 CLIP_S = typer.Option(3.0, "--clip-s", min=0.1, help="Length of each clip in seconds.")
-JSON_FILE = typer.Option(None, "--json", metavar="FILE", help="Also write the result as JSON.")
+AS_JSON = typer.Option(False, "--json", help="Print JSON.")
 QUICK = typer.Option(False, "--quick", help="Tiny shapes, to see that it runs; the figures say nothing.")
 REPEATS = typer.Option(5, "--repeats", min=1, help="Timed runs of each way and case.")
 THREADS = typer.Option(None, "--threads", min=1, help="Threads of torch; default: torch's choice.")
@@ -44,7 +45,7 @@ def attention(
     repeats: int = REPEATS,
     threads: int | None = THREADS,
     quick: bool = QUICK,
-    json_file: Path | None = JSON_FILE,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Compare the fast attention with transformers' own, forward and forward with backward."""
     from voxstrata.benchmarks.attention import AttentionOptions, run
@@ -66,7 +67,7 @@ def attention(
         dropout=dropout,
         threads=threads,
     )
-    answer(run, options.quick() if quick else options, json_file)
+    answer(run, options.quick() if quick else options, as_json)
 
 
 def lambda_step(
@@ -86,7 +87,7 @@ def lambda_step(
     repeats: int = REPEATS,
     threads: int | None = THREADS,
     quick: bool = QUICK,
-    json_file: Path | None = JSON_FILE,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Compare ways to take one step of learning the coefficients: forward, and backward to all of them."""
     from voxstrata.benchmarks.lambda_step import LambdaStepOptions, run
@@ -102,7 +103,7 @@ def lambda_step(
         repeats=repeats,
         threads=threads,
     )
-    answer(run, options.quick() if quick else options, json_file)
+    answer(run, options.quick() if quick else options, as_json)
 
 
 def cached(
@@ -114,7 +115,7 @@ def cached(
     repeats: int = typer.Option(1, "--repeats", min=1, help="Timed trainings of each way."),
     threads: int | None = THREADS,
     quick: bool = QUICK,
-    json_file: Path | None = JSON_FILE,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Compare trainings of a static merge: the encoder's states computed once, or in every epoch."""
     from voxstrata.benchmarks.cached import CachedOptions, run
@@ -128,7 +129,7 @@ def cached(
         repeats=repeats,
         threads=threads,
     )
-    answer(run, options.quick() if quick else options, json_file)
+    answer(run, options.quick() if quick else options, as_json)
 
 
 def harmonifuse(
@@ -144,7 +145,7 @@ def harmonifuse(
     repeats: int = REPEATS,
     threads: int | None = THREADS,
     quick: bool = QUICK,
-    json_file: Path | None = JSON_FILE,
+    as_json: bool = AS_JSON,
 ) -> None:
     """Compare parts of HarmoniFuse with plain ways: decoding, a training step, the sum of encoder states."""
     from voxstrata.benchmarks.harmonifuse import HarmoniFuseBenchOptions, run
@@ -160,33 +161,30 @@ def harmonifuse(
         repeats=repeats,
         threads=threads,
     )
-    answer(run, options.quick() if quick else options, json_file)
+    answer(run, options.quick() if quick else options, as_json)
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
 
 
-def answer(
-    run: Callable[[Options, Progress], BenchmarkResult], options: Options, json_file: Path | None
-) -> None:
-    """Runs a benchmark under a progress bar, prints its table and writes its JSON.
+def answer(run: Callable[[Options, Progress], BenchmarkResult], options: Options, as_json: bool) -> None:
+    """Runs a benchmark under a progress bar and prints its table, or the same as JSON.
 
     Exits with 3 where a way failed for want of memory; each is named.
 
     Args:
         run: of a module of `voxstrata.benchmarks`.
         options: of that benchmark.
-        json_file: None: no JSON.
+        as_json: JSON in place of the table, which then goes to standard error.
     """
     from voxstrata.cli.progress import bar
-    from voxstrata.runs import write_json
 
     with bar("runs") as (_, advance):
         result = run(options, advance)
-    if json_file is not None:
-        write_json(json_file, result.as_dict())
-    show(result)
+    if as_json:
+        typer.echo(json.dumps(result.as_dict(), indent=2))
+    show(result, err=as_json)
     faults = result.faults()
     for fault in faults:
         print(f"voxstrata: {fault}", file=sys.stderr)
@@ -194,24 +192,24 @@ def answer(
         raise typer.Exit(3)
 
 
-def show(result: BenchmarkResult) -> None:
+def show(result: BenchmarkResult, *, err: bool = False) -> None:
     """Prints what is compared, medians, peaks beyond resident memory, ratios, settings and machine."""
     width = max(map(len, result.compares))
     for name, meaning in result.compares.items():
-        typer.echo(f"{name:<{width}}  {meaning}")
+        typer.echo(f"{name:<{width}}  {meaning}", err=err)
     headings, cells = result.table()
     words = headings.index("way") + 1
     widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
-    typer.echo()
+    typer.echo(err=err)
     for line in (headings, *cells):
         padded = [
             f"{cell:<{width}}" if column < words else f"{cell:>{width}}"
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
-        typer.echo("  ".join(padded))
-    typer.echo()
+        typer.echo("  ".join(padded), err=err)
+    typer.echo(err=err)
     for note in _notes(result):
-        typer.echo(textwrap.fill(note, 100, subsequent_indent="    ", break_on_hyphens=False))
+        typer.echo(textwrap.fill(note, 100, subsequent_indent="    ", break_on_hyphens=False), err=err)
 
 
 def _notes(result: BenchmarkResult) -> tuple[str, ...]:

@@ -37,6 +37,24 @@ def outcome(run: RunFolder) -> Iterator[str]:
         yield f"try it: {program()} predict PATH/TO/RECORDINGS --model {run.path}"
 
 
+def outcome_object(run: RunFolder) -> dict[str, Any]:
+    """The same for programs: folders, scores by split, and the step whose weights the model has.
+
+    Args:
+        run: that is complete.
+    """
+    steps, validations = run.journal_rows("step"), run.journal_rows("validation")
+    lowest = next((row for row in reversed(validations) if row["best"]), None)
+    return {
+        "run": str(run.path),
+        "model": str(run.model) if run.model.is_dir() else None,
+        "report": str(run.report),
+        "metrics": _metrics(run),
+        "steps": steps[-1]["step"] if steps else 0,
+        "lowest_validation_loss": None if lowest is None else {k: lowest[k] for k in ("step", "loss")},
+    }
+
+
 def outcome_warnings(run: RunFolder) -> Iterator[str]:
     """What is to be said of its scores, with the split it is about.
 

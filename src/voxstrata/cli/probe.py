@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,9 +41,7 @@ def probe(
     ),
     resamples: int = typer.Option(1000, "--resamples", min=2, help="Bootstrap samples of the intervals."),
     seed: int = typer.Option(0, "--seed", min=0, help="Of draws and resampling."),
-    json_file: Path | None = typer.Option(
-        None, "--json", metavar="FILE", help="Also write the result as JSON."
-    ),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Tell what each layer of an encoder knows, by linear probes.
 
@@ -57,7 +56,6 @@ def probe(
     from voxstrata.corpora.prepared import PreparedCorpus
     from voxstrata.experiments.provenance import provenance
     from voxstrata.inference.path import fastest_device
-    from voxstrata.runs import write_json
 
     options = ProbeOptions(tuple(targets or ()), train, test, fold, max_clips, max_frames, resamples, seed)
     prepared = PreparedCorpus.load(corpus)
@@ -67,16 +65,17 @@ def probe(
     encoder.to(fastest_device())
     with bar("done") as (_, advance):
         found = study(encoder, prepared, plan, advance)
-    if json_file is not None:
+    for note in found.notes:
+        typer.echo(f"note: {note}", err=True)
+    if as_json:
         about = provenance(
             seed=seed, fingerprints={str(corpus): prepared.fingerprint}, parents={"encoder": model}
         )
         told = {"encoder": {"name": model, "sha256": identity, "layers": encoder.num_layers}}
-        write_json(json_file, {**told, "settings": asdict(options), **found.as_dict(), "provenance": about})
-    for note in found.notes:
-        typer.echo(f"note: {note}", err=True)
-    typer.echo(f"{model} on {prepared.name}" + (f", fold {fold}" if fold else ""))
-    typer.echo(text(found))
+        whole = {**told, "settings": asdict(options), **found.as_dict(), "provenance": about}
+        typer.echo(json.dumps(whole, indent=2))
+    typer.echo(f"{model} on {prepared.name}" + (f", fold {fold}" if fold else ""), err=as_json)
+    typer.echo(text(found), err=as_json)
 
 
 def text(found: ProbeStudy) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,7 @@ def prompts(
     split: str = typer.Option("test", "--split", help="Whose clips are asked."),
     clips: int | None = typer.Option(None, "--clips", min=1, help="At most so many, drawn by seed."),
     seed: int = typer.Option(0, "--seed", min=0, help="Of the draw."),
-    json_file: Path | None = typer.Option(
-        None, "--json", metavar="FILE", help="Also write the result as JSON."
-    ),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Tell whether the prompt, the scalars s or the clip sets the weights of the language model's layers.
 
@@ -46,7 +45,6 @@ def prompts(
     from voxstrata.corpora.prepared import PreparedCorpus
     from voxstrata.experiments.provenance import provenance
     from voxstrata.inference.path import fastest_device
-    from voxstrata.runs import write_json
 
     prepared = PreparedCorpus.load(corpus)
     source = drawn_clips(prepared, split=split, fold=fold, count=clips, seed=seed)
@@ -55,18 +53,18 @@ def prompts(
         found = swap_prompts(
             model, source.epoch(0), lambda done: advance(done, len(source), "swapping prompts")
         )
-    if json_file is not None:
+    for note in found.notes:
+        typer.echo(f"note: {note}", err=True)
+    if as_json:
         about = provenance(
             seed=seed, fingerprints={str(corpus): prepared.fingerprint}, parents={"model": str(run)}
         )
         settings = {"fold": fold, "split": split, "clips": clips, "seed": seed}
         told = {"run": str(run), "corpus": prepared.name, "settings": settings}
-        write_json(json_file, {**told, **found.as_dict(), "provenance": about})
-    for note in found.notes:
-        typer.echo(f"note: {note}", err=True)
+        typer.echo(json.dumps({**told, **found.as_dict(), "provenance": about}, indent=2))
     where = f"{prepared.name}, {split}" + (f" of fold {fold}" if fold else "")
-    typer.echo(f"{run} on {where}: {found.clips} clips")
-    print_swaps(found)
+    typer.echo(f"{run} on {where}: {found.clips} clips", err=as_json)
+    print_swaps(found, err=as_json)
 
 
 def prompted_model(source: Path) -> HarmoniFuse:
@@ -118,11 +116,11 @@ def drawn_clips(
     )
 
 
-def print_swaps(found: PromptSwaps) -> None:
+def print_swaps(found: PromptSwaps, *, err: bool = False) -> None:
     """Tables of alpha for each pair, its path, the shares of variance, and the changed answers."""
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, stderr=err)
     for pair in found.pairs:
         _print_alpha(console, pair)
     _print_paths(console, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ RECIPE = typer.Argument(..., help="A recipe file, or the name of a packaged reci
 OVERRIDES = typer.Argument(None, metavar="[KEY=VALUE]...", help="Laid over the recipe: training.epochs=3")
 OUT = typer.Option(None, "--out", help="Run folder; runs/RECIPE by default. An interrupted run goes on.")
 
+AS_JSON = typer.Option(False, "--json", help="Print JSON.")
+
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
@@ -31,19 +34,24 @@ def train(
     out: Path | None = OUT,
     dry_run: bool = DRY_RUN,
     tflops: float | None = TFLOPS,
-    as_json: bool = typer.Option(False, "--json", help="With --dry-run: print what was found as JSON."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Fine-tune an expert, merge experts (AdaLTM), or train a model for several tasks (HarmoniFuse)."""
     if dry_run:
         _check(recipe, overrides or [], out, tflops, as_json)
         return
-    refuse_without_dry_run({"--tflops": tflops is not None, "--json": as_json})
-    _run(recipe, overrides or [], out)
+    refuse_without_dry_run({"--tflops": tflops is not None})
+    _run(recipe, overrides or [], out, as_json)
 
 
-def pretrain(recipe: str = RECIPE, overrides: list[str] | None = OVERRIDES, out: Path | None = OUT) -> None:
+def pretrain(
+    recipe: str = RECIPE,
+    overrides: list[str] | None = OVERRIDES,
+    out: Path | None = OUT,
+    as_json: bool = AS_JSON,
+) -> None:
     """Pre-train an encoder by masked prediction of clustered targets."""
-    _run(recipe, overrides or [], out, system="pretraining")
+    _run(recipe, overrides or [], out, as_json, system="pretraining")
 
 
 def _check(source: str, overrides: list[str], out: Path | None, tflops: float | None, as_json: bool) -> None:
@@ -59,7 +67,9 @@ def _check(source: str, overrides: list[str], out: Path | None, tflops: float | 
     show(found, as_json)
 
 
-def _run(source: str, overrides: list[str], out: Path | None, system: str | None = None) -> None:
+def _run(
+    source: str, overrides: list[str], out: Path | None, as_json: bool, system: str | None = None
+) -> None:
     from voxstrata.cli.processes import joined
     from voxstrata.cli.program import program
     from voxstrata.errors import RecipeError
@@ -80,7 +90,7 @@ def _run(source: str, overrides: list[str], out: Path | None, system: str | None
         else:
             execute(recipe, run)
     if processes.leads:
-        _end(run)
+        _end(run, as_json)
 
 
 def _to_stderr(line: str) -> None:
@@ -114,10 +124,12 @@ def _checkpoint_step(run: RunFolder) -> int:
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-def _end(run: RunFolder) -> None:
-    from voxstrata.cli.outcome import outcome, outcome_warnings
+def _end(run: RunFolder, as_json: bool) -> None:
+    from voxstrata.cli.outcome import outcome, outcome_object, outcome_warnings
 
-    for line in outcome(run):
+    if as_json:
+        typer.echo(json.dumps(outcome_object(run), indent=2))
+    for line in () if as_json else outcome(run):
         typer.echo(line)
     for line in outcome_warnings(run):
         typer.echo(f"warning: {line}", err=True)
