@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from voxstrata.cli.outcome import outcome, outcome_warnings
 from voxstrata.cli.program import program
 from voxstrata.cli.progress import Lines, bar
 from voxstrata.experiments import run as run_module
+from voxstrata.experiments.cuts import cuts_of, limited
 from voxstrata.recipes.reading import read_recipe
 from voxstrata.runs import RunFolder, write_json
 from voxstrata.training.options import Progress
@@ -67,6 +69,36 @@ def test_the_end_tells_scores_best_epoch_and_places(recipe: Path) -> None:
     assert all(
         Path(line.partition(":")[2].strip()).exists() for line in lines if line[:5] in ("model", "repor")
     )
+
+
+def test_for_programs_the_same_is_one_object(recipe: Path) -> None:
+    done = train(recipe, "--json", "--limit", "3")
+    assert done.exit_code == 0, done.output
+    run, told = RunFolder(Path("runs/mine")), json.loads(done.stdout)
+    assert told["metrics"] == json.loads(run.metrics.read_text())
+    assert (told["run"], told["model"], told["report"]) == (
+        "runs/mine",
+        "runs/mine/model",
+        "runs/mine/report.html",
+    )
+    lowest = min((row for row in run.journal_rows("validation")), key=lambda row: row["loss"])
+    assert told["lowest_validation_loss"] == {"step": lowest["step"], "loss": lowest["loss"]}
+    assert told["steps"] == 3, "three clips, one batch an epoch"
+
+
+def test_a_limit_takes_the_same_clips_of_each_split(
+    recipe: Path, tmp_path: Path, corpus_folder: Path
+) -> None:
+    assert train(recipe, "--limit", "3", "--out", "a").exit_code == 0
+    resolved = yaml.safe_load(RunFolder(Path("a")).recipe.read_text())
+    assert [use["limit"] for use in resolved["data"]["corpora"]] == [3]
+    whole, few = read_recipe(recipe), limited(read_recipe(recipe), 3)
+    for split in ("train", "dev", "test"):
+        all_ids, ids = ([cut.id for cut in cuts_of(one, split)] for one in (whole, few))
+        by_hash = sorted(all_ids, key=lambda name: hashlib.sha256(f"limit/{name}".encode()).digest()[:8])
+        assert set(ids) == set(by_hash[:3]) and len(ids) == 3 < len(all_ids)
+        assert ids == [name for name in all_ids if name in ids]
+    assert limited(whole, 10**6).data.corpora[0].limit == 10**6
 
 
 def test_the_command_that_is_shown_last_works_as_typed(recipe: Path, recordings: list[Path]) -> None:

@@ -32,16 +32,19 @@ def train(
     recipe: str = RECIPE,
     overrides: list[str] | None = OVERRIDES,
     out: Path | None = OUT,
+    limit: int | None = typer.Option(
+        None, "--limit", min=1, help="Of each corpus at most so many clips a split: for a quick try."
+    ),
     dry_run: bool = DRY_RUN,
     tflops: float | None = TFLOPS,
     as_json: bool = AS_JSON,
 ) -> None:
     """Fine-tune an expert, merge experts (AdaLTM), or train a model for several tasks (HarmoniFuse)."""
     if dry_run:
-        _check(recipe, overrides or [], out, tflops, as_json)
+        _check(recipe, overrides or [], out, limit, tflops, as_json)
         return
     refuse_without_dry_run({"--tflops": tflops is not None})
-    _run(recipe, overrides or [], out, as_json)
+    _run(recipe, overrides or [], out, as_json, limit=limit)
 
 
 def pretrain(
@@ -54,13 +57,22 @@ def pretrain(
     _run(recipe, overrides or [], out, as_json, system="pretraining")
 
 
-def _check(source: str, overrides: list[str], out: Path | None, tflops: float | None, as_json: bool) -> None:
+def _check(
+    source: str,
+    overrides: list[str],
+    out: Path | None,
+    limit: int | None,
+    tflops: float | None,
+    as_json: bool,
+) -> None:
+    from voxstrata.experiments.cuts import limited
     from voxstrata.experiments.dry_run.run import dry_run
     from voxstrata.recipes.reading import read_recipe
 
     name = Path(source).stem
+    recipe = read_recipe(source, overrides, say=_to_stderr)
     found = dry_run(
-        {name: read_recipe(source, overrides, say=_to_stderr)},
+        {name: recipe if limit is None else limited(recipe, limit)},
         out or Path("runs") / name,
         assumed=assumptions(tflops),
     )
@@ -68,11 +80,18 @@ def _check(source: str, overrides: list[str], out: Path | None, tflops: float | 
 
 
 def _run(
-    source: str, overrides: list[str], out: Path | None, as_json: bool, system: str | None = None
+    source: str,
+    overrides: list[str],
+    out: Path | None,
+    as_json: bool,
+    *,
+    system: str | None = None,
+    limit: int | None = None,
 ) -> None:
     from voxstrata.cli.processes import joined
     from voxstrata.cli.program import program
     from voxstrata.errors import RecipeError
+    from voxstrata.experiments.cuts import limited
     from voxstrata.experiments.run import execute
     from voxstrata.recipes.reading import read_recipe
     from voxstrata.runs import RunFolder
@@ -84,6 +103,8 @@ def _run(
             raise RecipeError(
                 f"{source} is a recipe for {recipe.system}; run it with: {program()} train {source}"
             )
+        if limit is not None:
+            recipe = limited(recipe, limit)
         run = RunFolder(out or Path("runs") / Path(source).stem)
         if processes.leads:
             _shown(recipe, run)

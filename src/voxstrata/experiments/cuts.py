@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from heapq import nsmallest
 from pathlib import Path
 
 from lhotse import CutSet
 from lhotse.cut import Cut
 
+from voxstrata.batches.plan import derived_seed
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.corpora.speaker_parts import SpeakerShare, taken_speakers
 from voxstrata.errors import CorpusError, RecipeError
@@ -57,11 +60,36 @@ def read_cuts(corpora: Iterable[CorpusUse], split: str) -> Iterator[Cut]:
         for part in _parts(use, split):
             if part not in use.splits or (use.fold is None and part not in corpus.splits):
                 continue
-            if use.speakers is not None and part == "train":
-                found = corpus.cuts(part, use.fold, use.without_folds)
-                yield from taken_speakers(found, _share(use.speakers), corpus.name)
-            else:
-                yield from corpus.stream(part, use.fold, use.without_folds)
+            found = partial(_of_part, corpus, use, part)
+            yield from found() if use.limit is None else _drawn(found, use.limit)
+
+
+def limited(recipe: AnyRecipe, limit: int) -> AnyRecipe:
+    """The recipe with at most so many clips of each split of each corpus."""
+
+    def of(uses: tuple[CorpusUse, ...]) -> tuple[CorpusUse, ...]:
+        return tuple(use.model_copy(update={"limit": limit}) for use in uses)
+
+    changes: dict[str, object] = {"data": recipe.data.model_copy(update={"corpora": of(recipe.data.corpora)})}
+    if tasks := tasks_of(recipe):
+        changes["tasks"] = {
+            name: task.model_copy(update={"corpora": of(task.corpora)}) for name, task in tasks.items()
+        }
+    return recipe.model_copy(update=changes)
+
+
+def _of_part(corpus: PreparedCorpus, use: CorpusUse, part: str) -> Iterable[Cut]:
+    """The clips of one of the corpus's own splits."""
+    if use.speakers is None or part != "train":
+        return corpus.stream(part, use.fold, use.without_folds)
+    cuts = corpus.cuts(part, use.fold, use.without_folds)
+    return taken_speakers(cuts, _share(use.speakers), corpus.name)
+
+
+def _drawn(found: Callable[[], Iterable[Cut]], limit: int) -> Iterator[Cut]:
+    """Some clips, the same for the same ids."""
+    kept = set(nsmallest(limit, (cut.id for cut in found()), key=partial(derived_seed, "limit")))
+    return (cut for cut in found() if cut.id in kept)
 
 
 def _parts(use: CorpusUse, split: str) -> tuple[str, ...]:

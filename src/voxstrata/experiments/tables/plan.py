@@ -37,6 +37,9 @@ _LATER: dict[str, Any] = {
     "words": "plain",
 }
 
+#: The same, of each corpus in them.
+_LATER_OF_CORPORA: dict[str, Any] = {"trained": ["train"], "limit": None}
+
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -85,8 +88,9 @@ def _identity(keyed: AnyRecipe, recipe: AnyRecipe) -> dict[str, Any]:
     if not values.get("training", {}).get("warmup", True):
         del values["training"]["warmup"]
     for use in _uses(values):
-        if use.get("trained") == ["train"]:
-            del use["trained"]
+        for key, before in _LATER_OF_CORPORA.items():
+            if use.get(key) == before:
+                del use[key]
     values.pop("cache_gb", None)  # decides what is computed twice, not what comes out
     for name, source in experts_of(keyed).items():
         if source != experts_of(recipe)[name]:

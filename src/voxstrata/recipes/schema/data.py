@@ -32,6 +32,8 @@ class Speakers(Strict):
 class CorpusUse(Strict):
     """A prepared corpus, and which of its splits are used.
 
+    Of each split at most `limit` clips are used, drawn by a hash of their ids.
+
     What is in `trained` is trained on, and used for nothing else: with [train, dev] there is no dev split.
 
     Fold k tests on the corpus's k-th group of speakers and takes the next one as dev. Groups of speakers in
@@ -45,6 +47,7 @@ class CorpusUse(Strict):
     speakers: Speakers | None = None
     splits: tuple[Split, ...] = ("train", "dev", "test")
     trained: Annotated[tuple[Literal["train", "dev"], ...], Field(min_length=1)] = ("train",)
+    limit: Positive | None = None
 
 
 class Augment(Strict):
