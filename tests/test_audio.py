@@ -11,7 +11,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxstrata.audio import QUIET, audio_info, decode, leveled, load_audio, resample, resampled_length
+from voxstrata.audio import QUIET, decode, leveled, load_audio, resample, resampled_length
 from voxstrata.errors import AudioError
 
 
@@ -67,16 +67,10 @@ def test_a_stretch_is_the_same_as_a_slice_of_the_whole(tmp_path: Path) -> None:
 
 def test_a_stretch_behind_the_end_or_backwards_is_an_error(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(), 16_000)
-    with pytest.raises(AudioError, match="no samples from 3 s"):
+    with pytest.raises(AudioError, match=r"no samples in .*a\.wav from 3 s on"):
         load_audio(tmp_path / "a.wav", offset_s=3)
     with pytest.raises(AudioError, match="asked for"):
         load_audio(tmp_path / "a.wav", offset_s=-1)
-
-
-def test_info_tells_what_the_file_holds_before_resampling(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", np.zeros((24_000, 2)), 48_000)
-    info = audio_info(tmp_path / "a.wav")
-    assert (info.duration_s, info.samples, info.sample_rate, info.channels) == (0.5, 24_000, 48_000, 2)
 
 
 @pytest.mark.parametrize("order", [">i2", "<i2"])
@@ -84,7 +78,6 @@ def test_raw_is_read_in_either_byte_order(tmp_path: Path, order: str) -> None:
     samples = (tone(hz=150) * 8000).astype(np.int16)
     (tmp_path / "a.raw").write_bytes(samples.astype(order).tobytes())
     np.testing.assert_array_equal(load_audio(tmp_path / "a.raw"), samples / np.float32(32768))
-    assert audio_info(tmp_path / "a.raw").samples == 16_000
 
 
 def test_sphere_files_are_read(tmp_path: Path) -> None:
@@ -117,24 +110,16 @@ def _cut_off_flac(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:40_000])
 
 
-def _flac_of_unknown_length(path: Path) -> None:
-    soundfile.write(path, tone(), 16_000, format="FLAC")
-    content = bytearray(path.read_bytes())
-    content[21:26] = bytes([content[21] & 0xF0, 0, 0, 0, 0])  # the sample count in STREAMINFO
-    path.write_bytes(content)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (_no_file, "no file at"),
         (Path.mkdir, "not a file"),
-        (_text, "cannot decode"),
+        (_text, "is text, not audio"),
         (_no_samples, "no samples"),
         (_lfs_pointer, "git lfs pull"),
         (_not_a_number, "not finite"),
         (_cut_off_flac, "cannot decode|breaks off"),
-        (_flac_of_unknown_length, "how long"),
     ],
 )
 def test_unusable_audio_is_one_line(tmp_path: Path, make, message: str) -> None:
@@ -145,7 +130,7 @@ def test_unusable_audio_is_one_line(tmp_path: Path, make, message: str) -> None:
 
 
 def test_raw_of_half_a_sample_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "a.raw").write_bytes(b"abc")
+    (tmp_path / "a.raw").write_bytes(b"\0\1\2")
     with pytest.raises(AudioError, match="odd number of bytes"):
         load_audio(tmp_path / "a.raw")
 
@@ -197,7 +182,7 @@ def test_what_16_bits_cannot_hold_comes_at_full_scale(tmp_path: Path, peak: floa
     np.testing.assert_allclose(loaded, original / np.abs(original).max(), atol=1e-4)
 
 
-@pytest.mark.parametrize("peak", [0, QUIET, 0.01, 0.5, 1])
+@pytest.mark.parametrize("peak", [QUIET, 0.01, 0.5, 1])
 def test_other_levels_stay_bit_for_bit(tmp_path: Path, peak: float) -> None:
     original = tone(sample_rate=48_000)
     original *= np.float32(peak) / np.abs(original).max()
@@ -222,7 +207,7 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path, shape: str, subtype: str
     assert len(decode(path)[0]) == 16_000
     sound = whole.index(b"SSND" if shape == "AIFF" else b"data") + 8
     path.write_bytes(whole[: sound + 16_000 * {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}[subtype] - lost])
-    for read in (decode, load_audio, audio_info):
+    for read in (decode, load_audio):
         with pytest.raises(AudioError, match=r"a\.wav breaks off: \d+ of \d+ bytes of sound; copy it again"):
             read(path)
 
@@ -238,17 +223,18 @@ def test_a_stream_that_did_not_know_its_length_is_read(tmp_path: Path, size: int
     assert len(load_audio(path)) == 16_000
 
 
-def test_a_length_of_0_is_no_cut(tmp_path: Path) -> None:
+def test_room_behind_a_length_of_0_is_no_sound(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(0), 16_000)
     content = (tmp_path / "a.wav").read_bytes()
-    (tmp_path / "a.wav").write_bytes(content + bytes(100))
-    with pytest.raises(AudioError, match="no samples"):
-        load_audio(tmp_path / "a.wav")
+    for behind in (bytes(100), b"LIST\4\0\0\0INFO"):
+        (tmp_path / "a.wav").write_bytes(content + behind)
+        with pytest.raises(AudioError, match="no samples"):
+            load_audio(tmp_path / "a.wav")
 
 
 def test_a_padding_byte_may_be_missing_or_counted(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
-    soundfile.write(path, np.zeros(801) + 0.1, 16_000, subtype="PCM_U8")
+    soundfile.write(path, np.linspace(-0.5, 0.5, 801), 16_000, subtype="PCM_U8")
     content = path.read_bytes()[: 44 + 801]
     for size in (801, 802):
         path.write_bytes(content[:40] + struct.pack("<I", size) + content[44:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,23 @@ class States:
         """Bool [B, T], true on valid frames."""
         frames = torch.arange(self.layers[0].shape[1], device=self.lengths.device)
         return frames < self.lengths.unsqueeze(1)
+
+
+#: Bytes that the attention of one layer may take for one clip: heads times frames squared, in float32.
+MOST_ATTENTION_BYTES = 2**31
+
+
+def longest_clip(config: PretrainedConfig) -> int:
+    """Samples at 16 kHz of the longest clip that an encoder of this configuration takes.
+
+    Where it has not only positions for a certain length, its memory sets the limit: that of attention grows
+    with the square of the length.
+    """
+    front_end: FrontEnd = family_of(config).front_end(config)
+    if front_end.longest is not None:
+        return front_end.longest
+    frames = math.isqrt(MOST_ATTENTION_BYTES // (4 * config.num_attention_heads))
+    return front_end.samples(frames + 1) - 1
 
 
 class SpeechEncoder(nn.Module):
@@ -94,6 +112,7 @@ class SpeechEncoder(nn.Module):
         self.num_layers: int = model.config.num_hidden_layers
         self.hidden_size: int = model.config.hidden_size
         self.front_end: FrontEnd = self.family.front_end(model.config)
+        self.longest = longest_clip(model.config)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> States:
         """Hidden states of a batch.
@@ -228,18 +247,17 @@ class SpeechEncoder(nn.Module):
 
     def _sample_counts(self, waveforms: Tensor, lengths: Tensor) -> list[int]:
         counts: list[int] = lengths.tolist()
-        shortest, longest = self.front_end.samples(1), self.front_end.longest
+        shortest, longest = self.front_end.samples(1), self.longest
         if short := [f"clip {i} ({n} samples)" for i, n in enumerate(counts) if n < shortest]:
             raise AudioError(
                 f"too short for a frame: {', '.join(short)} of the batch; at least {shortest} samples "
                 "at 16 kHz are needed: leave them out or lengthen them"
             )
-        if longest is not None and (
-            long := [f"clip {i} ({n / SAMPLE_RATE:.1f} s)" for i, n in enumerate(counts) if n > longest]
-        ):
+        if long := [f"clip {i} ({n / SAMPLE_RATE:.1f} s)" for i, n in enumerate(counts) if n > longest]:
+            limit = "positions" if self.front_end.longest is not None else "memory"
             raise AudioError(
-                f"too long for this encoder: {', '.join(long)} of the batch; it has positions for "
-                f"{longest / SAMPLE_RATE:g} s: cut longer recordings into pieces"
+                f"too long for this encoder: {', '.join(long)} of the batch; it has {limit} for "
+                f"{longest / SAMPLE_RATE:.4g} s: cut longer recordings into pieces"
             )
         if waveforms.ndim != 2 or len(counts) != len(waveforms) or max(counts) > waveforms.shape[1]:
             raise AudioError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from voxstrata.batches.clip_store import BatchClip as BatchClip
 from voxstrata.batches.clip_store import ClipStore
 from voxstrata.batches.clip_store import TextEncoder as TextEncoder
 from voxstrata.batches.phonemes import read_phonemes
+from voxstrata.corpora.clip import is_rating
 from voxstrata.errors import CorpusError, LabelError
 from voxstrata.labels import DIMENSIONS, LabelSet
 
@@ -102,15 +102,11 @@ def smoothed(target: tuple[float, ...], share: float) -> tuple[float, ...]:
 def _ratings(clip: str, known: Mapping[str, Any]) -> dict[str, float]:
     """The dimensions that the clip's corpus rates."""
     given = {name: known[name] for name in DIMENSIONS if known.get(name) not in (None, "")}
-    try:
-        ratings = {name: float(value) for name, value in given.items()}
-    except (TypeError, ValueError):
-        ratings = {}
-    if len(ratings) != len(given) or not all(map(math.isfinite, ratings.values())):
+    if not all(map(is_rating, given.values())):
         raise CorpusError(
             f"clip {clip!r} has the ratings {given}; numbers are needed, prepare the corpus anew"
         )
-    return ratings
+    return {name: float(value) for name, value in given.items()}
 
 
 def _class_target(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig
 
 from voxstrata.audio import SAMPLE_RATE
+from voxstrata.backbone.encoder import longest_clip
 from voxstrata.backbone.families.family import FrontEnd
 from voxstrata.backbone.families.registry import family_of
 from voxstrata.batches.clips import BatchClip
@@ -28,15 +29,17 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class ClipNeeds:
-    """Fewest samples that a clip needs in a recipe's encoders.
+    """Fewest samples that a clip needs in a recipe's encoders, and the most that it may have.
 
     Args:
         front_ends: of each encoder.
         words: whether CTC writes the clips' tokens.
+        longest: samples that every encoder takes; None where there is no limit.
     """
 
     front_ends: tuple[FrontEnd, ...]
     words: bool = False
+    longest: int | None = None
 
     @classmethod
     def of(cls, recipe: AnyRecipe, configs: Iterable[PretrainedConfig]) -> ClipNeeds:
@@ -46,22 +49,17 @@ class ClipNeeds:
             recipe: decides whether there are words to write.
             configs: of its encoders.
         """
+        configs = list(configs)
         found = dict.fromkeys(family_of(config).front_end(config) for config in configs)
         words = (isinstance(recipe, FinetuneRecipe) and recipe.task == "asr") or (
             isinstance(recipe, MultitaskRecipe) and recipe.asr_weight > 0
         )
         words = words or (isinstance(recipe, AdaLTMRecipe) and bool(recipe.tasks))
-        return cls(tuple(found), words)
+        return cls(tuple(found), words, min(map(longest_clip, configs), default=None))
 
     def samples(self, frames: int) -> int:
         """Samples at 16 kHz that give these many frames in every encoder."""
         return max(front_end.samples(frames) for front_end in self.front_ends)
-
-    @property
-    def longest(self) -> int | None:
-        """Samples that every encoder has positions for; None where there is no limit."""
-        found = [front_end.longest for front_end in self.front_ends if front_end.longest is not None]
-        return min(found, default=None)
 
     def __call__(self, clip: BatchClip) -> int:
         """Samples that the clip needs."""
@@ -98,7 +96,7 @@ def hold_against_frames(
 
 
 def require_frames(sources: AnySources, needs: ClipNeeds) -> None:
-    """Refuses a recipe with clips too short for one frame, or longer than an encoder has positions for.
+    """Refuses a recipe with clips too short for one frame, or longer than an encoder takes.
 
     Raises:
         AudioError: naming the clips, by split.
@@ -122,8 +120,8 @@ def require_frames(sources: AnySources, needs: ClipNeeds) -> None:
     if long:
         assert needs.longest is not None
         raise AudioError(
-            f"too long for the encoder: {'; '.join(long)}; it has positions for "
-            f"{needs.longest / SAMPLE_RATE:g} s: cut these recordings, and prepare the corpus again"
+            f"too long for the encoder: {'; '.join(long)}; it takes at most "
+            f"{needs.longest / SAMPLE_RATE:.4g} s: cut these recordings, and prepare the corpus again"
         )
     if found:
         raise AudioError(

@@ -1,0 +1,215 @@
+"""What the header of an uncompressed recording claims, held against the bytes that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO, Literal
+
+Order = Literal["big", "little"]
+
+# Sizes from here on are written into a header of 32 bits by those who stream and do not know the length.
+_SIZE_UNKNOWN = 0x7FFFF000
+#: Bytes behind the declared sound from which on they are sound themselves, in seconds of it.
+_MUCH_S = 0.1
+# Chunks that may stand behind the sound even where they break off themselves.
+_TAGS = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"cue ", b"JUNK", b"iXML", b"axml", b"PEAK", b"smpl", b"_PMX")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What was found.
+
+    Args:
+        fault: why the file is not whole, in words; empty where it is.
+        remark: what one should know of it; empty where there is nothing.
+        patches: place -> bytes with which the header tells of all the sound that is there.
+        uncounted: libsndfile would guess its length, and stop there.
+    """
+
+    fault: str = ""
+    remark: str = ""
+    patches: Mapping[int, bytes] = field(default_factory=dict)
+    uncounted: bool = False
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a file is made of chunks.
+
+    Args:
+        first: where the first chunk stands.
+        name: bytes of a chunk's name; four of them tell it.
+        size: bytes of its size.
+        order: of these bytes.
+        whole: the size counts the chunk's head too.
+        align: chunks begin at multiples of this.
+        sound: the name of the chunk with the sound.
+        ahead: bytes in it before the sound.
+    """
+
+    first: int
+    name: int
+    size: int
+    order: Order
+    whole: bool
+    align: int
+    sound: bytes
+    ahead: int = 0
+
+    @property
+    def head(self) -> int:
+        return self.name + self.size
+
+
+_LAYOUTS = {
+    "RIFF": _Layout(12, 4, 4, "little", False, 2, b"data"),
+    "RIFX": _Layout(12, 4, 4, "big", False, 2, b"data"),
+    "AIFF": _Layout(12, 4, 4, "big", False, 2, b"SSND", ahead=8),
+    "W64": _Layout(40, 16, 8, "little", True, 8, b"data"),
+    "CAF": _Layout(8, 4, 8, "big", False, 1, b"data", ahead=4),
+}
+
+
+def claim_of_chunks(file: BinaryIO, kind: str) -> Claim:
+    """The claim of a WAV, AIFF, W64 or CAF file.
+
+    libsndfile takes what there is: a copy that was cut would be a shorter clip, and one whose writer died
+    before it told the length an empty one.
+
+    Args:
+        file: at any place.
+        kind: "WAV", "AIFF", "W64" or "CAF".
+    """
+    end = file.seek(0, 2)
+    file.seek(0)
+    form = file.read(4)
+    layout = _LAYOUTS["RIFX" if form == b"RIFX" else "RIFF" if kind == "WAV" else kind]
+    place, bytes_per_s, long_size = layout.first, 0, None
+    while place + layout.head <= end:
+        file.seek(place)
+        chunk = file.read(layout.head + 24)
+        name, size = chunk[:4], int.from_bytes(chunk[layout.name : layout.head], layout.order)
+        body = chunk[layout.head :]
+        if layout.whole:
+            size -= layout.head
+        if name == b"ds64":
+            long_size = int.from_bytes(body[8:16], "little"), place + layout.head + 8
+        elif name == b"fmt ":
+            bytes_per_s = int.from_bytes(body[8:12], layout.order)
+        elif name == layout.sound:
+            where, width = place + layout.name, layout.size
+            if form in (b"RF64", b"BW64") and size == 0xFFFFFFFF and long_size is not None:
+                (size, where), width = long_size, 8
+            unknown = (width == 4 and size >= _SIZE_UNKNOWN) or size >= 2**62
+            return (
+                Claim()
+                if unknown
+                else _of_sound(file, layout, (where, width), place + layout.head, size, end, bytes_per_s)
+            )
+        if size < 0:
+            break
+        place += layout.head + size + -(layout.head + size) % layout.align
+    return Claim()
+
+
+def _of_sound(
+    file: BinaryIO, layout: _Layout, told: tuple[int, int], start: int, size: int, end: int, bytes_per_s: int
+) -> Claim:
+    """The claim of a chunk with sound.
+
+    Args:
+        file: at any place.
+        layout: of the file.
+        told: where the size stands, and in how many bytes.
+        start: where the chunk's content begins.
+        size: of the content, as the header has it; what stands ahead of the sound may not be counted in it.
+        end: of the file.
+        bytes_per_s: of sound; 0 where it is not known.
+    """
+    held = end - start
+    # One byte less is a padding that was counted, but not written.
+    if held < size - 1:
+        return Claim(f"{held - layout.ahead} of {size - layout.ahead} bytes of sound")
+    beyond = held - size
+    sounding = size - layout.ahead
+    if beyond <= 0 or (sounding > 0 and beyond < max(256, _MUCH_S * bytes_per_s)):
+        return Claim()
+    if _are_chunks(file, layout, start + size, end) or not _any_byte(file, start + size, end):
+        return Claim()
+    where, width = told
+    new = held + (layout.head if layout.whole else 0)
+    if width == 4 and new >= 2**32:
+        new = 0xFFFFFFFF
+    patches = {where: new.to_bytes(width, layout.order)}
+    if width == 4:
+        patches[4] = min(end - 8, 0xFFFFFFFF).to_bytes(4, layout.order)
+    told_bytes = max(0, sounding)
+    return Claim(
+        remark=f"declares {told_bytes} of {held - layout.ahead} bytes of sound; all of them are heard",
+        patches=patches,
+    )
+
+
+def _are_chunks(file: BinaryIO, layout: _Layout, start: int, end: int) -> bool:
+    """Whether what stands from here on is further chunks: names in letters, and sizes that end at the end."""
+    for place in {start, start + -start % layout.align, start + 1}:
+        while place + layout.head <= end:
+            file.seek(place)
+            chunk = file.read(layout.head)
+            name = chunk[:4]
+            size = int.from_bytes(chunk[layout.name :], layout.order) - (layout.head if layout.whole else 0)
+            if name in _TAGS:
+                return True
+            if size < 0 or not all(0x20 <= byte < 0x7F for byte in name):
+                break
+            place += layout.head + size + -(layout.head + size) % layout.align
+        else:
+            if place <= end + layout.align and place > start + layout.align:
+                return True
+    return False
+
+
+def _any_byte(file: BinaryIO, start: int, end: int) -> bool:
+    """Whether anything but zeros stands there: room that was taken beforehand is no sound."""
+    file.seek(start)
+    while (left := end - file.tell()) > 0:
+        if any(file.read(min(left, 1 << 20))):
+            return True
+    return False
+
+
+def claim_of_au(file: BinaryIO) -> Claim:
+    """The claim of a Sun audio file: offset and size of the sound stand in its header."""
+    end = file.seek(0, 2)
+    file.seek(4)
+    start, size = int.from_bytes(file.read(4), "big"), int.from_bytes(file.read(4), "big")
+    held = max(0, end - start)
+    if size == 0xFFFFFFFF or held == size:
+        return Claim()
+    if held < size:
+        return Claim(f"{held} of {size} bytes of sound")
+    if size and held - size < 256:
+        return Claim()
+    return Claim(
+        remark=f"declares {size} of {held} bytes of sound; all of them are heard",
+        patches={8: min(held, 0xFFFFFFFF).to_bytes(4, "big")},
+    )
+
+
+def claim_of_sphere(file: BinaryIO) -> Claim:
+    """The claim of a NIST SPHERE file: lines of `name -type value` in a header of a told size."""
+    end = file.seek(0, 2)
+    file.seek(0)
+    lines = file.read(1024).decode("latin-1").split("\n")
+    fields = {line.split()[0]: line.split()[2] for line in lines if len(line.split()) == 3}
+    try:
+        start = int(lines[1])
+        size = (
+            int(fields["sample_count"]) * int(fields.get("channel_count", 1)) * int(fields["sample_n_bytes"])
+        )
+    except (ValueError, KeyError, IndexError):
+        return Claim()
+    if "embedded" in fields.get("sample_coding", "") or end - start >= size - 1:
+        return Claim()
+    return Claim(f"{max(0, end - start)} of {size} bytes of sound")

@@ -1,0 +1,101 @@
+"""Decoding with PyAV (the extra `av`), told which format it is: it probes nothing and follows no names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxstrata.errors import AudioError
+
+#: Formats whose header states the length; for others FFmpeg estimates it.
+_TELLS_LENGTH = frozenset(
+    {"asf", "aiff", "ape", "avi", "caf", "flac", "matroska", "mov", "tta", "w64", "wav", "wv"}
+)
+#: A stream may end by so much before its header says: the last packets of an encoder, or rounding.
+_SLACK_S, _SLACK = 0.1, 0.01
+
+
+class Undecodable(Exception):
+    """Why FFmpeg does not read a file, in words."""
+
+
+def decode_av(file: BinaryIO, name: str, av_format: str, most_values: int) -> tuple[NDArray[np.float32], int]:
+    """Decodes the first audio stream of a file.
+
+    Args:
+        file: to be read.
+        name: of the recording, for messages.
+        av_format: FFmpeg's name for the container.
+        most_values: samples of all channels at most.
+
+    Returns:
+        Samples [N, channels] and the sample rate in Hz.
+
+    Raises:
+        AudioError: if PyAV is not installed, there is no sound, or it breaks off or is too long.
+        Undecodable: if FFmpeg cannot decode it.
+    """
+    try:
+        av = import_module("av")
+    except ImportError:
+        raise AudioError(
+            f"{name} needs PyAV to be read; pip install 'voxstrata[av]', or convert it to wav or flac"
+        ) from None
+    file.seek(0)
+    parts: list[NDArray[np.float32]] = []
+    rate = channels = values = 0
+    broken = ""
+    declared_s = None
+    try:
+        # Tags are no matter: any bytes may stand in them.
+        with av.open(file, format=av_format, metadata_errors="replace") as container:
+            if not container.streams.audio:
+                raise AudioError(f"{name} has no audio stream; leave it out")
+            stream = container.streams.audio[0]
+            if av_format in _TELLS_LENGTH:
+                declared_s = _declared_s(container, stream)
+            rate, channels = stream.rate or 0, stream.channels
+            try:
+                for part in _planes(av, container, stream):
+                    rate, values = part.sample_rate, values + part.samples * len(part.layout.channels)
+                    if values > most_values:
+                        raise AudioError(f"{name} holds too much sound to be read at once; {CUT_IT}")
+                    parts.append(part.to_ndarray())
+            except av.error.FFmpegError as fault:
+                broken = fault.strerror or str(fault)
+    except av.error.FFmpegError as fault:
+        raise Undecodable(fault.strerror or str(fault)) from None
+    if broken and not parts:
+        raise Undecodable(broken)
+    samples = np.concatenate(parts, axis=1) if parts else np.zeros((max(1, channels), 0), np.float32)
+    held_s = samples.shape[1] / rate if rate else 0.0
+    if broken:
+        raise AudioError(f"{name} breaks off, or is broken, after {held_s:.1f} s ({broken}); copy it again")
+    if declared_s is not None and held_s < declared_s * (1 - _SLACK) - _SLACK_S:
+        raise AudioError(f"{name} breaks off: {held_s:.1f} of {declared_s:.1f} s of sound; copy it again")
+    return np.ascontiguousarray(samples.T, dtype=np.float32), rate
+
+
+#: What to do with a recording that is too long.
+CUT_IT = "cut it into shorter recordings"
+
+
+def _planes(av: Any, container: Any, stream: Any) -> Iterator[Any]:
+    """Decoded frames as float32, a plane a channel."""
+    planar = av.AudioResampler(format="fltp")
+    for frame in container.decode(stream):
+        yield from planar.resample(frame)
+    yield from planar.resample(None)
+
+
+def _declared_s(container: Any, stream: Any) -> float | None:
+    """Length of the stream as the header tells it, in seconds; None where it does not."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if container.duration and len(container.streams) == 1:
+        return float(container.duration) / 1e6
+    return None

@@ -1,0 +1,391 @@
+"""Recordings on disk to samples: every path into voxstrata decodes here, and every fault is one line."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from voxstrata.audio.chunks import Claim, claim_of_au, claim_of_chunks, claim_of_sphere
+from voxstrata.audio.content import Remark, downmix, require_sound
+from voxstrata.audio.ffmpeg import CUT_IT, Undecodable, decode_av
+from voxstrata.audio.kinds import HEAD, RAW, UNKNOWN, Kind, kind_of, no_audio
+from voxstrata.audio.streams import claim_of_matroska, claim_of_mp3, claim_of_mp4, claim_of_ogg
+from voxstrata.audio.waveform import leveled, resample
+from voxstrata.errors import AudioError
+
+#: Headerless files are 16-bit mono PCM at this rate, in Hz, as AN4 ships them.
+RAW_SAMPLE_RATE = 16_000
+
+#: Rates that a recording may have, in Hz: what a header claims beyond them is no sound of a voice.
+LOWEST_RATE, HIGHEST_RATE = 2_000, 2_000_000
+
+#: Samples of all channels that are read at once, at most: 9 hours at 16 kHz, 2 GiB.
+MOST_VALUES = 2**29
+
+# Frames that are decoded at a time where a header's count is not to be believed.
+_BLOCK = 1 << 17
+# libsndfile's count of frames where it knows none.
+_LENGTH_UNKNOWN = 2**62
+# What these subtypes hold follows from the bytes that are there.
+_EXACT = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
+
+#: A FLAC stream in a tar: FILE.tar#OFFSET:BYTES.flac.
+_IN_TAR = re.compile(r"(.+\.tar)#(\d{1,18}):(\d{1,18})\.flac")
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """What a file holds, neither mixed nor resampled.
+
+    Args:
+        samples: [N, channels].
+        sample_rate: in Hz.
+        remarks: what one should know of the file.
+    """
+
+    samples: NDArray[np.float32]
+    sample_rate: int
+    remarks: tuple[Remark, ...] = ()
+
+    def mono(self, name: str) -> tuple[NDArray[np.float32], tuple[Remark, ...]]:
+        """One channel [N] at the file's rate, in which something is to be heard, and all remarks.
+
+        Raises:
+            NoSound: if there are no samples, or silence alone.
+        """
+        mono, remarks = downmix(self.samples)
+        require_sound(name, mono)
+        return mono, self.remarks + remarks
+
+
+def load_audio(path: Path, *, offset_s: float = 0.0, duration_s: float | None = None) -> NDArray[np.float32]:
+    """Reads a recording, or a stretch of it, as mono at 16 kHz, `leveled`.
+
+    Args:
+        path: an audio file, or a place in a tar (see `corpora.shar`); see `downmix` for its channels.
+        offset_s: where to start, in seconds.
+        duration_s: how much to read at most, in seconds; None reads to the end.
+
+    Returns:
+        Samples [N], nominally in [-1, 1].
+
+    Raises:
+        AudioError: if the file is missing, breaks off, cannot be decoded, holds nothing or only silence in
+            the stretch asked for, or holds values that are not finite.
+    """
+    return load_with_remarks(path, offset_s=offset_s, duration_s=duration_s)[0]
+
+
+def load_with_remarks(
+    path: Path, *, offset_s: float = 0.0, duration_s: float | None = None
+) -> tuple[NDArray[np.float32], tuple[Remark, ...]]:
+    """As `load_audio`, and what one should know of the recording."""
+    sound = read_sound(path, offset_s=offset_s, duration_s=duration_s)
+    part = f"{shown(path)} from {offset_s:g} s on" if offset_s else shown(path)
+    mono, remarks = sound.mono(part)
+    with _one_line(path):
+        return resample(leveled(mono), sound.sample_rate), remarks
+
+
+def decode(
+    path: Path, *, offset_s: float = 0.0, duration_s: float | None = None
+) -> tuple[NDArray[np.float32], int]:
+    """Samples [N, channels] as `read_sound` gives them, and the sample rate in Hz."""
+    sound = read_sound(path, offset_s=offset_s, duration_s=duration_s)
+    return sound.samples, sound.sample_rate
+
+
+def read_sound(path: Path, *, offset_s: float = 0.0, duration_s: float | None = None) -> Sound:
+    """Samples as the file holds them: neither mixed nor resampled; an empty recording gives N = 0.
+
+    The content of the file tells what it is; its suffix is a hint. What the header claims is held against
+    what is there.
+
+    Args:
+        path: an audio file, or a place in a tar.
+        offset_s: where to start, in seconds.
+        duration_s: how much to read at most, in seconds.
+
+    Raises:
+        AudioError: whatever is wrong with it, in one line.
+    """
+    if not 0 <= offset_s < np.inf or (duration_s is not None and not duration_s > 0):
+        raise AudioError(
+            f"a stretch starts at 0 s or later and lasts; asked for {duration_s} s from {offset_s} s"
+        )
+    with _one_line(path), _opened(path) as file:
+        file.seek(0)
+        head = file.read(HEAD)
+        if not head:
+            raise AudioError(f"{shown(path)} is an empty file (0 bytes); copy it again, or leave it out")
+        if (what := no_audio(head)) is not None:
+            raise AudioError(f"{shown(path)} is {what}")
+        suffix = path.suffix.lower()
+        kind = kind_of(file, suffix)
+        if kind is UNKNOWN and suffix == RAW:
+            return _stretch(_raw_sound(path, file), offset_s, duration_s)
+        claim = _claim(file, kind)
+        if claim.fault:
+            raise AudioError(f"{shown(path)} breaks off: {claim.fault}; copy it again")
+        if claim.patches:
+            file = io.BufferedReader(_Patched(file, claim.patches))
+        if claim.uncounted:
+            kind = replace(kind, soundfile=False)
+        sound = _decoded(path, file, kind, offset_s, duration_s)
+    if not np.isfinite(sound.samples).all():
+        raise AudioError(
+            f"{shown(path)} holds samples that are not finite (NaN or infinite); leave it out or mend it"
+        )
+    remarks = (Remark("header", f"it {claim.remark}"),) if claim.remark else ()
+    return Sound(sound.samples, sound.sample_rate, remarks)
+
+
+def audio_file(path: Path) -> Path:
+    """The file that a recording lies in: itself, or the tar that it is a part of.
+
+    >>> audio_file(Path("a/recording.000000.tar#1536:2048.flac")).name
+    'recording.000000.tar'
+    """
+    place = _place_in_tar(path)
+    return path if place is None else Path(place[1])
+
+
+def shown(path: Path) -> str:
+    """A path for a message: what would not print in one line is escaped."""
+    text = str(path)
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _place_in_tar(path: Path) -> re.Match[str] | None:
+    place = _IN_TAR.fullmatch(str(path))
+    try:
+        # A file may be called so.
+        return None if place is None or path.is_file() else place
+    except OSError:
+        return None
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Any failure within is an `AudioError` of one line that names the recording."""
+    name = shown(path)
+    try:
+        yield
+    except AudioError:
+        raise
+    except MemoryError:
+        raise AudioError(f"{name} is too long for the memory there is; {CUT_IT}") from None
+    except Undecodable as fault:
+        raise _undecodable(name, str(fault)) from None
+    except soundfile.SoundFileError as fault:
+        raise _undecodable(name, str(fault).rsplit(": ", 1)[-1]) from None
+    except OSError as fault:
+        raise AudioError(
+            f"cannot read {name}: {fault.strerror or fault}; leave it out or mend that"
+        ) from None
+    except Exception as fault:
+        raise _undecodable(name, f"{type(fault).__name__}: {fault}") from None
+
+
+def _undecodable(name: str, reason: str) -> AudioError:
+    reason = " ".join(reason.split()).rstrip(".") or "broken or not audio"
+    return AudioError(f"cannot decode {name}: {reason}; convert it to wav or flac, or leave it out")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file, or of a place in a tar the bytes there."""
+    place = _place_in_tar(path)
+    lies_in = path if place is None else Path(place[1])
+    try:
+        mode = lies_in.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        link = f": it is a link to {lies_in.readlink()}, which is not there" if lies_in.is_symlink() else ""
+        raise AudioError(f"no file at {shown(lies_in)}{link}") from None
+    if stat.S_ISDIR(mode):
+        # Says so where it may not be looked into.
+        os.scandir(lies_in).close()
+    if not stat.S_ISREG(mode):
+        raise AudioError(f"{shown(lies_in)} is not a file; give a recording")
+    # Without a buffer of Python's, for libsndfile reads from the same descriptor.
+    with lies_in.open("rb", buffering=0) as file:
+        if place is None:
+            yield file
+            return
+        offset, size = int(place[2]), int(place[3])
+        end = file.seek(0, 2)
+        file.seek(offset)
+        yield io.BytesIO(file.read(max(0, min(size, end - offset))))
+
+
+def _claim(file: BinaryIO, kind: Kind) -> Claim:
+    """What the header claims, held against what the file holds."""
+    if kind.name in ("WAV", "AIFF", "W64", "CAF"):
+        return claim_of_chunks(file, kind.name)
+    claims = {
+        "AU": claim_of_au, "SPHERE": claim_of_sphere, "Ogg": claim_of_ogg, "MP3": claim_of_mp3,
+        "MP4": claim_of_mp4, "Matroska": claim_of_matroska,
+    }  # fmt: skip
+    return claims[kind.name](file) if kind.name in claims else Claim()
+
+
+def _decoded(path: Path, file: BinaryIO, kind: Kind, offset_s: float, duration_s: float | None) -> Sound:
+    """By libsndfile where it opens the file, else by FFmpeg."""
+    fault: soundfile.SoundFileError | None = None
+    if kind.soundfile:
+        try:
+            opened = _soundfile(file)
+        except soundfile.SoundFileError as refused:
+            fault = refused
+        else:
+            with opened:
+                return _of_soundfile(path, opened, offset_s, duration_s)
+    if kind.av is None:
+        raise fault or Undecodable("no decoder reads it")
+    try:
+        samples, rate = decode_av(file, shown(path), kind.av, MOST_VALUES)
+    except Undecodable:
+        if fault is not None:
+            raise fault from None
+        raise
+    _check_rate(path, rate)
+    return _stretch(Sound(samples, rate), offset_s, duration_s)
+
+
+def _soundfile(file: BinaryIO) -> soundfile.SoundFile:
+    file.seek(0)
+    if os.name == "posix" and isinstance(file, io.FileIO):
+        return soundfile.SoundFile(file.fileno(), closefd=False)
+    return soundfile.SoundFile(file)
+
+
+def _of_soundfile(path: Path, file: soundfile.SoundFile, offset_s: float, duration_s: float | None) -> Sound:
+    _check_rate(path, file.samplerate)
+    start = round(offset_s * file.samplerate)
+    wanted = None if duration_s is None or duration_s == np.inf else round(duration_s * file.samplerate)
+    known = file.frames < _LENGTH_UNKNOWN
+    if known and start >= file.frames:
+        return Sound(np.zeros((0, file.channels), np.float32), file.samplerate)
+    if file.seekable() and known:
+        left = file.frames - start
+        if start:
+            file.seek(start)
+            start = 0
+        wanted = left if wanted is None else min(wanted, left)
+    most = MOST_VALUES // file.channels
+    if file.subtype in _EXACT and file.format != "FLAC" and wanted is not None:
+        _check_length(path, wanted, most)
+        return Sound(file.read(wanted, dtype="float32", always_2d=True), file.samplerate)
+    samples = _in_blocks(path, file, None if wanted is None else start + wanted, most)
+    # FLAC counts its samples; of other compressed streams the count is an estimate.
+    if known and file.format == "FLAC" and wanted is not None and len(samples) < wanted:
+        raise AudioError(f"{shown(path)} breaks off: {len(samples)} of {wanted} samples; copy it again")
+    return Sound(samples[start:], file.samplerate)
+
+
+def _in_blocks(path: Path, file: soundfile.SoundFile, wanted: int | None, most: int) -> NDArray[np.float32]:
+    """Frames from where the file stands, up to `wanted` or the end, whatever its header says of it."""
+    blocks: list[NDArray[np.float32]] = []
+    count = 0
+    while wanted is None or count < wanted:
+        size = _BLOCK if wanted is None else min(_BLOCK, wanted - count)
+        # Where FLAC ends before its header says, libsndfile gives the last samples with a fault, and
+        # soundfile does not say how many there were.
+        block = np.full((size, file.channels), np.nan, np.float32)
+        try:
+            got = len(file.read(out=block))
+        except soundfile.SoundFileError:
+            unread = np.isnan(block).all(axis=1)
+            got = int(unread.argmax()) if unread.any() else size
+            if file.format != "FLAC" or not got + count:
+                raise
+            blocks.append(block[:got])
+            break
+        if not got:
+            break
+        blocks.append(block[:got])
+        count += got
+        _check_length(path, count, most)
+    if len(blocks) == 1:
+        return blocks[0]
+    return np.concatenate(blocks) if blocks else np.zeros((0, file.channels), np.float32)
+
+
+def _check_rate(path: Path, rate: int) -> None:
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise AudioError(
+            f"{shown(path)} says that it has {rate:,} samples a second; a voice is recorded with "
+            f"{LOWEST_RATE:,} to {HIGHEST_RATE:,}: mend its header, or leave it out"
+        )
+
+
+def _check_length(path: Path, frames: int, most: int) -> None:
+    if frames > most:
+        raise AudioError(f"{shown(path)} holds more than {most:,} samples a channel; {CUT_IT}")
+
+
+def _stretch(sound: Sound, offset_s: float, duration_s: float | None) -> Sound:
+    start = round(offset_s * sound.sample_rate)
+    whole = duration_s is None or duration_s == np.inf
+    stop = None if whole or duration_s is None else start + round(duration_s * sound.sample_rate)
+    return Sound(sound.samples[start:stop], sound.sample_rate, sound.remarks)
+
+
+def _raw_sound(path: Path, file: BinaryIO) -> Sound:
+    """Headerless 16-bit mono PCM, [N, 1].
+
+    AN4 is shipped in both byte orders under the same names. Read in the wrong one, speech turns into
+    noise that jumps from sample to sample: the smoother reading is the right one.
+    """
+    size = file.seek(0, 2)
+    if size % 2:
+        raise AudioError(
+            f"{shown(path)} has an odd number of bytes ({size}); .raw means 16-bit mono PCM at 16 kHz"
+        )
+    _check_length(path, size // 2, MOST_VALUES)
+    file.seek(0)
+    content = file.read()
+    readings = [np.frombuffer(content, order).astype(np.float32) for order in (">i2", "<i2")]
+    smoothest = min(readings, key=lambda samples: float(np.abs(np.diff(samples)).sum(dtype=np.float64)))
+    return Sound(smoothest[:, None] / np.float32(32768), RAW_SAMPLE_RATE)
+
+
+class _Patched(io.RawIOBase):
+    """A file with some of its bytes replaced, for those who read it."""
+
+    def __init__(self, file: BinaryIO, patches: Mapping[int, bytes]) -> None:
+        self._file = file
+        self._patches = patches
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        start = self._file.tell()
+        content = bytearray(self._file.read(len(buffer)))
+        for place, patch in self._patches.items():
+            for at, byte in enumerate(patch, place - start):
+                if 0 <= at < len(content):
+                    content[at] = byte
+        buffer[: len(content)] = content
+        return len(content)
