@@ -262,6 +262,47 @@ def test_a_class_field_that_one_file_has_alone_leaves_the_others_compared():
     assert found.warnings == ("age is not compared: only one of the files answers it",)
 
 
+@pytest.mark.parametrize(("speakers", "decided"), [(1, False), (2, False), (4, False), (5, True), (9, True)])
+def test_with_fewer_than_five_speakers_there_is_an_interval_and_no_verdict(speakers, decided):
+    a, b = systems(gain=1.0, speakers=speakers, spread=0.1)
+    found = compare(a, b, resamples=200).differences
+    for value in found.values():
+        low, high = value.interval
+        assert low > 0 or high < 0  # zero is left out, whatever the number of speakers
+        assert (value.shown, not value.missing, value.speakers) == (decided, decided, speakers)
+        assert value.as_dict()["shown"] == decided and value.as_dict()["missing"] == value.missing
+    repeated = compare_repeats([(a, b), (a, b)], resamples=200)["uar"]
+    assert (repeated.shown, repeated.speakers) == (decided, speakers)
+
+
+def test_speakers_that_no_row_names_give_no_verdict():
+    a, b = ([replace(p, speaker=None) for p in rows] for rows in systems(gain=1.0))
+    assert (
+        compare(a, b, resamples=50)
+        .differences["uar"]
+        .missing.startswith("no verdict with no known speakers:")
+    )
+
+
+def test_speakers_of_two_conditions_are_counted_once():
+    first, second = systems(speakers=3, clips=8), systems(speakers=4, clips=8, seed=1)
+    assert compare_repeats([first], [second], resamples=20)["uar"].speakers == 4
+
+
+def test_word_errors_of_both_stand_beside_the_difference():
+    a, b = systems(gain=0.2, speakers=6)
+    found = compare(a, b, resamples=20)
+    assert found.word_errors is not None
+    for system, errors in zip((a, b), found.word_errors, strict=True):
+        expected = jiwer.process_words(
+            [p.reference_transcript for p in system], [p.transcript for p in system]
+        )
+        assert errors.by_kind == {kind: getattr(expected, kind) for kind in errors.by_kind}
+    assert found.as_dict()["word_errors"]["b"] == found.word_errors[1].as_dict()
+    silent = [replace(p, transcript=None) for p in b]
+    assert "word_errors" not in compare(a, silent, resamples=20).as_dict()
+
+
 def test_few_speakers_are_told_for_the_task_that_has_them():
     words, emotions = systems(speakers=12, clips=4), systems(speakers=4, clips=4, seed=1)
     heard = [replace(p, id=f"w{p.id}", emotion=None, reference_emotion=None) for p in words[0]]

@@ -114,7 +114,7 @@ def test_a_prior_may_be_a_file_of_counts_or_a_prepared_corpus(tmp_path: Path, co
     path.write_text('{"a": 30, "b": 10}')
     assert read_prior(str(path)) == {"a": 30.0, "b": 10.0}
     path.write_text("[1]")
-    with pytest.raises(PredictionsError, match="holds no object"):
+    with pytest.raises(PredictionsError, match="must hold a JSON object"):
         read_prior(str(path))
     path.write_text("{")
     with pytest.raises(PredictionsError, match="is not JSON"):

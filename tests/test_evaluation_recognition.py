@@ -15,6 +15,7 @@ from voxstrata.evaluation.recognition import (
     no_apostrophe,
     normalizer_named,
     wer,
+    word_errors,
 )
 
 texts = st.lists(st.sampled_from(["the", "dog", "it's", "a", "ran", "Fox,"]), max_size=8).map(" ".join)
@@ -47,6 +48,43 @@ def test_errors_of_each_clip_equal_a_plain_loop(rows):
         a, b = basic(reference), basic(transcript)
         words = edit_distance(a.split(), b.split()), len(a.split())
         assert counts == [*words, edit_distance(a, b), len(a)]
+
+
+@given(corpora)
+def test_substitutions_deletions_and_insertions_equal_jiwer_and_sum_to_the_errors(rows):
+    references, transcripts = map(list, zip(*rows, strict=True))
+    found = word_errors(references, transcripts, "none")
+    expected = jiwer.process_words(references, transcripts)
+    assert found.by_kind == {kind: getattr(expected, kind) for kind in found.by_kind}
+    assert sum(found.by_kind.values()) == error_rows(references, transcripts, "none").sum(axis=0)[0]
+    assert found.words == sum(len(text.split()) for text in references)
+
+
+@pytest.mark.parametrize(
+    ("reference", "transcript", "kinds"),
+    [
+        ("go on now", "go in now", [1, 0, 0]),
+        ("go on now", "go now", [0, 1, 0]),
+        ("go on now", "oh go on now", [0, 0, 1]),
+        ("go on", None, [0, 2, 0]),
+        ("", "uh huh", [0, 0, 2]),
+        ("Go on!", "go on", [0, 0, 0]),
+    ],
+)
+def test_kinds_of_word_errors_by_hand(reference, transcript, kinds):
+    found = word_errors([reference, "stop"], [transcript, "stop"], "basic")
+    assert list(found.by_kind.values()) == kinds
+    rates = [kind["rate"] for kind in found.as_dict().values()]
+    assert rates == [count / found.words for count in kinds]
+
+
+@pytest.mark.parametrize(
+    ("transcript", "kinds"),
+    [("say the word dog uh", [0, 0, 1]), ("hay thee wort log", [1, 0, 0]), ("hay the word", [0, 1, 0])],
+)
+def test_kinds_leave_out_the_words_of_a_carrier_phrase(transcript, kinds):
+    found = word_errors(["say the word dog"], [transcript], "basic without say the word")
+    assert list(found.by_kind.values()) == kinds and found.words == 1
 
 
 def test_an_empty_reference_adds_its_insertions_and_an_empty_transcript_loses_all_words():

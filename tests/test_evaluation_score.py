@@ -108,7 +108,9 @@ def test_the_shape_is_the_one_that_reports_read():
     assert set(emotion) == {
         "labels", "uar", "precision", "macro_f1", "accuracy", "recall", "support", "confusion",
     }  # fmt: skip
-    assert set(transcript) == {"normalizer", "wer", "cer", "words", "characters"}
+    assert set(transcript) == {
+        "normalizer", "wer", "cer", "substitutions", "deletions", "insertions", "words", "characters",
+    }  # fmt: skip
     for metric in (emotion["uar"], emotion["accuracy"], transcript["cer"]):
         assert set(metric) == {"value", "iid", "speaker"}
         assert metric["iid"][0] <= metric["value"] <= metric["iid"][1]

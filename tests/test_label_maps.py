@@ -13,6 +13,7 @@ from voxstrata.cli.main import app
 from voxstrata.corpora.clip import Clip
 from voxstrata.corpora.label_maps import LABEL_MAPS, label_map_named, map_labels
 from voxstrata.corpora.prepare import prepare
+from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.corpora.readers import READERS
 from voxstrata.errors import LabelError
 from voxstrata.labels import EMOTIONS
@@ -122,3 +123,52 @@ def test_labels_are_those_after_the_maps_and_the_fingerprint_knows_them(
     )
     assert "calm" in plain.labels and mapped.labels == ("surprise", "neutral")
     assert mapped.fingerprint != plain.fingerprint
+
+
+def test_a_label_of_ones_own_is_mapped_and_the_others_stay() -> None:
+    clips = [
+        clip("happy", happy=2, glad=1),
+        clip("glad"),
+        clip("sad"),
+        clip("happiness", happy=1, happiness=1),
+    ]
+    accounts = []
+    for name in ("happy=happiness", " glad = happiness ", "sad="):
+        clips, account = map_labels(clips, label_map_named(name))
+        accounts.append(account)
+    assert [c.emotion for c in clips] == ["happiness", "happiness", None, "happiness"]
+    assert [c.votes for c in clips] == [{"happiness": 3}, {}, {}, {"happiness": 2}]
+    assert accounts[0] == (
+        "map happy=happiness: happy -> happiness (1 clips, votes in 2); kept: glad 1, happiness 1, sad 1"
+    )
+    assert accounts[2].startswith("map sad=: sad -> no emotion (1 clips")
+
+
+def test_a_label_that_no_clip_has_is_named_with_those_there_are() -> None:
+    with pytest.raises(
+        LabelError, match=r"map hapy=happiness: no clip has 'hapy'; the labels .* are angry, happy$"
+    ):
+        map_labels([clip("happy"), clip(None, angry=1)], label_map_named("hapy=happiness"))
+
+
+@pytest.mark.parametrize("name", ["=happiness", "=", "happy", "a=b=c", "a\n=b"])
+def test_what_is_no_map_is_told_how_to_write_one(name: str) -> None:
+    with pytest.raises(LabelError, match=r"no label map .*four-classes, and OLD=NEW for a label of your own"):
+        label_map_named(name)
+
+
+def test_the_command_takes_maps_of_ones_own_beside_the_named_ones(tmp_path: Path) -> None:
+    rows = ["path,emotion"]
+    for seed, emotion in enumerate(("happy", "angry", "calm", "neutral")):
+        soundfile.write(tmp_path / f"{seed}.wav", np.random.default_rng(seed).normal(size=800) * 0.1, 16_000)
+        rows.append(f"{seed}.wav,{emotion}")
+    (tmp_path / "own.csv").write_text("\n".join(rows))
+    arguments = ["corpus", "prepare", "table", str(tmp_path / "own.csv"), str(tmp_path / "out")]
+    maps = ["--map", "happy=happiness", "--map", "angry=anger", "--map", "calm-to-neutral"]
+    result = CliRunner().invoke(app, [*arguments, *maps])
+    assert result.exit_code == 0, result.output
+    prepared = PreparedCorpus.load(tmp_path / "out")
+    assert prepared.labels == ("anger", "happiness", "neutral")
+    assert prepared.maps == ("happy=happiness", "angry=anger", "calm-to-neutral")
+    refused = CliRunner().invoke(app, [*arguments, "--map", "hapy=happiness"])
+    assert isinstance(refused.exception, LabelError) and "no clip has 'hapy'" in str(refused.exception)

@@ -11,10 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voxstrata.errors import PredictionsError, VoxstrataError
-from voxstrata.predictions import Prediction, read_predictions, write_predictions
+from voxstrata.predictions import Prediction, read_predictions, sum_to_one, write_predictions
 from voxstrata.runs import RunFolder, atomic_write
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+def shares(numbers):
+    return {name: number / sum(numbers.values()) for name, number in numbers.items()}
+
+
 ROWS = st.lists(
     st.builds(
         Prediction,
@@ -22,7 +28,8 @@ ROWS = st.lists(
         path=st.none() | TEXT,
         speaker=st.none() | TEXT,
         emotion=st.none() | TEXT,
-        probabilities=st.none() | st.dictionaries(TEXT, st.floats(0, 1), max_size=3),
+        probabilities=st.none()
+        | st.dictionaries(TEXT, st.floats(0.1, 1), min_size=1, max_size=3).map(shares),
         transcript=st.none() | TEXT,
         reference_transcript=st.none() | TEXT,
         error=st.none() | TEXT,
@@ -75,6 +82,89 @@ def test_rows_that_do_not_hold_are_named(content, message, tmp_path):
     (tmp_path / "p.jsonl").write_bytes(content)
     with pytest.raises(PredictionsError, match=message):
         read_predictions(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_byte_order_mark_and_either_end_of_line_are_read(mark, end, tmp_path):
+    rows = [b'{"id": "a", "emotion": "fear"}', b'{"id": "b", "transcript": "go\\r\\non"}']
+    (tmp_path / "p.jsonl").write_bytes(mark + end.join(rows) + end)
+    assert read_predictions(tmp_path / "p.jsonl") == [
+        Prediction("a", emotion="fear"),
+        Prediction("b", transcript="go\r\non"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("probabilities", '{"x": NaN, "y": 1}'),
+        ("probabilities", '{"x": Infinity}'),
+        ("probabilities", '{"x": 1e400}'),
+        ("probabilities", '{"x": -0.5, "y": 1.5}'),
+        ("probabilities", '{"x": 60, "y": 40}'),
+        ("probabilities", '{"x": 2.1, "y": -0.3, "z": 0.7}'),
+        ("probabilities", "[0.5, 0.5]"),
+        ("classes", '{"gender": {"f": NaN, "m": 0.1}}'),
+        ("classes", '{"age": {"old": 1}, "gender": {"f": -0.1, "m": 1}}'),
+        ("classes", '{"gender": {}}'),
+        ("classes", '{"gender": null}'),
+        ("classes", "[1]"),
+        ("arousal", "NaN"),
+        ("valence", "-Infinity"),
+        ("dominance", "1e308"),
+        ("reference_arousal", "-1e308"),
+        ("reference_arousal", "1" + 300 * "0"),
+        ("speaker", "NaN"),
+        ("emotion", "NaN"),
+        ("reference_emotion", "Infinity"),
+        ("transcript", "NaN"),
+        ("reference_transcript", "NaN"),
+        ("reference_classes", '{"gender": NaN}'),
+        ("error", "NaN"),
+    ],
+)
+def test_answers_that_are_no_answers_are_refused_with_row_and_field(field, value, tmp_path):
+    (tmp_path / "p.jsonl").write_text(f'{{"id": "a"}}\n{{"id": "b", "{field}": {value}}}\n')
+    with pytest.raises(PredictionsError, match=rf"p\.jsonl, line 2: '{field}' must be ") as caught:
+        read_predictions(tmp_path / "p.jsonl")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@given(st.lists(st.floats(0.001, 1), min_size=1, max_size=9))
+def test_shares_rounded_to_two_decimals_still_sum_to_one(tmp_path_factory, numbers):
+    path = tmp_path_factory.getbasetemp() / "rounded.jsonl"
+    rounded = {str(i): round(n / sum(numbers), 2) for i, n in enumerate(numbers)}
+    path.write_text(json.dumps({"id": "a", "probabilities": rounded}))
+    assert sum_to_one(read_predictions(path)[0].probabilities)
+
+
+def test_what_other_systems_add_may_hold_what_it_likes(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "emotion": null, "theirs": [NaN, Infinity]}\n')
+    assert read_predictions(tmp_path / "p.jsonl") == [Prediction("a")]
+
+
+@pytest.mark.parametrize("name", ["a\\nb", "a\\u0000", "\\r", "a\\u2028b", "\\u001b[31m", "a\\u0085"])
+def test_an_id_of_several_lines_or_with_control_characters_is_refused(name, tmp_path):
+    (tmp_path / "p.jsonl").write_text(f'{{"id": "{name}"}}\n')
+    with pytest.raises(PredictionsError, match="line 1: 'id' must be one line of text"):
+        read_predictions(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize("name", ["a b", "a\\u3000b", "ann's/été-1", "\\ud83d\\ude00"])
+def test_other_ids_are_read(name, tmp_path):
+    (tmp_path / "p.jsonl").write_text(f'{{"id": "{name}"}}\n')
+    assert read_predictions(tmp_path / "p.jsonl")[0].id == json.loads(f'"{name}"')
+
+
+@pytest.mark.parametrize(
+    "line", ['{"id": "a\\ud800"}', "[" * 100_000, '{"id": ' + "9" * 5_000 + "}", "{'id': 1}", '{"id": "a"']
+)
+def test_lines_that_are_not_json_are_one_line(line, tmp_path):
+    (tmp_path / "p.jsonl").write_text(f'{{"id": "x"}}\n{line}\n')
+    with pytest.raises(PredictionsError, match=r"p\.jsonl, line 2 is not JSON: ") as caught:
+        read_predictions(tmp_path / "p.jsonl")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
 def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch):

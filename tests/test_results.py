@@ -60,3 +60,15 @@ def test_a_narrow_terminal_shows_the_names_of_rows_and_contrasts(tmp_path, capsy
     told = capsys.readouterr().out
     assert "a row of some length" in told and "one - the other" in told
     assert told.count("50.0 [30.0, 70.0]") == 4 and told.count("+10.0 [+0.0, +20.0]") == 4
+
+
+def test_a_difference_over_few_speakers_says_what_a_verdict_lacks() -> None:
+    from voxstrata.reporting.table import Table
+
+    lacking = {**DIFFERENCE, "missing": "no verdict with only 2 known speakers"}
+    contrasts = [
+        {"name": name, "title": name, "clips": 3, "differences": {"uar": found}}
+        for name, found in (("a - b", lacking), ("c - b", DIFFERENCE))
+    ]
+    table = Table.model_validate({"table": "t", "columns": ["uar"], "rows": [], "contrasts": contrasts})
+    assert table.warnings == ["no verdict with only 2 known speakers (a - b)"]

@@ -10,7 +10,7 @@ import torch
 from lhotse import CutSet
 from typer.testing import CliRunner
 
-from voxstrata.audio import audio_info, load_audio
+from voxstrata.audio import load_audio
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.cli.main import app
 from voxstrata.corpora.prepared import PreparedCorpus
@@ -60,14 +60,14 @@ def test_lhotse_reads_the_tars_as_its_own(packed):
     for cut, ours in zip(cuts, packed.stream(), strict=True):
         path = packed.folder / ours.recording.sources[0].source
         assert cut.id == ours.id and np.allclose(cut.load_audio()[0], load_audio(path), atol=1 / 32768)
-        assert audio_info(path).samples == cut.num_samples
+        assert len(load_audio(path)) == cut.num_samples
 
 
 def test_places_that_are_none_are_refused(packed, tmp_path):
     place = next(packed.stream()).recording.sources[0].source
     with pytest.raises(AudioError, match="no file at"):
         load_audio(tmp_path / "gone.tar#512:100.flac")
-    (packed.folder / "cut.tar").write_bytes(b"no audio at all" * 100)
+    (packed.folder / "cut.tar").write_bytes(b"no audio\0\1\2\xff" * 100)
     with pytest.raises(AudioError, match="cannot decode"):
         load_audio(packed.folder / "cut.tar#0:900.flac")
     assert len(load_audio(type(packed.folder)(place)))

@@ -11,8 +11,9 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voxstrata.corpora.clip import Clip
 from voxstrata.corpora.prepare import prepare
-from voxstrata.corpora.speaker_parts import speaker_parts
+from voxstrata.corpora.speaker_parts import folds_by_speaker, speaker_parts, told_folds
 from voxstrata.errors import CorpusError, RecipeError
 from voxstrata.experiments.sources import build_sources, split_cuts
 from voxstrata.recipes.reading import validate
@@ -97,3 +98,73 @@ def test_what_cannot_be_divided_is_refused(corpus):
     values["corpora"][0]["speakers"]["part"] = 6
     with pytest.raises(RecipeError, match="no part 6 of 5"):
         validate({"system": "statistics", "data": values}, "part")
+
+
+def clip(name: str, speaker: str | None, fold: str = "") -> Clip:
+    return Clip(name, Path(name), speaker, "train", extras={"fold": fold} if fold else {})
+
+
+@given(
+    st.dictionaries(st.text("abcdefg", min_size=1, max_size=3), st.integers(1, 9), min_size=3), st.randoms()
+)
+def test_folds_by_speaker_are_disjoint_balanced_and_the_same_whatever_the_order(counts, random):
+    clips = [clip(f"{name}-{i}", name) for name, count in counts.items() for i in range(count)]
+    folds = folds_by_speaker(clips, 3)
+    assert sorted(name for fold in folds for name in fold) == sorted(counts) and all(folds)
+    # No group exceeds another by more than the clips of one speaker: the greedy rule's own bound.
+    sizes = [sum(counts[name] for name in fold) for fold in folds]
+    assert max(sizes) - min(sizes) <= max(counts.values())
+    random.shuffle(clips)
+    assert folds_by_speaker(clips, 3) == folds
+
+
+@pytest.mark.parametrize(
+    ("speakers", "count", "said"),
+    [
+        (["a", "b", "c"], 4, "3 speakers are too few for 4 folds"),
+        (["a", "b", "c"], 2, "give at least 3"),
+        (["a", "b", "c"], 0, "give at least 3"),
+        (["a", "b", "c", None], 3, "1 of 4 clips tell no speaker"),
+    ],
+)
+def test_folds_that_cannot_be_made_are_refused(speakers, count, said):
+    with pytest.raises(CorpusError, match=said):
+        folds_by_speaker([clip(str(i), speaker) for i, speaker in enumerate(speakers)], count)
+
+
+def test_a_column_of_folds_is_taken_as_it_is():
+    clips = [
+        clip("1", "ann", "2"),
+        clip("2", "bob", "1"),
+        clip("3", "cy", "3.0"),
+        clip("4", "ann", "2"),
+        clip("5", None),
+        clip("6", "dee"),
+        clip("7", "abe", "1"),
+    ]
+    assert told_folds(clips) == (("abe", "bob"), ("ann",), ("cy",))
+    assert told_folds([clip("1", "ann"), clip("2", None)]) == ()
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([("a", "0"), ("b", "1"), ("c", "2")], "clip '0' is in fold '0'; number folds 1, 2"),
+        ([("a", "one")], "is in fold 'one'"),
+        ([("a", "1.5")], r"is in fold '1\.5'"),
+        ([("a", "nan")], "is in fold 'nan'"),
+        ([("a", "1e9")], "is in fold '1e9'"),
+        ([("a", "1"), ("b", "2"), ("c", "4")], "no clip is in fold 3"),
+        ([("a", "1"), ("b", "2"), ("a", "3")], "speaker 'a' is in fold 1 and fold 3"),
+        ([("a", "1"), ("b", "2"), ("a", "")], "speaker 'a' is in fold 1 and none"),
+        ([("a", "1"), ("b", "2")], "2 folds leave nobody to train on"),
+        ([("a", "1"), (None, "2")], "clip '1' is in fold 2 and tells no speaker"),
+    ],
+)
+def test_a_column_of_folds_that_divides_no_speakers_is_refused(rows, said):
+    with pytest.raises(CorpusError, match=said):
+        told_folds([clip(str(i), speaker, fold) for i, (speaker, fold) in enumerate(rows)])
+
+
+def test_two_folds_do_where_others_are_left_to_train_on():
+    assert told_folds([clip("1", "a", "1"), clip("2", "b", "2"), clip("3", "c")]) == (("a",), ("b",))

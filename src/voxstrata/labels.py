@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,18 @@ EMOTIONS = ("anger", "contempt", "disgust", "fear", "happiness", "neutral", "sad
 
 #: What annotators rate beside classes, in the order of a model's outputs.
 DIMENSIONS = ("arousal", "valence", "dominance")
+
+#: No scale of ratings goes so far; what lies beyond is a fault of the file, and its square may be no number.
+LARGEST_RATING = 1e6
+
+
+def is_one_line(name: str) -> bool:
+    r"""Whether a name has no control character, end of line or half a character: it can stand in a list.
+
+    >>> is_one_line("calls/0001"), is_one_line("calls\n0001")
+    (True, False)
+    """
+    return not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from voxstrata.documents import parse_json
 from voxstrata.errors import PredictionsError
-from voxstrata.labels import DIMENSIONS
+from voxstrata.labels import DIMENSIONS, LARGEST_RATING, is_one_line
 from voxstrata.runs import atomic_write
+
+#: What is said of an answer that is none.
+NOT_FINITE = (
+    "the model answers with numbers that are not finite (NaN or infinite); see whether its weights are "
+    "whole, or train it again"
+)
+_ANSWERS = ("emotion", "probabilities", "transcript", "classes", *DIMENSIONS)
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ class Prediction:
         classes: answers of further class tasks: field -> class name -> probability, e.g.
             {"gender": {"female": 0.9, "male": 0.1}}.
         reference_classes: field -> true class name.
+        note: what one should know of the recording, e.g. that its band is narrow; scored as any row.
         error: why there is no answer; what was known before (path, speaker, references) stays.
     """
 
@@ -51,6 +60,7 @@ class Prediction:
     reference_dominance: float | None = None
     classes: Mapping[str, Mapping[str, float]] | None = None
     reference_classes: Mapping[str, str] | None = None
+    note: str | None = None
     error: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -61,6 +71,17 @@ class Prediction:
             for name, value in row.items()
             if value is not None
         }
+
+
+def finite_or_error(row: Prediction) -> Prediction:
+    """The row as it is; with `error` in the place of its answers, where a number of them is not finite."""
+    numbers = [getattr(row, name) for name in DIMENSIONS]
+    for shares in (row.probabilities or {}, *(row.classes or {}).values()):
+        numbers += shares.values()
+    if all(number is None or math.isfinite(number) for number in numbers):
+        return row
+    nothing: dict[str, Any] = dict.fromkeys(_ANSWERS)
+    return replace(row, **nothing, error=NOT_FINITE)
 
 
 def one_row_each(rows: Iterable[Prediction]) -> list[Prediction]:
@@ -99,18 +120,30 @@ def as_lines(predictions: Iterable[Prediction]) -> Iterator[str]:
 def read_predictions(path: Path) -> list[Prediction]:
     """Reads a predictions file; unknown fields are passed over, so other systems may add their own.
 
-    An id or a speaker that is a number is read as a string.
+    An id or a speaker that is a number is read as a string. A byte order mark and ends of lines of any system
+    are passed over.
 
     Raises:
         PredictionsError: if there is no file or it is not UTF-8; naming file and line, where a row is not
-            an object, has no id, repeats one, or holds a field of the wrong kind.
+            an object, has no id, repeats one, or holds a field of the wrong kind: probabilities that are
+            none, a rating out of any scale, an id of several lines.
     """
     if not path.is_file():
         raise PredictionsError(f"no predictions file at {path}")
+    return parse_predictions(path.read_bytes(), str(path))
+
+
+def parse_predictions(content: bytes, name: str) -> list[Prediction]:
+    """The rows of a predictions file; see `read_predictions`.
+
+    Args:
+        content: of the file.
+        name: what its faults are told of.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as fault:
-        raise PredictionsError(f"{path} is not UTF-8 text (byte {fault.start}); write it as UTF-8") from None
+        raise PredictionsError(f"{name} is not UTF-8 text (byte {fault.start}); write it as UTF-8") from None
     names = {field.name for field in fields(Prediction)}
     predictions: list[Prediction] = []
     seen: dict[str, int] = {}
@@ -118,11 +151,9 @@ def read_predictions(path: Path) -> list[Prediction]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as fault:
-            raise PredictionsError(f"{where}: not JSON ({fault.msg}); one object a line is needed") from None
+        where = f"{name}, line {number}"
+        # NaN passes here, so that a fault names the field that has it, and fields of others may hold it.
+        row = parse_json(line, where, error=PredictionsError, advice="one object a line is needed", nan=True)
         if not isinstance(row, dict) or row.get("id") is None:
             raise PredictionsError(f'{where}: a row is an object with at least "id"; found {line[:80]!r}')
         known: dict[str, Any] = {
@@ -130,38 +161,66 @@ def read_predictions(path: Path) -> list[Prediction]:
             for name, value in row.items()
             if name in names and value is not None
         }
-        _check_kinds(known, where)
+        for field, value in known.items():
+            if wanted := _fault(field, value):
+                raise PredictionsError(f"{where}: {field!r} must be {wanted}; found {_short(value)}")
         if known["id"] in seen:
             raise PredictionsError(f"{where}: id {known['id']!r} stands already in line {seen[known['id']]}")
         seen[known["id"]] = number
         predictions.append(Prediction(**known))
     if not predictions:
-        raise PredictionsError(f"{path} holds no rows")
+        raise PredictionsError(f"{name} holds no rows")
     return predictions
 
 
+def _fault(field: str, value: Any) -> str:
+    """What a field must be, if its value is not."""
+    if field == "probabilities":
+        return _no_probabilities(value)
+    if field == "classes":
+        if not isinstance(value, dict):
+            return f"an object of objects of {_PROBABILITIES}"
+        wrong = next(
+            (name for name, shares in value.items() if not shares or _no_probabilities(shares)), None
+        )
+        return "" if wrong is None else f"of each field ({wrong!r}) {_no_probabilities(value[wrong] or None)}"
+    if field == "reference_classes":
+        good = isinstance(value, dict) and all(isinstance(label, str) for label in value.values())
+        return "" if good else "an object of strings"
+    if field.removeprefix("reference_") in DIMENSIONS:
+        good = _is_number(value) and abs(value) <= LARGEST_RATING
+        return "" if good else f"a finite number, from {-LARGEST_RATING:,.0f} to {LARGEST_RATING:,.0f}"
+    if not isinstance(value, str):
+        return "a string"
+    # An id stands in lists, messages and names of files.
+    return "one line of text, without control characters" if field == "id" and not is_one_line(value) else ""
+
+
+#: What a class answer is.
+_PROBABILITIES = "probabilities: finite numbers from 0 to 1"
+
+
+def _no_probabilities(value: Any) -> str:
+    """What an answer over classes must be, if it is not."""
+    if not isinstance(value, dict) or not all(map(_is_number, value.values())):
+        return f"an object of {_PROBABILITIES}"
+    return "" if all(0 <= share <= 1 for share in value.values()) else f"an object of {_PROBABILITIES}"
+
+
+def sum_to_one(shares: Mapping[str, float]) -> bool:
+    """Whether probabilities sum to 1, each perhaps rounded to two decimals.
+
+    >>> sum_to_one({"a": 0.33, "b": 0.33, "c": 0.33}), sum_to_one({"a": 0.6, "b": 0.1})
+    (True, False)
+    """
+    return abs(sum(shares.values()) - 1) <= min(0.05, 0.005 * len(shares) + 1e-9)
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value is a number, and none that JSON lacks."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _are_probabilities(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(map(_is_number, value.values()))
-
-
-def _check_kinds(row: dict[str, Any], where: str) -> None:
-    for name, value in row.items():
-        if name == "probabilities":
-            good = isinstance(value, dict) and all(map(_is_number, value.values()))
-            wanted = "an object of numbers"
-        elif name == "classes":
-            good = isinstance(value, dict) and all(map(_are_probabilities, value.values()))
-            wanted = "an object of objects of numbers"
-        elif name == "reference_classes":
-            good = isinstance(value, dict) and all(isinstance(label, str) for label in value.values())
-            wanted = "an object of strings"
-        elif name.removeprefix("reference_") in DIMENSIONS:
-            good, wanted = _is_number(value) and math.isfinite(value), "a finite number"
-        else:
-            good, wanted = isinstance(value, str), "a string"
-        if not good:
-            raise PredictionsError(f"{where}: {name!r} must be {wanted}; found {value!r}")
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from voxstrata.cli.evaluate import TITLES, bounds, clips_line, listed, percent
+from voxstrata.cli.evaluate import TITLES, bounds, clips_line, listed, percent, word_errors_line
 
 if TYPE_CHECKING:
     from voxstrata.evaluation.comparison import Comparison, Difference
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command()(compare)
+    app.command("compare")(compare)
 
 
 def compare(
-    a: Path = typer.Argument(help="Predictions file of the first system."),
-    b: Path = typer.Argument(help="Predictions file of the second, for the same ids."),
+    a: Path = typer.Argument(help="Predictions file or run folder of the first system; - is standard input."),
+    b: Path = typer.Argument(help="Of the second, for the same ids."),
+    split: str | None = typer.Option(None, help="Of run folders: which predictions. Default: test."),
     normalizer: str = typer.Option(
         "basic",
         help="Of transcripts: none, basic, no-apostrophe, spelled; 'basic without say' scores no 'say'.",
@@ -39,12 +40,13 @@ def compare(
     Speakers are resampled, the same ones for both systems; where speakers are unknown, clips are, and it is
     said. A reference or speaker that only one file holds serves both.
     """
+    from voxstrata.cli.predictions_given import read_given
     from voxstrata.evaluation.comparison import compare as compared
-    from voxstrata.predictions import read_predictions
 
+    (name_a, rows_a), (name_b, rows_b) = read_given([a, b], split)
     found = compared(
-        read_predictions(a),
-        read_predictions(b),
+        rows_a,
+        rows_b,
         normalizer=normalizer,
         resamples=resamples,
         seed=seed,
@@ -56,7 +58,7 @@ def compare(
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
     else:
-        _print_comparison(str(a), str(b), found)
+        _print_comparison(name_a, name_b, found)
 
 
 def _print_comparison(a: str, b: str, found: Comparison) -> None:
@@ -84,10 +86,14 @@ def _print_comparison(a: str, b: str, found: Comparison) -> None:
     console.print(
         "detectable: the smallest true difference that would show here with 80 % power at 5 %", soft_wrap=True
     )
+    for line in dict.fromkeys(value.missing for value in found.differences.values() if value.missing):
+        console.print(line, soft_wrap=True)
     for name, value in found.differences.items():
-        if name in ("uar", "wer"):
+        if name in ("uar", "wer") and not value.missing:
             console.print(f"{_title(name)}: {_verdict(name, value)}", soft_wrap=True)
-    if "wer" in found.differences:
+    if found.word_errors is not None:
+        for system, errors in zip("AB", found.word_errors, strict=True):
+            console.print(f"{system}: {word_errors_line(errors)}", soft_wrap=True)
         console.print(f"normaliser: {found.normalizer}", soft_wrap=True)
 
 

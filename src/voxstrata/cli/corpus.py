@@ -62,7 +62,10 @@ def prepare_corpus(
         None, metavar="NAME=VALUE", help="A choice that the corpus leaves open; any number."
     ),
     maps: list[str] | None = typer.Option(
-        None, "--map", metavar="NAME", help="Map emotions by this named map; any number, applied in order."
+        None, "--map", metavar="NAME|OLD=NEW", help="Map emotions, by a named map or one by one; any number."
+    ),
+    folds: tuple[str, int] | None = typer.Option(
+        None, metavar="by-speaker N", help="Divide the speakers into N folds of about as many clips each."
     ),
     trim_silence: bool = typer.Option(
         False, "--trim-silence", help="Let clips begin and end where speech does; files stay as they are."
@@ -93,6 +96,7 @@ def prepare_corpus(
                 labels=names,
                 options=parse_options(option or []),
                 maps=maps or (),
+                folds=_fold_count(folds),
                 trim_silence=trim_silence,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
@@ -108,6 +112,16 @@ def prepare_corpus(
     typer.echo(f"{prepared.name} is prepared in {prepared.folder}", err=True)
     if prepared.left_out:
         raise typer.Exit(3)
+
+
+def _fold_count(folds: tuple[str, int] | None) -> int | None:
+    from voxstrata.errors import CorpusError
+
+    if folds is None:
+        return None
+    if folds[0] != "by-speaker":
+        raise CorpusError(f"folds are made by-speaker, as in --folds by-speaker 5; found {folds[0]!r}")
+    return folds[1]
 
 
 def _print_faults(faults: tuple[Fault, ...], as_json: bool) -> None:

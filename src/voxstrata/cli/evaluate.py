@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from voxstrata.evaluation.recognition import WordErrors
     from voxstrata.evaluation.score import EmotionScores, Metric, Scores
     from voxstrata.predictions import Prediction
 
@@ -34,16 +35,24 @@ WIDEST_CONFUSION = 10
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command()(evaluate)
+    app.command("evaluate")(evaluate)
 
 
 def evaluate(
     predictions: list[Path] = typer.Argument(
-        help="Predictions files, JSON lines; any system may have written them."
+        help="Predictions files (JSON lines; any system may have written them), run folders, or - for "
+        "standard input."
     ),
+    split: str | None = typer.Option(None, help="Of run folders: which predictions. Default: test."),
     pool: bool = typer.Option(
         False, "--pool", help="Score all files as one, such as the folds of one corpus."
     ),
+    by: str | None = typer.Option(
+        None,
+        metavar="COLUMN",
+        help="Score parts apart, by a column of --corpus, such as LibriSpeech's subset.",
+    ),
+    corpus: Path | None = typer.Option(None, help="Prepared corpus of the clips; with --by."),
     normalizer: str = typer.Option(
         "basic", help="Of words: none, basic, no-apostrophe, spelled; 'basic without say' scores no 'say'."
     ),
@@ -60,7 +69,7 @@ def evaluate(
     resamples: int = typer.Option(1000, min=2, help="Bootstrap samples of either kind."),
     seed: int = typer.Option(0, min=0, help="Of the resampling by speaker."),
     as_json: bool = typer.Option(
-        False, "--json", help="Print JSON: the scores, or {file: scores} for several."
+        False, "--json", help="Print JSON: the scores, or {name: scores} for several files or parts."
     ),
 ) -> None:
     """Score predictions files: UAR, precision, macro F1, accuracy, WER, CER, CCC, with 95 % intervals.
@@ -71,7 +80,7 @@ def evaluate(
     """
     from voxstrata.evaluation.score import score
 
-    files = _read_files(predictions, prior, train_prior, pool)
+    files = _parts(_read_files(predictions, split, prior, train_prior, pool), by, corpus)
     scores = {
         name: score(
             rows,
@@ -83,32 +92,54 @@ def evaluate(
         )
         for name, rows in files.items()
     }
+    _print(scores, as_json)
+
+
+def _print(scores: dict[str, Scores], as_json: bool) -> None:
+    from rich.console import Console
+
     for name, found in scores.items():
         for warning in found.warnings:
             typer.echo(f"warning: {name}: {warning}", err=True)
     if as_json:
-        rows = {name: found.as_dict() for name, found in scores.items()}
-        typer.echo(
-            json.dumps(rows if len(rows) > 1 else next(iter(rows.values())), indent=2, ensure_ascii=False)
-        )
+        rows = [found.as_dict() for found in scores.values()]
+        content = rows[0] if len(rows) == 1 else dict(zip(scores, rows, strict=True))
+        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
         return
-    from rich.console import Console
-
     console = Console(highlight=False, markup=False)
     for name, found in scores.items():
         _print_scores(console, name, found)
 
 
 def _read_files(
-    paths: list[Path], prior: str | None, train_prior: str | None, pool: bool
+    paths: list[Path], split: str | None, prior: str | None, train_prior: str | None, pool: bool
 ) -> dict[str, list[Prediction]]:
+    from voxstrata.cli.predictions_given import read_given
     from voxstrata.evaluation.answers import pooled
-    from voxstrata.predictions import read_predictions
 
-    files = {str(path): read_predictions(path) for path in paths}
+    files = dict(read_given(paths, split))
     if prior is not None or train_prior is not None:
         files = {name: _for_prior(name, rows, prior, train_prior) for name, rows in files.items()}
     return {f"{len(files)} files pooled": pooled(files)} if pool else files
+
+
+def _parts(
+    files: dict[str, list[Prediction]], by: str | None, corpus: Path | None
+) -> dict[str, list[Prediction]]:
+    from voxstrata.cli.predictions_given import parts_of
+    from voxstrata.errors import PredictionsError
+
+    if by is None and corpus is None:
+        return files
+    if by is None or corpus is None:
+        given, lacking = ("--by", "--corpus") if corpus is None else ("--corpus", "--by")
+        raise PredictionsError(
+            f"{given} needs {lacking}: a column of a prepared corpus tells the part of a clip"
+        )
+    parts: dict[str, list[Prediction]] = {}
+    for name, rows in files.items():
+        parts |= parts_of(name, rows, corpus, by)
+    return parts
 
 
 def _for_prior(
@@ -141,6 +172,12 @@ def clips_line(clips: int, speakers: int, unanswered: int, errors: str) -> str:
     return f"{clips} clips, {speakers or 'unknown'} speakers{lost}"
 
 
+def word_errors_line(errors: WordErrors) -> str:
+    """Word errors by kind: counts, and rates of the reference words."""
+    kinds = (f"{name} {count} ({percent(count / errors.words)} %)" for name, count in errors.by_kind.items())
+    return ", ".join(kinds)
+
+
 def percent(value: float) -> str:
     """A rate in [0, 1] in percent."""
     return f"{100 * value:.2f}"
@@ -169,8 +206,9 @@ def _print_scores(console: Console, name: str, scores: Scores) -> None:
         table.add_row(title, percent(found.value), bounds(found.iid), bounds(found.speaker))
     console.print(table)
     if scores.transcript:
-        words, normalizer = scores.transcript.words, scores.transcript.normalizer
-        console.print(f"WER over {words} reference words, normaliser: {normalizer}\n", soft_wrap=True)
+        normalizer, errors = scores.transcript.normalizer, scores.transcript.errors
+        console.print(f"WER over {errors.words} reference words, normaliser: {normalizer}", soft_wrap=True)
+        console.print(f"{word_errors_line(errors)}\n", soft_wrap=True)
     if scores.emotion:
         _print_classes(console, scores.emotion)
     for classes in scores.classes.values():

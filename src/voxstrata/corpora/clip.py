@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from voxstrata.labels import DIMENSIONS, LARGEST_RATING, is_one_line
+
 SPLITS = ("train", "dev", "test")
+
+#: So far a table's times may be off by rounding.
+ROUNDING_S = 0.01
+
+#: Kinds of faults in what is told of a clip.
+BAD_ID, BAD_RATING, BAD_VOTES = "unusable id", "unusable rating", "unusable votes"
+#: Votes are those of a few people, or shares.
+_MOST_VOTES = 1e6
+_DRIVE = re.compile(r"[A-Za-z]:")
 
 
 @dataclass(frozen=True)
@@ -22,6 +35,8 @@ class Clip:
         votes: annotators' votes, class name -> count or share.
         text: transcript, normalised by the reader (lower case, no punctuation but apostrophes).
         extras: whatever else the corpus tells, as strings (e.g. {"sentence": "01"}).
+        start_s: where the clip starts in its file.
+        end_s: where it ends; None: where the file does.
     """
 
     id: str
@@ -32,3 +47,38 @@ class Clip:
     votes: Mapping[str, float] = field(default_factory=dict)
     text: str | None = None
     extras: Mapping[str, str] = field(default_factory=dict)
+    start_s: float = 0.0
+    end_s: float | None = None
+
+
+def is_plain_id(name: str) -> bool:
+    r"""Whether an id is the name of a file below any folder: relative, without `..`, in one line.
+
+    >>> [is_plain_id(name) for name in ("calls/0001", "calls/../../evil", "/etc/passwd", "a\nb")]
+    [True, False, False, False]
+    """
+    parts = re.split(r"[/\\]", name)
+    return is_one_line(name) and not any(part in ("", ".", "..") or _DRIVE.fullmatch(part) for part in parts)
+
+
+def told_faults(clip: Clip) -> Iterator[tuple[str, str]]:
+    """Kind and detail of what is wrong with what is told of a clip, whatever corpus tells it."""
+    if not is_plain_id(clip.id):
+        yield BAD_ID, "an id is a name, or names with / between them: relative, without .. and in one line"
+    for name in DIMENSIONS:
+        told = clip.extras.get(name)
+        if told in (None, ""):
+            continue
+        if not is_rating(told):
+            yield BAD_RATING, f"{name} is {told!r}; give a number on the scale of the annotators, or none"
+    if not all(math.isfinite(votes) and 0 <= votes <= _MOST_VOTES for votes in clip.votes.values()):
+        yield BAD_VOTES, f"{dict(clip.votes)}; give counts or shares from 0 to {_MOST_VOTES:,.0f}"
+
+
+def is_rating(value: object) -> bool:
+    """Whether a value, or a text, is a number that a scale of ratings may have."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return abs(number) <= LARGEST_RATING

@@ -14,14 +14,29 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from voxstrata.audio import QUIET, SAMPLE_RATE, decode, downmix, peak_of, resampled_length
-from voxstrata.corpora.clip import SPLITS, Clip
+from voxstrata.audio import (
+    QUIET,
+    SAMPLE_RATE,
+    NoSound,
+    Remark,
+    Sound,
+    peak_of,
+    read_sound,
+    remarks_on_band,
+    resampled_length,
+    shown,
+)
+from voxstrata.corpora.clip import BAD_ID, ROUNDING_S, SPLITS, Clip, told_faults
 from voxstrata.corpora.files import is_lfs_stub
 from voxstrata.corpora.silence import without_silence
 from voxstrata.errors import AudioError, CorpusError
 
 #: The shortest clip, in samples at 16 kHz: one frame of a speech encoder's convolutions (25 ms).
 SHORTEST = 400
+
+#: Start and end in seconds; None: the end of the file.
+Stretch = tuple[float, float | None]
+WHOLE: Stretch = (0.0, None)
 
 #: The one kind that lies in no single clip, so that leaving a clip out does not mend it.
 SPLIT_LEAK = "speaker in two splits"
@@ -32,8 +47,10 @@ class Fault:
     """One thing that is wrong.
 
     Args:
-        kind: "missing file", "git-lfs stub", "undecodable", "empty", "too short", "unknown label",
-            "unknown split", "duplicate id", "duplicate audio" or "speaker in two splits".
+        kind: "missing file", "git-lfs stub", "unreadable", "undecodable", "empty", "too short",
+            "wrong stretch",
+            "unusable id", "unusable rating", "unusable votes", "unknown label", "unknown split",
+            "duplicate id", "duplicate audio" or "speaker in two splits".
         id: the clip, or the speaker where a speaker is in two splits.
         detail: what was found.
         position: the clip's place in the reader's order; None for a speaker.
@@ -73,11 +90,12 @@ class Inspection:
     """What decoding a clip told.
 
     Args:
-        samples: length after resampling to 16 kHz.
-        sha256: of the mono samples before resampling, so that format and header do not matter.
-        heard: the stretch that is used, in samples at 16 kHz: all of it, or what lies between silences.
+        samples: length of the file after resampling to 16 kHz.
+        sha256: of the clip's mono samples before resampling, so that format and header do not matter.
+        heard: the stretch that is used, in samples at 16 kHz: the clip, or what lies between its silences.
         fault: kind and detail, if the audio cannot be used.
         peak: the largest magnitude of the mono samples; full scale is 1.
+        remarks: what one should know of the recording.
     """
 
     samples: int = 0
@@ -85,29 +103,76 @@ class Inspection:
     heard: tuple[int, int] = (0, 0)
     fault: tuple[str, str] | None = None
     peak: float = 0.0
+    remarks: tuple[Remark, ...] = ()
 
 
 def inspect_audio(path: Path, *, trim_silence: bool = False) -> Inspection:
     """Decodes a file and says what is wrong with it, if anything, and which stretch of it is used."""
-    if not path.is_file():
-        return Inspection(fault=("missing file", f"no file at {path}"))
-    if is_lfs_stub(path):
-        return Inspection(fault=("git-lfs stub", f"{path} names audio that is not here; run `git lfs pull`"))
+    return inspect_stretches(path, [WHOLE], trim_silence=trim_silence)[0]
+
+
+def inspect_stretches(
+    path: Path, stretches: Sequence[Stretch], *, trim_silence: bool = False
+) -> list[Inspection]:
+    """As `inspect_audio`, of clips that are stretches of one file, which is decoded once.
+
+    Args:
+        path: of the file.
+        stretches: start and end of each clip, in seconds.
+        trim_silence: use no silence at either end of a clip.
+    """
     try:
-        samples, sample_rate = decode(path)
+        if not path.exists():
+            link = f" (a link to {shown(path.readlink())})" if path.is_symlink() else ""
+            missing = Inspection(fault=("missing file", f"no file at {shown(path)}{link}"))
+            return [missing] * len(stretches)
+        if path.is_file() and is_lfs_stub(path):
+            stub = f"{shown(path)} names audio that is not here; run `git lfs pull`"
+            return [Inspection(fault=("git-lfs stub", stub))] * len(stretches)
+        sound = read_sound(path)
+    except (AudioError, OSError, MemoryError, ValueError) as fault:
+        return [_failed(path, fault)] * len(stretches)
+    return [_inspect(path, sound, stretch, trim_silence) for stretch in stretches]
+
+
+def _failed(path: Path, fault: Exception) -> Inspection:
+    if isinstance(fault, AudioError):
+        return Inspection(fault=("empty" if isinstance(fault, NoSound) else "undecodable", str(fault)))
+    what = getattr(fault, "strerror", None) or str(fault) or type(fault).__name__
+    return Inspection(fault=("unreadable", f"cannot read {shown(path)}: {what}"))
+
+
+def _inspect(path: Path, sound: Sound, stretch: Stretch, trim_silence: bool) -> Inspection:
+    rate, length = sound.sample_rate, resampled_length(len(sound.samples), sound.sample_rate)
+    start, end = 0, length
+    name = shown(path)
+    if stretch != WHOLE:
+        start_s, end_s = stretch
+        duration_s = len(sound.samples) / rate
+        if start_s >= duration_s or (end_s or 0) > duration_s + ROUNDING_S:
+            asked = f"{start_s:g} s to {'its end' if end_s is None else f'{end_s:g} s'}"
+            detail = f"{asked} of {name}, which has {duration_s:.3f} s"
+            return Inspection(length, fault=("wrong stretch", detail))
+        start = round(start_s * SAMPLE_RATE)
+        end = length if end_s is None else min(length, round(end_s * SAMPLE_RATE))
+        # As `load_audio` takes it for a cut.
+        first = round(start / SAMPLE_RATE * rate)
+        last = first + round((end - start) / SAMPLE_RATE * rate)
+        sound = Sound(sound.samples[first:last], rate, sound.remarks)
+        name = f"{name} from {start_s:g} s on"
+    try:
+        mono, remarks = sound.mono(name)
     except AudioError as fault:
-        return Inspection(fault=("undecodable", str(fault)))
-    mono = downmix(samples)
-    if not mono.any():
-        what = "all samples are zero" if len(mono) else "no samples"
-        return Inspection(fault=("empty", f"{what} in {path}"))
-    length = resampled_length(len(mono), sample_rate)
-    digest = hashlib.sha256(f"{sample_rate}\n".encode() + mono.tobytes()).hexdigest()
-    if length < SHORTEST:
-        detail = f"{length} of at least {SHORTEST} samples at {SAMPLE_RATE} Hz"
+        return _failed(path, fault)
+    digest = hashlib.sha256(f"{rate}\n".encode() + mono.tobytes()).hexdigest()
+    if end - start < SHORTEST:
+        detail = f"{end - start} of at least {SHORTEST} samples at {SAMPLE_RATE} Hz"
         return Inspection(length, digest, fault=("too short", detail))
-    heard = _between_silences(mono, sample_rate, length) if trim_silence else (0, length)
-    return Inspection(length, digest, heard, peak=peak_of(mono))
+    if trim_silence:
+        low, high = _between_silences(mono, rate, end - start)
+        start, end = start + low, start + high
+    remarks += remarks_on_band(mono, rate)
+    return Inspection(length, digest, (start, end), peak=peak_of(mono), remarks=remarks)
 
 
 def _between_silences(mono: NDArray[np.float32], sample_rate: int, length: int) -> tuple[int, int]:
@@ -121,24 +186,31 @@ def inspect_all(
     paths: Sequence[Path],
     progress: Callable[[int, int], None] | None = None,
     *,
+    stretches: Sequence[Stretch] | None = None,
     trim_silence: bool = False,
     threads: int = 4,
 ) -> list[Inspection]:
     """Decodes many files; the decoder and the hash release the interpreter lock, so threads help.
 
     Args:
-        paths: audio files.
-        progress: called with (files done, files in all).
+        paths: audio file of each clip.
+        progress: called with (clips done, clips in all).
+        stretches: of each clip, which part of its file it is; None: all are whole files.
         trim_silence: use no silence at either end of a clip.
         threads: how many files at a time.
     """
-    inspections = []
+    places: dict[Path, list[int]] = defaultdict(list)
+    for position, path in enumerate(paths):
+        places[path].append(position)
+    asked = [[stretches[position] if stretches else WHOLE for position in same] for same in places.values()]
+    found: dict[int, Inspection] = {}
     with ThreadPoolExecutor(threads) as pool:
-        for inspection in pool.map(partial(inspect_audio, trim_silence=trim_silence), paths):
-            inspections.append(inspection)
+        inspected = pool.map(partial(inspect_stretches, trim_silence=trim_silence), places, asked)
+        for same, inspections in zip(places.values(), inspected, strict=True):
+            found |= zip(same, inspections, strict=True)
             if progress is not None:
-                progress(len(inspections), len(paths))
-    return inspections
+                progress(len(found), len(paths))
+    return [found[position] for position in range(len(paths))]
 
 
 def notes_on_levels(inspections: Iterable[Inspection]) -> list[str]:
@@ -150,6 +222,19 @@ def notes_on_levels(inspections: Iterable[Inspection]) -> list[str]:
     if not told:
         return []
     return [f"level: {' and '.join(told)}, of {len(peaks)} recordings; these are heard scaled to full scale"]
+
+
+def notes_on_remarks(clips: Sequence[Clip], inspections: Sequence[Inspection]) -> list[str]:
+    """Of how many recordings what is true that one should know, and the first of them."""
+    found: dict[str, list[str]] = defaultdict(list)
+    good = 0
+    for clip, inspection in zip(clips, inspections, strict=True):
+        good += inspection.fault is None
+        for remark in inspection.remarks:
+            found[remark.kind].append(f"{clip.id}: {remark.detail}")
+    return [
+        f"{kind}: {len(told)} of {good} recordings, such as {told[0]}" for kind, told in sorted(found.items())
+    ]
 
 
 def clip_faults(
@@ -168,6 +253,8 @@ def clip_faults(
     for position, (clip, inspection) in enumerate(zip(clips, inspections, strict=True)):
         if inspection.fault is not None:
             faults.append(Fault(inspection.fault[0], clip.id, inspection.fault[1], position))
+        for kind, detail in told_faults(clip):
+            faults.append(Fault(kind, ascii(clip.id)[1:-1] if kind == BAD_ID else clip.id, detail, position))
         named = {*clip.votes, *([clip.emotion] if clip.emotion is not None else [])}
         for name in sorted(named - set(labels)) if labels else []:
             faults.append(

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from voxstrata.audio import AUDIO_SUFFIXES
+from voxstrata.audio import FolderContent, folder_content
 from voxstrata.errors import CorpusError
 
 #: Suffixes tried, in this order, where a corpus lists its recordings without one.
@@ -37,10 +37,27 @@ def corpus_folder(folder: Path) -> Path:
 
 
 def audio_files(folder: Path) -> Iterator[Path]:
-    """Recordings below a folder, sorted; macOS resource forks (`._name.wav`) are no recordings."""
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith("._"):
-            yield path
+    """Recordings below a folder, sorted; see `audio.folder_content` for what is passed over.
+
+    Raises:
+        CorpusError: naming a folder below it that may not be looked into.
+    """
+    yield from readable_content(folder).recordings
+
+
+def readable_content(folder: Path) -> FolderContent:
+    """What lies in and below a folder; nothing where it is not there.
+
+    Raises:
+        CorpusError: naming a folder below it that may not be looked into.
+    """
+    content = folder_content(folder)
+    for place, reason in content.unreadable.items():
+        if place != folder or place.exists():
+            raise CorpusError(
+                f"cannot look into {place}: {reason}; make it readable, or move it out of {folder}"
+            )
+    return content
 
 
 def listed_recording(stem: Path) -> Path:
@@ -78,12 +95,8 @@ def utf8_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def tar_files(folder: Path) -> list[Path]:
     """Tar files below a folder, sorted."""
-    return sorted(
-        path
-        for ending in _TAR_ENDINGS
-        for path in folder.rglob(f"*{ending}")
-        if path.is_file() and not path.name.startswith("._")
-    )
+    files = readable_content(folder).files
+    return [path for path in files if path.name.endswith(_TAR_ENDINGS) and path.is_file()]
 
 
 def unpacked_folder(archive: Path) -> Path:

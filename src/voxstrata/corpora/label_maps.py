@@ -1,4 +1,4 @@
-"""Named maps from one set of emotion labels to another. A map names every label that it changes."""
+"""Maps from one set of emotion labels to another, by name or OLD=NEW. A map names every label it changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from voxstrata.corpora.clip import Clip
 from voxstrata.errors import LabelError
-from voxstrata.labels import EMOTIONS
+from voxstrata.labels import EMOTIONS, is_one_line
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,14 @@ class LabelMap:
         description: one line.
         changes: label -> new label, or None where the clip shall carry no emotion.
         keeps: labels that stay; None lets every label stay that is not in `changes`.
+        found_all: every label in `changes` must occur, for a user wrote it and may have mistyped it.
     """
 
     name: str
     description: str
     changes: Mapping[str, str | None]
     keeps: tuple[str, ...] | None = None
+    found_all: bool = False
 
     def target(self, label: str) -> str | None:
         """The new label; None where the clip shall carry no emotion.
@@ -73,14 +75,23 @@ LABEL_MAPS: dict[str, LabelMap] = {
 
 
 def label_map_named(name: str) -> LabelMap:
-    """A map by its name.
+    """A map by its name, or one of a single label: OLD=NEW, or OLD= where its clips shall carry no emotion.
+
+    >>> label_map_named("happy=happiness").target("happy"), label_map_named("other=").target("other")
+    ('happiness', None)
 
     Raises:
         LabelError: if there is none.
     """
-    if name not in LABEL_MAPS:
-        raise LabelError(f"no label map {name!r}; there are {', '.join(LABEL_MAPS)}")
-    return LABEL_MAPS[name]
+    if name in LABEL_MAPS:
+        return LABEL_MAPS[name]
+    old, separator, new = (part.strip() for part in name.partition("="))
+    if not (old and separator) or "=" in new or not is_one_line(name):
+        raise LabelError(
+            f"no label map {name!r}; there are {', '.join(LABEL_MAPS)}, and OLD=NEW for a label of your own"
+        )
+    said = f"{old} counts as {new}" if new else f"clips of {old} carry no emotion"
+    return LabelMap(f"{old}={new}", said, {old: new or None}, found_all=True)
 
 
 def map_labels(clips: Sequence[Clip], label_map: LabelMap) -> tuple[list[Clip], str]:
@@ -90,7 +101,7 @@ def map_labels(clips: Sequence[Clip], label_map: LabelMap) -> tuple[list[Clip], 
     a class that most annotators did not hear. Votes for labels that fall together are added.
 
     Raises:
-        LabelError: if the map says nothing about a label.
+        LabelError: if the map says nothing about a label, or is of a label that no clip has.
     """
     mapped: list[Clip] = []
     clip_counts: Counter[str] = Counter()
@@ -107,6 +118,12 @@ def map_labels(clips: Sequence[Clip], label_map: LabelMap) -> tuple[list[Clip], 
         if clip.emotion is not None and emotion is None:
             votes = {}
         mapped.append(replace(clip, emotion=emotion, votes=dict(sorted(votes.items()))))
+    labels = {*clip_counts, *vote_counts}
+    if label_map.found_all and (absent := sorted(set(label_map.changes) - labels)):
+        raise LabelError(
+            f"map {label_map.name}: no clip has {', '.join(map(repr, absent))}; "
+            f"the labels at this point are {', '.join(sorted(labels)) or 'none'}"
+        )
     return mapped, _account(label_map, clip_counts, vote_counts)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from voxstrata.corpora.clip import Clip
 from voxstrata.corpora.files import audio_files, corpus_folder, nothing_found, strange_names, utf8_lines
+from voxstrata.corpora.options import ReaderOption
 from voxstrata.corpora.transcripts import normalize_transcript
 from voxstrata.errors import CorpusError
 
@@ -18,11 +19,27 @@ _NAME = re.compile(r"(\d+)-(\d+)-(\d+)")
 _LAYOUT = "train-clean-100/19/198/19-198-0001.flac beside 19-198.trans.txt"
 
 
-def read(folder: Path) -> list[Clip]:
+OPTIONS = tuple(
+    ReaderOption(
+        split, ("pooled", "clean", "other"), f"what {split} is: {split}-clean and {split}-other, or one"
+    )
+    for split in ("dev", "test")
+)
+
+
+def read(folder: Path, *, dev: str = "pooled", test: str = "pooled") -> list[Clip]:
     """Reads the subsets in a folder, or one subset; `train-*`, `dev-*` and `test-*` are the splits.
+
+    Clean and other are of different difficulty and are told apart in all reports of this corpus: `dev` and
+    `test` take one of them, and the extra `subset` tells a clip's own.
 
     An utterance that a `.trans.txt` names without a recording is given back all the same, to be found
     missing. A chapter that has no `.trans.txt` yields clips without a text.
+
+    Args:
+        folder: in which it was unpacked, or one subset.
+        dev: `pooled`, or the subset that is the split dev: `clean` or `other`.
+        test: the same of the split test.
 
     Raises:
         CorpusError: if there are no recordings, some whose names are not of LibriSpeech, or a recording
@@ -35,7 +52,7 @@ def read(folder: Path) -> list[Clip]:
     clips, strange = [], []
     for subset in subsets:
         split = _SUBSET.fullmatch(subset.name)
-        if split is None:
+        if split is None or not _chosen(subset.name, {"dev": dev, "test": test}.get(split[1], "pooled")):
             continue
         paths = list(audio_files(subset))
         strange += [path for path in paths if not _NAME.fullmatch(path.stem)]
@@ -47,8 +64,13 @@ def read(folder: Path) -> list[Clip]:
     if strange:
         raise strange_names("LibriSpeech", strange, "like " + _LAYOUT)
     if not clips:
-        raise nothing_found("LibriSpeech", folder, _LAYOUT)
+        chosen = "" if dev == test == "pooled" else f" (with dev={dev} and test={test})"
+        raise nothing_found("LibriSpeech", folder, _LAYOUT + chosen)
     return sorted(clips, key=lambda clip: clip.id)
+
+
+def _chosen(subset: str, choice: str) -> bool:
+    return choice == "pooled" or subset.partition("-")[2] == choice
 
 
 def _clip(subset: str, split: str, path: Path, text: str | None) -> Clip:

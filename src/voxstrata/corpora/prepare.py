@@ -16,6 +16,7 @@ from voxstrata.corpora.faults import (
     clip_faults,
     inspect_all,
     notes_on_levels,
+    notes_on_remarks,
     split_faults,
 )
 from voxstrata.corpora.label_maps import LabelMap, label_map_named, map_labels
@@ -23,6 +24,7 @@ from voxstrata.corpora.options import chosen_options, counted
 from voxstrata.corpora.prepared import PreparedCorpus, write_prepared
 from voxstrata.corpora.readers import READERS, Reader
 from voxstrata.corpora.silence import BELOW_DB, MARGIN_S
+from voxstrata.corpora.speaker_parts import folds_by_speaker, told_folds
 from voxstrata.corpora.summary import summarize
 from voxstrata.errors import CorpusError
 from voxstrata.labels import LabelSet
@@ -37,6 +39,7 @@ def prepare(
     labels: Sequence[str] | None = None,
     options: Mapping[str, str] | None = None,
     maps: Sequence[str] = (),
+    folds: int | None = None,
     trim_silence: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> PreparedCorpus:
@@ -52,6 +55,7 @@ def prepare(
             corpus's own, and for a corpus without its own, all names that occur.
         options: of the reader, name -> value; what is not given takes the reader's default.
         maps: names of label maps, applied in this order.
+        folds: number of groups of speakers, made anew; None: the corpus's own, or of a table's column `fold`.
         trim_silence: let clips begin and end where speech does (`corpora.silence`); files stay as they are.
         progress: called with (clips looked at, clips in all).
 
@@ -67,12 +71,10 @@ def prepare(
     choices = chosen_options(name, reader.options, options or {})
     _check_writable(out)
     clips, notes = _read(reader, folder, choices, label_maps)
-    inspections = inspect_all([clip.path for clip in clips], progress, trim_silence=trim_silence)
+    _folds(reader, clips, folds)
+    inspections = _inspected(clips, progress, trim_silence)
     kept, faults = _good(clips, clip_faults(clips, inspections, allowed), skip_bad)
     chosen, audio = [clips[position] for position in kept], [inspections[position] for position in kept]
-    spans = [one.heard for one in audio]
-    lengths = [end - start for start, end in spans]
-    notes += [*(_notes_on_silence(name, chosen, audio) if trim_silence else []), *notes_on_levels(audio)]
     names = allowed or _labels_of(chosen)
     return write_prepared(
         out,
@@ -80,11 +82,11 @@ def prepare(
         chosen,
         [(one.samples, one.sha256) for one in audio],
         labels=names,
-        folds=reader.folds,
-        spans=spans,
-        summary=summarize(chosen, lengths, names),
+        folds=_folds(reader, chosen, folds),
+        spans=[one.heard for one in audio],
+        summary=summarize(chosen, [one.heard[1] - one.heard[0] for one in audio], names),
         left_out=tuple(map(str, faults)),
-        notes=(*notes, *_notes_on_speakers(chosen)),
+        notes=(*notes, *_notes_on(name, chosen, audio, trim_silence)),
         options=choices,
         maps=tuple(maps),
     )
@@ -115,6 +117,18 @@ def _allowed(reader: Reader, label_maps: Sequence[LabelMap], labels: Sequence[st
     return allowed if labels is None else LabelSet(tuple(labels)).names
 
 
+def _folds(reader: Reader, clips: Sequence[Clip], count: int | None) -> tuple[tuple[str, ...], ...]:
+    return (reader.folds or told_folds(clips)) if count is None else folds_by_speaker(clips, count)
+
+
+def _inspected(
+    clips: Sequence[Clip], progress: Callable[[int, int], None] | None, trim_silence: bool
+) -> list[Inspection]:
+    stretches = [(clip.start_s, clip.end_s) for clip in clips]
+    paths = [clip.path for clip in clips]
+    return inspect_all(paths, progress, stretches=stretches, trim_silence=trim_silence)
+
+
 def _good(clips: Sequence[Clip], faults: list[Fault], skip_bad: bool) -> tuple[list[int], list[Fault]]:
     """Positions of the clips to keep, and the faults of the others; raises unless those may be left out."""
     bad = {fault.position for fault in faults} if skip_bad else set()
@@ -123,6 +137,12 @@ def _good(clips: Sequence[Clip], faults: list[Fault], skip_bad: bool) -> tuple[l
     if leaks or (faults and not skip_bad) or not kept:
         raise FaultyCorpusError([*faults, *leaks], len(clips))
     return kept, faults
+
+
+def _notes_on(name: str, clips: Sequence[Clip], audio: Sequence[Inspection], trim_silence: bool) -> list[str]:
+    trimmed = _notes_on_silence(name, clips, audio) if trim_silence else []
+    heard = [*notes_on_levels(audio), *notes_on_remarks(clips, audio)]
+    return [*trimmed, *heard, *_notes_on_speakers(clips)]
 
 
 def _notes_on_speakers(clips: Sequence[Clip]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from voxstrata.corpora import an4, crema_d, emilia, iemocap, librispeech, msp_podcast, ravdess, table, tess
 from voxstrata.corpora.clip import Clip
+from voxstrata.corpora.files import readable_content
 from voxstrata.corpora.options import Note, ReaderOption
 from voxstrata.labels import EMOTIONS
 
@@ -25,6 +26,7 @@ class Reader:
         folds: groups of speakers; fold k tests the group k - 1, the next group is dev, the rest train.
         options: what may be chosen; each is a keyword of `read`.
         tells: `read` takes the keyword `note` and says there what it left out.
+        searches: `read` looks through the folder for recordings, where others go by a list.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Reader:
     folds: tuple[tuple[str, ...], ...] = ()
     options: tuple[ReaderOption, ...] = ()
     tells: bool = False
+    searches: bool = False
 
     def clips(self, folder: Path, options: Mapping[str, str], note: Note) -> list[Clip]:
         """Reads a corpus.
@@ -44,7 +47,19 @@ class Reader:
             note: receives what the reader has to say.
         """
         notes = {"note": note} if self.tells else {}
-        return self.read(folder, **options, **notes)
+        clips = self.read(folder, **options, **notes)
+        if self.searches and (passed_over := _passed_over(folder, clips)):
+            note(f"passed over: {passed_over}")
+        return clips
+
+
+def _passed_over(folder: Path, clips: list[Clip]) -> str:
+    """Recordings in a folder that are in no clip, in words; empty where there are none."""
+    content = readable_content(folder.resolve())
+    used = {clip.path for clip in clips}
+    unused = [path for path in content.recordings if path not in used]
+    told = [f"{len(unused):,} recordings that no clip is of, such as {unused[0]}"] if unused else []
+    return "; ".join([*told, *filter(None, [content.account(others=False)])])
 
 
 def _read_synthetic(folder: Path) -> list[Clip]:
@@ -60,6 +75,7 @@ READERS: dict[str, Reader] = {
             "24 actors, 8 emotions, 2 sentences; six folds of four actors",
             labels=tuple(sorted(ravdess.EMOTIONS.values())),
             folds=ravdess.FOLDS,
+            searches=True,
         ),
         Reader(
             "tess",
@@ -67,6 +83,7 @@ READERS: dict[str, Reader] = {
             "2 speakers, 7 emotions, one carrier phrase; OAF train, YAF test",
             labels=tuple(sorted(tess.EMOTIONS.values())),
             options=tess.OPTIONS,
+            searches=True,
         ),
         Reader(
             "crema-d",
@@ -76,6 +93,7 @@ READERS: dict[str, Reader] = {
             folds=crema_d.FOLDS,
             options=crema_d.OPTIONS,
             tells=True,
+            searches=True,
         ),
         Reader(
             "iemocap",
@@ -84,6 +102,7 @@ READERS: dict[str, Reader] = {
             labels=tuple(sorted(iemocap.EMOTIONS.values())),
             folds=iemocap.FOLDS,
             tells=True,
+            searches=True,
         ),
         Reader(
             "msp-podcast",
@@ -101,7 +120,13 @@ READERS: dict[str, Reader] = {
             tells=True,
         ),
         Reader("an4", an4.read, "spelt names and numbers with transcripts; dev carved from train by speaker"),
-        Reader("librispeech", librispeech.read, "read books with transcripts; splits are the folders' names"),
+        Reader(
+            "librispeech",
+            librispeech.read,
+            "read books with transcripts; splits are the folders' names",
+            searches=True,
+            options=librispeech.OPTIONS,
+        ),
         Reader(
             "synthetic",
             _read_synthetic,

@@ -12,12 +12,14 @@ import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 from lhotse.shar.utils import to_shar_placeholder
 from lhotse.shar.writers import AudioTarWriter, JsonlShardWriter
 from lhotse.utils import fastcopy
 
 from voxstrata.audio import SAMPLE_RATE, load_audio
+from voxstrata.corpora.clip import is_plain_id
 from voxstrata.corpora.prepared import CORPUS_FILE, CUTS_FILE, PreparedCorpus, sha256_of
 from voxstrata.errors import CorpusError
 from voxstrata.runs import write_json
@@ -77,10 +79,28 @@ def _write_shards(
         for count, cut in enumerate(corpus.stream(), start=1):
             samples = load_audio(Path(cut.recording.sources[0].source))
             placeholder = to_shar_placeholder(cut.recording, cut)
-            audio.write(cut.id, samples[None], SAMPLE_RATE, manifest=placeholder)
-            rows.write(fastcopy(cut, recording=placeholder))
+            member = member_name(cut.id)
+            audio.write(member, samples[None], SAMPLE_RATE, manifest=placeholder)
+            # lhotse holds the name in the tar against the id.
+            rows.write(fastcopy(cut, id=member, recording=placeholder))
             if progress is not None:
                 progress(count)
+
+
+def member_name(clip: str) -> str:
+    """The name in a tar of a clip with this id, which lies below any folder in which the tar is unpacked.
+
+    An id that `prepare` takes stays as it is; parts of others are escaped as in addresses (RFC 3986).
+
+    >>> member_name("calls/0001"), member_name("/calls/../0001")
+    ('calls/0001', '%00/calls/%2E%2E/0001')
+    """
+    if is_plain_id(clip):
+        return clip
+    return "/".join(
+        quote(part, safe=" ", errors="surrogatepass").replace(".", "%2E") if not is_plain_id(part) else part
+        for part in (part or "\0" for part in clip.split("/"))
+    )
 
 
 def _write_rows(corpus: PreparedCorpus, folder: Path) -> None:

@@ -1,16 +1,23 @@
-"""Training speakers in parts: what one stage of training learns from, the next one has not heard."""
+"""Speakers in parts: folds of a corpus, and shares of the training speakers for stages of training."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lhotse import CutSet
 from lhotse.cut import Cut
 
+from voxstrata.corpora.clip import Clip
 from voxstrata.errors import CorpusError
+
+#: Column of a table that tells the fold in which a clip is tested.
+FOLD = "fold"
+#: One is test, the next dev, and there must be some to train on.
+_FEWEST_FOLDS = 3
+_MOST_FOLDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,91 @@ def speaker_parts(clips: Mapping[str, int], of: int) -> dict[str, int]:
         loads[part - 1] = (held + clips[speaker], speakers + 1, part)
         found[speaker] = part
     return found
+
+
+def folds_by_speaker(clips: Sequence[Clip], count: int) -> tuple[tuple[str, ...], ...]:
+    """Groups of speakers with about as many clips each: fold k tests group k.
+
+    Args:
+        clips: of a corpus.
+        count: groups.
+
+    Raises:
+        CorpusError: if there are fewer than three groups, or fewer speakers, or a clip tells no speaker.
+    """
+    if count < _FEWEST_FOLDS:
+        raise CorpusError(
+            f"{count} folds by speaker leave nobody to train on: one is test and the next dev; give at least "
+            f"{_FEWEST_FOLDS}"
+        )
+    counts = Counter(clip.speaker for clip in clips)
+    if unknown := counts.pop(None, 0):
+        raise CorpusError(
+            f"{unknown} of {len(clips)} clips tell no speaker, so folds could share one; give every clip "
+            "a speaker, or leave such clips out"
+        )
+    named = {speaker: clips for speaker, clips in counts.items() if speaker is not None}
+    if len(named) < count:
+        raise CorpusError(f"{len(named)} speakers are too few for {count} folds; give fewer folds")
+    return _groups(speaker_parts(named, count))
+
+
+def told_folds(clips: Sequence[Clip]) -> tuple[tuple[str, ...], ...]:
+    """Groups of speakers by the clips' own column `fold`: 1, 2, ...; empty where no clip has one.
+
+    Speakers without a fold are in the training clips of every fold.
+
+    Raises:
+        CorpusError: if a fold is no number of such, a speaker is in two or in none of them too, a clip with a
+            fold tells no speaker, or nobody is left to train on.
+    """
+    given = {clip.id: clip.extras.get(FOLD, "") for clip in clips}
+    if not any(given.values()):
+        return ()
+    folds: dict[str, int | None] = {}
+    for clip in clips:
+        fold = _fold(clip.id, given[clip.id])
+        if clip.speaker is None:
+            if fold is not None:
+                raise CorpusError(
+                    f"clip {clip.id!r} is in fold {fold} and tells no speaker; a fold is a group of "
+                    "speakers: give a column speaker"
+                )
+        elif folds.setdefault(clip.speaker, fold) != fold:
+            either = " and ".join(f"fold {one}" if one else "none" for one in (folds[clip.speaker], fold))
+            raise CorpusError(
+                f"speaker {clip.speaker!r} is in {either}; put all clips of a speaker into one fold"
+            )
+    parts = {speaker: fold for speaker, fold in folds.items() if fold is not None}
+    if absent := sorted(set(range(1, max(parts.values()) + 1)) - set(parts.values())):
+        raise CorpusError(f"no clip is in fold {absent[0]}; number folds 1, 2, ... without a gap")
+    left = [clip for clip in clips if clip.speaker not in parts]
+    if max(parts.values()) < (2 if left else _FEWEST_FOLDS):
+        raise CorpusError(
+            f"{max(parts.values())} folds leave nobody to train on: one is test and the next dev; give "
+            f"at least {_FEWEST_FOLDS}"
+        )
+    return _groups(parts)
+
+
+def _fold(clip: str, text: str) -> int | None:
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not (number.is_integer() and 1 <= number <= _MOST_FOLDS):
+        raise CorpusError(f"clip {clip!r} is in fold {text!r}; number folds 1, 2, ...")
+    return int(number)
+
+
+def _groups(parts: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
+    """The speakers of each part, in alphabetical order."""
+    return tuple(
+        tuple(sorted(speaker for speaker, part in parts.items() if part == number))
+        for number in range(1, max(parts.values()) + 1)
+    )
 
 
 def taken_speakers(cuts: CutSet, share: SpeakerShare, corpus: str) -> CutSet:

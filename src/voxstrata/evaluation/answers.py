@@ -8,7 +8,7 @@ from typing import Literal
 
 from voxstrata.errors import PredictionsError
 from voxstrata.labels import DIMENSIONS
-from voxstrata.predictions import Prediction
+from voxstrata.predictions import Prediction, sum_to_one
 
 Task = Literal["emotion", "transcript"]
 
@@ -17,6 +17,9 @@ ERRORS = ("wrong", "leave-out")
 
 #: With fewer speakers than this an interval by speaker says little.
 FEW_SPEAKERS = 10
+
+#: With fewer there is no verdict: of two speakers there are three resamples, whatever the clips say.
+FEWEST_SPEAKERS = 5
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ def _of_field(field: str, predictions: Sequence[Prediction]) -> Answers:
         ids=tuple(p.id for p in rows),
         speakers=tuple(p.speaker for p in rows),
         references=tuple((p.reference_classes or {})[field] for p in rows),
-        answers=tuple(max(shares, key=shares.__getitem__) if shares else None for shares in told),
+        # Of equal shares the first name in the alphabet: no score hangs on the order of keys.
+        answers=tuple(max(sorted(shares), key=shares.__getitem__) if shares else None for shares in told),
     )
 
 
@@ -120,6 +124,23 @@ def check_errors(errors: str, predictions: Sequence[Prediction], name: str = "th
             f"{name}: {len(lost)} rows hold an error and no reference ({first_few(lost)}), so they cannot "
             "count as wrong; add their references, or leave such rows out with --errors leave-out"
         )
+
+
+def check_shares(predictions: Sequence[Prediction], name: str = "the predictions") -> None:
+    """Checks that the probabilities of every answer are those of all classes.
+
+    Raises:
+        PredictionsError: naming the first clip, and its field, whose probabilities do not sum to 1.
+    """
+    for row in predictions:
+        told = {"probabilities": row.probabilities or {}}
+        told |= {f"classes of {field}": shares for field, shares in (row.classes or {}).items()}
+        for field, shares in told.items():
+            if shares and not sum_to_one(shares):
+                raise PredictionsError(
+                    f"{name}: clip {row.id!r}: its {field} sum to {sum(shares.values()):.4g}; probabilities "
+                    "of all classes sum to 1 (two decimals are enough); give all, or leave the field out"
+                )
 
 
 def notes_on(task: Task, predictions: Sequence[Prediction]) -> list[str]:

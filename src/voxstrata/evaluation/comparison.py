@@ -10,7 +10,13 @@ import numpy as np
 from scipy.sparse import block_diag, hstack
 
 from voxstrata.errors import PredictionsError
-from voxstrata.evaluation.answers import Answers, check_errors, notes_on_speakers
+from voxstrata.evaluation.answers import (
+    FEWEST_SPEAKERS,
+    Answers,
+    check_errors,
+    check_shares,
+    notes_on_speakers,
+)
 from voxstrata.evaluation.concordance import Ratings
 from voxstrata.evaluation.intervals import (
     by_clip,
@@ -21,6 +27,7 @@ from voxstrata.evaluation.intervals import (
     smallest_difference,
 )
 from voxstrata.evaluation.pairing import aligned
+from voxstrata.evaluation.recognition import WordErrors, word_errors
 from voxstrata.evaluation.repeats import require_same_clips
 from voxstrata.evaluation.tally import Tally, label_set, repeated
 from voxstrata.evaluation.tasks import Answered, task_tally, tasks_in
@@ -49,6 +56,7 @@ class Difference:
         smallest: the smallest true difference these data would show with 80 % power at 5 %.
         unit: what was resampled, `speaker` or (where speakers are unknown or one) `clip`.
         clips: compared.
+        speakers: known ones among them.
     """
 
     a: float
@@ -57,6 +65,7 @@ class Difference:
     smallest: float
     unit: str
     clips: int
+    speakers: int
 
     @property
     def difference(self) -> float:
@@ -65,8 +74,20 @@ class Difference:
 
     @property
     def shown(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.interval[0] > 0 or self.interval[1] < 0
+        """Whether there are speakers enough for a verdict, and the interval leaves zero out."""
+        return not self.missing and (self.interval[0] > 0 or self.interval[1] < 0)
+
+    @property
+    def missing(self) -> str:
+        """What a verdict lacks; empty where it lacks nothing."""
+        if self.speakers >= FEWEST_SPEAKERS:
+            return ""
+        found = (
+            f"only {self.speakers} known speaker{'s' * (self.speakers > 1)}"
+            if self.speakers
+            else "no known speakers"
+        )
+        return f"no verdict with {found}: at least {FEWEST_SPEAKERS} are needed; add clips of others"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -79,6 +100,8 @@ class Difference:
             "shown": self.shown,
             "unit": self.unit,
             "clips": self.clips,
+            "speakers": self.speakers,
+            "missing": self.missing,
         }
 
 
@@ -94,6 +117,7 @@ class Comparison:
         unanswered: clips that one system or both did not answer.
         errors: how those count: `wrong` or `leave-out`.
         warnings: plain sentences for whoever reads the numbers.
+        word_errors: of both systems by kind; None where words are not compared.
     """
 
     clips: int
@@ -103,14 +127,17 @@ class Comparison:
     unanswered: int
     errors: str
     warnings: tuple[str, ...]
+    word_errors: tuple[WordErrors, WordErrors] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
+        kinds = zip("ab", (errors.as_dict() for errors in self.word_errors or ()), strict=False)
         return {
             "clips": self.clips,
             "speakers": self.speakers,
             "normalizer": self.normalizer,
             "differences": {name: value.as_dict() for name, value in self.differences.items()},
+            **({"word_errors": dict(kinds)} if self.word_errors else {}),
             "unanswered": self.unanswered,
             "errors": self.errors,
             "warnings": list(self.warnings),
@@ -148,6 +175,8 @@ def compare(
     a, b = aligned(a, b, normalizer)
     check_errors(errors, a, "the first file")
     check_errors(errors, b, "the second file")
+    check_shares(a, "the first file")
+    check_shares(b, "the second file")
     pairs, notes = _pairs(a, b)
     unanswered = {clip for pair in pairs.values() for found in pair for clip in found.unanswered}
     if errors == "leave-out":
@@ -169,6 +198,7 @@ def compare(
         unanswered=len(unanswered),
         errors=errors,
         warnings=(*notes, *notes_on_speakers({task: pair[0].speakers for task, pair in pairs.items()})),
+        word_errors=_word_errors(pairs.get("transcript"), normalizer),
     )
 
 
@@ -238,6 +268,17 @@ def _both_answered(task: str, pair: Pair) -> Pair:
     return kept
 
 
+def _word_errors(pair: Pair | None, normalizer: str) -> tuple[WordErrors, WordErrors] | None:
+    if pair is None:
+        return None
+    a, b = (
+        word_errors(found.references, found.answers, normalizer)
+        for found in pair
+        if isinstance(found, Answers)
+    )
+    return a, b
+
+
 def _tallied(task: str, pair: Pair, normalizer: str) -> tuple[Tally, Tally]:
     return task_tally(task, pair[0], normalizer), task_tally(task, pair[1], normalizer)
 
@@ -257,6 +298,7 @@ def _differences(
         table, unit = by_unit(table, speakers), "speaker"
     else:
         table = by_clip(table, clips)
+    known = len({name for found in answered for name in found.speakers if name is not None})
     sums = resampled_sums(table, cluster_weights(table.shape[0], resamples, seed))
     tallies = [tally for pair in pairs for tally in pair]
     parts = np.split(sums, np.cumsum([tally.table.shape[1] for tally in tallies])[:-1], axis=1)
@@ -271,6 +313,7 @@ def _differences(
             smallest=smallest_difference(high - low),
             unit=unit,
             clips=len(set(clips)),
+            speakers=known,
         )
     return differences
 

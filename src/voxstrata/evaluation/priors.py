@@ -7,7 +7,6 @@ ICLR 2021.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxstrata.documents import read_json_object
 from voxstrata.errors import PredictionsError
 from voxstrata.evaluation.answers import first_few
 from voxstrata.predictions import Prediction
@@ -129,16 +129,15 @@ def read_prior(text: str) -> Prior:
         return _numbers({name.strip(): value for name, _, value in pairs}, text)
     if not Path(text).is_file():
         raise PredictionsError(f"no prior {text!r}; give {_FORMS}")
+    content = read_json_object(Path(text), error=PredictionsError, advice=f"give {_FORMS}")
+    if "cuts_sha256" not in content:
+        return _numbers(content, text)
     try:
-        content = json.loads(Path(text).read_text(encoding="utf-8"))
-    except ValueError:
-        raise PredictionsError(f"{text} is not JSON; give {_FORMS}") from None
-    if isinstance(content, dict) and "cuts_sha256" in content:
         emotions = content["summary"]["emotions"]
-        content = {name: emotions.get(name, {}).get("train", 0) for name in content["labels"]}
-    if not isinstance(content, dict):
-        raise PredictionsError(f"{text} holds no object of shares; give {_FORMS}")
-    return _numbers(content, text)
+        shares = {name: emotions.get(name, {}).get("train", 0) for name in content["labels"]}
+    except (KeyError, TypeError, AttributeError):
+        raise PredictionsError(f"{text} is no corpus.json of a prepared corpus; give {_FORMS}") from None
+    return _numbers(shares, text)
 
 
 def _numbers(values: Mapping[str, Any], text: str) -> dict[str, float]:

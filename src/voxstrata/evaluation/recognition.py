@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import jiwer
@@ -15,12 +13,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from voxstrata.errors import VoxstrataError
+from voxstrata.evaluation.letters import letters, split_words, visible
 from voxstrata.evaluation.spelled import spaced_capitals, spelled_digits
 
 Array = NDArray[np.float64]
 Scored = NDArray[np.bool_]
 
-_APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\u00b4`", "'"))
 _WITHOUT = re.compile(r"(.*?) without((?: .*)?)", re.DOTALL)
 _LOOSE_APOSTROPHE = re.compile(r"(?<!\w)'|'(?!\w)")
 
@@ -35,18 +33,14 @@ def unchanged(text: str) -> str:
 
 
 def basic(text: str) -> str:
-    """Lower case; punctuation and symbols become spaces, but apostrophes inside words stay; single spaces.
+    """Lower case; letters and digits only, but apostrophes inside words stay; single spaces.
 
-    Typographic apostrophes become plain ones, and Unicode is brought to NFKC.
+    As transcripts of corpora (`letters`), with Unicode brought to NFKC.
 
     >>> basic("'Well-known', she said: it's  £5.")
     "well known she said it's 5"
     """
-    # apostrophes before NFKC, which takes the acute accent apart, and after, as it makes some
-    text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).translate(_APOSTROPHES)
-    text = unicodedata.normalize("NFKC", text.lower())
-    text = _LOOSE_APOSTROPHE.sub(" ", "".join(map(_spaced, text)))
-    return " ".join(text.split())
+    return " ".join(split_words(_LOOSE_APOSTROPHE.sub(" ", letters(text, "NFKC"))))
 
 
 def no_apostrophe(text: str) -> str:
@@ -64,7 +58,7 @@ def spelled(text: str) -> str:
     >>> spelled("Erase PQY-598"), spelled("erase p q y five ninety eight")
     ('erase p q y 5 9 8', 'erase p q y 5 9 8')
     """
-    return spelled_digits(basic(spaced_capitals(text)))
+    return spelled_digits(basic(spaced_capitals(visible(text))))
 
 
 #: Name -> normaliser of references and transcripts alike.
@@ -173,6 +167,54 @@ def error_rows(references: Sequence[str], transcripts: Sequence[str | None], nor
     return csr_array(np.array(columns, dtype=np.float64).T)
 
 
+@dataclass(frozen=True)
+class WordErrors:
+    """Word errors of a corpus by kind; their sum over `words` is the word error rate.
+
+    Args:
+        substitutions: reference words for which another was heard.
+        deletions: reference words for which none was heard.
+        insertions: words heard where the reference has none.
+        words: in the references, at least one.
+    """
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    words: int
+
+    def as_dict(self) -> dict[str, dict[str, float]]:
+        """For JSON: of each kind the count and the rate over the reference words."""
+        return {name: {"count": count, "rate": count / self.words} for name, count in self.by_kind.items()}
+
+    @property
+    def by_kind(self) -> dict[str, int]:
+        """Kind -> count."""
+        return {
+            "substitutions": self.substitutions,
+            "deletions": self.deletions,
+            "insertions": self.insertions,
+        }
+
+
+def word_errors(references: Sequence[str], transcripts: Sequence[str | None], normalizer: str) -> WordErrors:
+    """Word errors of all clips by kind, in an alignment with the fewest errors.
+
+    Args:
+        references: true words.
+        transcripts: recognised words; None (no answer) counts as an empty transcript.
+        normalizer: as in `error_rows`, whose word errors are these.
+    """
+    normal = normalizer_named(normalizer)
+    found = jiwer.process_words(
+        [normal(text) for text in references], [normal(text or "") for text in transcripts]
+    )
+    scored = [normal.scored(reference) for reference in found.references]
+    kinds = [_kinds(chunks, words) for chunks, words in zip(found.alignments, scored, strict=True)]
+    substitutions, deletions, insertions = map(sum, zip(*kinds, strict=True))
+    return WordErrors(substitutions, deletions, insertions, int(sum(words.sum() for words in scored)))
+
+
 def wer(counts: Array) -> Array:
     """Word error rate of a corpus: all errors over all reference words; above 1 where much is inserted.
 
@@ -203,20 +245,21 @@ MEASURES: dict[str, Callable[[Array], Array]] = {"wer": wer, "cer": cer}
 
 def _errors(chunks: Sequence[jiwer.AlignmentChunk], scored: Scored) -> int:
     """Errors at what is scored of a reference."""
-    count = 0
+    return sum(_kinds(chunks, scored))
+
+
+def _kinds(chunks: Sequence[jiwer.AlignmentChunk], scored: Scored) -> tuple[int, int, int]:
+    """Substitutions, deletions and insertions at what is scored of a reference."""
+    counts = dict.fromkeys(("substitute", "delete", "insert"), 0)
     for chunk in chunks:
         if chunk.type == "insert":
             before = max(chunk.ref_start_idx - 1, 0)
-            count += (chunk.hyp_end_idx - chunk.hyp_start_idx) * bool(scored[before : before + 1].all())
+            counted = (chunk.hyp_end_idx - chunk.hyp_start_idx) * bool(scored[before : before + 1].all())
+            counts["insert"] += counted
         elif chunk.type != "equal":
-            count += int(scored[chunk.ref_start_idx : chunk.ref_end_idx].sum())
-    return count
+            counts[chunk.type] += int(scored[chunk.ref_start_idx : chunk.ref_end_idx].sum())
+    return counts["substitute"], counts["delete"], counts["insert"]
 
 
 def _rate(errors: Array, length: Array) -> Array:
     return np.divide(errors, length, out=np.full(np.shape(errors), np.nan), where=length > 0)
-
-
-@cache
-def _spaced(character: str) -> str:
-    return " " if unicodedata.category(character)[0] in "PS" and character != "'" else character

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from voxstrata.errors import PredictionsError
-from voxstrata.evaluation.answers import Answers, check_errors, first_few, notes_on, notes_on_speakers
+from voxstrata.evaluation.answers import (
+    Answers,
+    check_errors,
+    check_shares,
+    first_few,
+    notes_on,
+    notes_on_speakers,
+)
 from voxstrata.evaluation.classification import confusion_matrix
 from voxstrata.evaluation.concordance import Ratings, notes_on_ratings, rating_tally
 from voxstrata.evaluation.intervals import (
@@ -18,6 +25,7 @@ from voxstrata.evaluation.intervals import (
     resampled_sums,
     toolkit_weights,
 )
+from voxstrata.evaluation.recognition import WordErrors, word_errors
 from voxstrata.evaluation.tally import Tally, emotion_tally, label_set, transcript_tally
 from voxstrata.evaluation.tasks import Tasks, tasks_in
 from voxstrata.predictions import Prediction
@@ -88,20 +96,26 @@ class TranscriptScores:
     Args:
         normalizer: name of the text normaliser.
         metrics: `wer`, `cer`.
-        words: in the references.
+        errors: word errors by kind, and the words of the references.
         characters: in the references.
     """
 
     normalizer: str
     metrics: Mapping[str, Metric]
-    words: int
+    errors: WordErrors
     characters: int
+
+    @property
+    def words(self) -> int:
+        """Words of the references."""
+        return self.errors.words
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "normalizer": self.normalizer,
             **{name: metric.as_dict() for name, metric in self.metrics.items()},
+            **self.errors.as_dict(),
             "words": self.words,
             "characters": self.characters,
         }
@@ -193,6 +207,7 @@ def score(
     if resamples < 2:
         raise PredictionsError(f"an interval needs at least 2 resamples; found {resamples}")
     check_errors(errors, predictions)
+    check_shares(predictions)
     tasks = tasks_in(predictions)
     if not tasks.by_name:
         raise PredictionsError(NOTHING)
@@ -243,7 +258,7 @@ def _transcript_scores(found: Answers, normalizer: str, resamples: int, seed: in
     return TranscriptScores(
         normalizer=normalizer,
         metrics=metrics_of(tally, found, resamples, seed),
-        words=int(tally.total[1]),
+        errors=word_errors(found.references, found.answers, normalizer),
         characters=int(tally.total[3]),
     )
 

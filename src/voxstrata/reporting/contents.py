@@ -44,6 +44,14 @@ class EmotionScores(BaseModel):
     confusion: tuple[tuple[int, ...], ...] = ()
 
 
+class ErrorKind(BaseModel):
+    """Word errors of one kind: how many, and their rate over the reference words."""
+
+    model_config = ConfigDict(frozen=True)
+    count: int
+    rate: float
+
+
 class TranscriptScores(BaseModel):
     """Transcript part of `metrics.json`."""
 
@@ -51,6 +59,9 @@ class TranscriptScores(BaseModel):
     normalizer: str | None = None
     wer: Score | None = None
     cer: Score | None = None
+    substitutions: ErrorKind | None = None
+    deletions: ErrorKind | None = None
+    insertions: ErrorKind | None = None
     words: int | None = None
     characters: int | None = None
 

@@ -51,6 +51,7 @@ class Difference(BaseModel):
     interval: tuple[float, float]
     smallest: float
     unit: str
+    missing: str = ""
 
 
 class Contrast(BaseModel):
@@ -107,15 +108,19 @@ class Table(BaseModel):
 
     @property
     def warnings(self) -> list[str]:
-        """What warns of the rows' intervals, with the rows where not all have it."""
+        """What warns of the rows' intervals, and differences that give no verdict."""
         told: dict[str, list[str]] = {}
         for row in self.rows:
             for warning in row.warnings:
                 told.setdefault(warning, []).append(row.shown)
+        lacking: dict[str, list[str]] = {}
+        for one in self.contrasts:
+            for missing in {found.missing for found in one.differences.values()} - {""}:
+                lacking.setdefault(missing, []).append(one.title)
         return [
             warning if len(rows) == len(self.rows) else f"{warning} ({'; '.join(rows)})"
             for warning, rows in told.items()
-        ]
+        ] + [f"{missing} ({'; '.join(titles)})" for missing, titles in lacking.items()]
 
     def has_paper(self, column: str) -> bool:
         """Whether the paper states this metric for any row."""
