@@ -17,7 +17,7 @@ PACKAGE = ROOT / "src" / "voxstrata"
 
 #: A room may import from itself and from rooms named before it.
 ROOMS = (
-    *("errors", "labels", "vocabulary", "runs", "predictions", "evaluation"),
+    *("errors", "documents", "labels", "vocabulary", "runs", "predictions", "evaluation"),
     *("audio", "corpora", "batches", "backbone", "merging", "fusion", "heads", "losses"),
     *("speech_lm", "systems"),
     *("training", "inference", "export", "serving", "reporting", "analysis", "recipes", "experiments"),

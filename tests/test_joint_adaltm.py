@@ -298,7 +298,9 @@ def test_with_heads_given_and_no_epoch_a_run_answers_as_the_heads_do(
     for split in ("dev", "test"):
         rows = [list(read_predictions(run.predictions(split))) for run in (first, second)]
         assert rows[0] == rows[1]
-    assert json.loads((second.model / "coefficients.json").read_text())["coefficients"][0] == pytest.approx([0.3, 0.9])
+    assert json.loads((second.model / "coefficients.json").read_text())["coefficients"][0] == pytest.approx(
+        [0.3, 0.9]
+    )
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,10 @@ def test_loralib_factors_count_once_whether_merged_or_not(tmp_path, base, merged
     assert checkpoint.layout == "vox-profile" and not checkpoint.partial
     read = load_backbone(tmp_path, architecture=base).weights()
     for name, weight in encoder.weights().items():
-        torch.testing.assert_close(read[name], weight + vector.deltas[name])
+        tuned = weight + vector.deltas[name]
+        # What only rounding sets apart is no difference.
+        stored = tuned if name.removesuffix(".weight") in pairs else tuned.to(dtype).float()
+        torch.testing.assert_close(read[name], stored)
     again = tmp_path / "v.safetensors"
     vector.save(again)
     assert TaskVector.load(again).coverage() == vector.coverage()

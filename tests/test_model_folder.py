@@ -39,7 +39,11 @@ def model(request, encoder_folder, expert_folders):
         torch.manual_seed(0)
         return TranscriptionModel(base, CTCHead(base.hidden_size, Vocabulary((" ", "ü", "a")))).eval()
     if request.param == "merged":
-        vectors = {name: TaskVector.between(base, folder) for name, folder in expert_folders.items()}
+        # They take waveforms normalised, and the base here does not.
+        vectors = {
+            name: TaskVector.between(base, folder, allow_foreign=True)
+            for name, folder in expert_folders.items()
+        }
         merged = MergedBackbone(base, vectors)
         with torch.no_grad():
             merged.coefficients.copy_(torch.tensor([[0.1, 0.9], [0.4, 0.2], [0.7, -0.3]]))
@@ -178,5 +182,5 @@ def test_broken_files_are_refused(saved):
     with pytest.raises(CheckpointError, match=r"cannot read .*head.safetensors"):
         load_model(saved)
     (saved / "model.json").write_text('{"format": ')
-    with pytest.raises(CheckpointError, match="does not describe a model"):
+    with pytest.raises(CheckpointError, match=r"model\.json is not JSON"):
         load_model(saved)

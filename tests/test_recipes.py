@@ -238,8 +238,11 @@ def test_whole_numbers_may_have_an_exponent(given, steps):
     )
 
 
-PLACES = """seed base training training.epochs training.betas data data.corpora data.augment.noise data.labels
-    head.form rates.encoder system task allow_leaks vectors init tasks.ser lm.size x.y""".split()
+PLACES = [
+    *("seed", "base", "training", "training.epochs", "training.betas", "data", "data.corpora", "data.labels"),
+    *("data.augment.noise", "head.form", "rates.encoder", "system", "task", "allow_leaks", "vectors", "init"),
+    *("tasks.ser", "lm.size", "x.y"),
+]
 WRONG = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=2)
 WRONG = st.recursive(
     WRONG, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2)

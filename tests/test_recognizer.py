@@ -15,7 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 from recorded import batch
-from voxstrata.audio import load_audio
+from voxstrata.audio import load_with_remarks
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.cli.main import app
@@ -106,7 +106,7 @@ def test_prediction_leaves_the_mode_of_the_model(runs, recordings):
 def bad(tmp_path) -> dict[str, Path]:
     paths = {name: tmp_path / f"{name}.wav" for name in ("broken", "short", "absent")}
     paths["broken"].write_text("no audio")
-    soundfile.write(paths["short"], np.ones(100) * 0.1, 16_000)
+    soundfile.write(paths["short"], np.linspace(-0.1, 0.1, 100), 16_000)
     return paths
 
 
@@ -136,9 +136,9 @@ def test_whatever_a_recording_causes_stays_its_own(runs, recordings, monkeypatch
     def load(path):
         if path == recordings[1]:
             raise fault
-        return load_audio(path)
+        return load_with_remarks(path)
 
-    monkeypatch.setattr(recognizer, "load_audio", load)
+    monkeypatch.setattr(recognizer, "load_with_remarks", load)
     rows = list(Recognizer.load(runs / "ser").predictions(recordings[:3]))
     assert [row.id for row in rows] == [str(path) for path in recordings[:3]]
     assert [row.error is None for row in rows] == [True, False, True]

@@ -137,6 +137,22 @@ def test_words_are_heard_through_the_merged_encoder_where_the_model_says_so(
     expected = said(whisper, recordings, through)
     assert expected != said(whisper, recordings)
     assert answered(Recognizer.load(folder), recordings) == (felt(folder, recordings), expected)
+    # The same may be asked of any run, and of a transcriber that is not its base.
+    told = run(window=window, final_norm=final_norm)
+    for given in ({}, {"transcriber": whisper}):
+        asked = Recognizer.load(told, words="merged", **given)
+        assert answered(asked, recordings) == (felt(told, recordings), expected)
+        plain = Recognizer.load(told, words="plain", **given)
+        assert answered(plain, recordings)[1] == said(whisper, recordings)
+
+
+def test_merged_words_need_a_model_and_a_decoder(whisper: Path, run: Callable[..., Path]) -> None:
+    with pytest.raises(CheckpointError, match="name the model too"):
+        Recognizer.load(None, transcriber=whisper, words="merged")
+    with pytest.raises(CheckpointError, match="words are 'louder'; allowed: plain, merged"):
+        Recognizer.load(run(), words="louder")
+    with pytest.raises(CheckpointError, match="plain or merged words can be told to Whisper's decoder"):
+        Recognizer.load(run(base="wavlm-tiny"), words="merged")
 
 
 @pytest.mark.parametrize(
@@ -272,7 +288,7 @@ def test_the_command_joins_a_model_and_a_transcriber(
     assert done.exit_code == 0 and "no emotions: there is no demo here" in done.stderr
     done = runner.invoke(app, ["predict", *paths, "--model", "ser", "--language", "fr"])
     assert isinstance(done.exception, CheckpointError)
-    assert "no model here has one; leave it out" in str(done.exception)
+    assert "no model here has one; leave that out" in str(done.exception)
     done = runner.invoke(app, ["predict", *paths])
     assert isinstance(done.exception, CheckpointError) and "voxstrata demo" in str(done.exception)
 

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from voxstrata.documents import parse_json
 from voxstrata.errors import VoxstrataError
 
 FORMAT_VERSION = 1
 #: A run's list of the clips that it and its parents were trained on.
 TRAINING_CLIPS = "training_clips.jsonl.gz"
+#: What a process is still writing, or left when it was killed.
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<process>\d{1,10})\.tmp")
+_LARGEST_PROCESS = 2**31 - 1
+#: Ends the name of what is about to be replaced.
+_FORMER = "-former"
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
@@ -23,21 +31,129 @@ def atomic_write(path: Path, content: str | bytes) -> None:
     Raises:
         VoxstrataError: if the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode("utf-8") if isinstance(content, str) else content
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with _aside(path) as partial, partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
     except OSError as fault:
-        with suppress(OSError):
-            partial.unlink()
-        raise VoxstrataError(
-            f"cannot write {path}: {fault.strerror}; free space or choose another folder"
-        ) from None
+        raise VoxstrataError(_cannot_write(path, fault)) from None
+
+
+@contextmanager
+def written_whole(
+    path: Path,
+    *,
+    keep: bool = False,
+    failures: tuple[type[Exception], ...] = (),
+    error: type[VoxstrataError] = VoxstrataError,
+) -> Iterator[Path]:
+    """Lets a file or folder be written aside, and puts it in its place once all of it is written.
+
+    What was there before is replaced then; after a fault it is as it was, and nothing lies beside it. What
+    killed processes left of the same name is removed.
+
+    Args:
+        path: of the file or folder.
+        keep: of an older folder the files stay that the new one has not.
+        failures: what else than OSError says that it cannot be written.
+        error: what is raised.
+
+    Yields:
+        The path to write to. Nothing lies there yet, but the folder that it is in does.
+
+    Raises:
+        VoxstrataError: of type `error`, if it cannot be written.
+    """
+    faults: tuple[type[Exception], ...] = (OSError, *failures)
+    try:
+        sweep(path.parent, path.name, deep=False)
+        with _aside(path, keep=keep) as partial:
+            yield partial
+            _flush_all(partial)
+    except faults as fault:
+        raise error(_cannot_write(path, fault)) from None
+
+
+def sweep(folder: Path, name: str = "*", *, deep: bool = True) -> None:
+    """Removes what processes that are gone left half-written (`.NAME.PID.tmp`).
+
+    Args:
+        folder: where to look.
+        name: of the files or folders; "*": of all.
+        deep: also in the folders below.
+    """
+    if not folder.is_dir():
+        return
+    for place, folders, files in os.walk(folder):
+        for found in (*folders, *files):
+            match = _PARTIAL.fullmatch(found)
+            if not match or _runs(int(match["process"])):
+                continue
+            whole = match["name"].removesuffix(_FORMER)
+            if name not in ("*", whole):
+                continue
+            if whole != match["name"] and not (Path(place) / whole).exists():
+                # Killed between two renamings: the former one is whole.
+                (Path(place) / found).replace(Path(place) / whole)
+            else:
+                _remove(Path(place) / found)
+        if not deep:
+            return
+
+
+@contextmanager
+def _aside(path: Path, *, keep: bool = False) -> Iterator[Path]:
+    """A path of this process beside another, which it replaces at the end, or leaves after a fault."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(partial)
+        yield partial
+        if not (partial.is_dir() and path.is_dir()):
+            partial.replace(path)
+        elif keep:
+            for file in sorted(partial.iterdir()):
+                file.replace(path / file.name)
+            _remove(partial)
+        else:
+            # A folder cannot take the place of one that holds files.
+            former = path.with_name(f".{path.name}{_FORMER}.{os.getpid()}.tmp")
+            path.replace(former)
+            partial.replace(path)
+            _remove(former)
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def _cannot_write(path: Path, fault: Exception) -> str:
+    reason = getattr(fault, "strerror", None) or (str(fault).splitlines() or [type(fault).__name__])[0]
+    # Inside what is written aside, the name that it will have.
+    parts = [match["name"] if (match := _PARTIAL.fullmatch(part)) else part for part in path.parts]
+    return f"cannot write {Path(*parts)}: {reason}; free space or choose another folder"
+
+
+def _flush_all(path: Path) -> None:
+    """Makes sure that a file, or all files of a folder, are on the disk."""
+    for file in [path] if path.is_file() else [found for found in path.rglob("*") if found.is_file()]:
+        with file.open("rb+") as handle:
+            os.fsync(handle.fileno())
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    import psutil
+
+    return process <= _LARGEST_PROCESS and psutil.pid_exists(process)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -120,10 +236,10 @@ class RunFolder:
         if not self.journal.is_file():
             return []
         rows = []
-        for line in self.journal.read_text(encoding="utf-8").splitlines():
+        for line in self.journal.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
+                row = parse_json(line, "a row", nan=True)
+            except VoxstrataError:
                 continue
             if isinstance(row, dict) and (kind is None or row.get("kind") == kind):
                 rows.append(row)
@@ -144,7 +260,7 @@ class RunFolder:
 
 @contextmanager
 def folder_lock(folder: Path, *, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Holds a folder against other processes.
+    """Holds a folder against other processes; what killed ones left half-written in it is removed.
 
     Args:
         folder: made if need be.
@@ -169,6 +285,7 @@ def folder_lock(folder: Path, *, waiting: Callable[[str], None] | None = None) -
     except OSError as fault:
         raise VoxstrataError(f"cannot write in {folder}: {fault.strerror}; choose another folder") from None
     try:
+        sweep(folder)
         yield
     finally:
         held.release()

@@ -5,7 +5,7 @@ Tensors are read one at a time, so that never more than one is held beside the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,24 @@ from voxstrata.backbone.containers import Container, Shape, open_container, some
 from voxstrata.backbone.families.family import Family
 from voxstrata.backbone.families.registry import recognize, wanted
 from voxstrata.backbone.fingerprint import fingerprint
+from voxstrata.backbone.finite import require_finite
 from voxstrata.backbone.groups import layer_index
 from voxstrata.backbone.layouts import Layout
-from voxstrata.backbone.lora import LoRA, difference_shape, factor_pairs, plain_name, read_options
+from voxstrata.backbone.lora import (
+    LEADING_SHELLS,
+    LoRA,
+    difference_shape,
+    factor_pairs,
+    plain_name,
+    read_options,
+    unwrapped,
+)
+from voxstrata.backbone.plain_values import check_plain, check_present, quantised
 from voxstrata.errors import CheckpointError
 
 #: How far values of at most 1 may lie apart for their rounding alone: that of bfloat16.
 _ROUNDING = 2**-8
+_SHORT = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -84,25 +95,28 @@ class Checkpoint:
             raise CheckpointError(f"{self.path} changes a base by LoRA; give the base that it was made on")
         return base.float().cpu() + self.difference(name, base)
 
-    def difference(self, name: str, base: Tensor) -> Tensor:
+    def difference(self, name: str, base: Tensor, rounded: set[str] | None = None) -> Tensor:
         """What fine-tuning changed in one tensor, float32 on the CPU.
 
         A weight that is stored beside its LoRA factors may hold their product already (loralib merges them
         in eval mode). Then it differs from the base along that product, and the product is not added again.
 
-        Of a tensor that no training changes it is zero.
+        Of a tensor that no training changes it is zero. So it is where a weight is the base's own but for
+        the rounding to the number format that it is stored in: that is no learning.
 
         Args:
             name: in the backbone.
             base: the tensor of the encoder that was fine-tuned.
+            rounded: receives the number format by whose rounding alone values differ from the base's.
         """
-        base = base.float().cpu()
+        base, told = base.float().cpu(), set[str]() if rounded is None else rounded
         if name in self.family.fixed:
             return torch.zeros_like(base)
-        whole = self._whole(name).sub_(base) if name in self.stored else None
+        whole = self._whole(name) if name in self.stored else None
         if self.lora is None or name not in self.lora.factors:
-            return torch.zeros_like(base) if whole is None else whole
-        product = self.lora.difference(name)
+            return torch.zeros_like(base) if whole is None else self._learned(name, whole, base, told)
+        product = self._product(name)
+        whole = None if whole is None else whole.sub_(base)
         if whole is None or _along(whole, product):
             return product if whole is None else whole
         return whole.add_(product)
@@ -114,7 +128,7 @@ class Checkpoint:
         """
         held = {name: self._whole(name) for name in self.stored}
         if self.lora is not None:
-            held |= {f"{name} (LoRA)": self.lora.difference(name) for name in self.lora.factors}
+            held |= {f"{name} (LoRA)": self._product(name) for name in self.lora.factors}
         return fingerprint(held)
 
     def check(self, expected: Mapping[str, Tensor]) -> None:
@@ -175,6 +189,29 @@ class Checkpoint:
         rows = min(len(stored), len(table))
         return torch.allclose(stored[:rows], table[:rows], atol=_ROUNDING)
 
+    def inner_name(self, key: str) -> str:
+        """A stored name behind the prefix, and without what wrappers of modules add to it."""
+        return unwrapped(key).removeprefix(unwrapped(self.prefix))
+
+    def _learned(self, name: str, whole: Tensor, base: Tensor, rounded: set[str]) -> Tensor:
+        """The difference of a tensor from the base's, zero where it is rounding alone."""
+        told = self.container.types[self.stored[name]]
+        # Also what was stored so once, and is in float32 by now.
+        formats = [told] if told in _SHORT else [form for form in _SHORT if _holds(form, whole)]
+        if not formats:
+            return whole.sub_(base)
+        short = base.to(_SHORT[formats[0]]).float()
+        same = (whole == short) & (short != base)
+        if bool(same.any()):
+            rounded.add(formats[0])
+        return whole.sub_(base).masked_fill_(same, 0)
+
+    def _product(self, name: str) -> Tensor:
+        assert self.lora is not None
+        product = self.lora.difference(name)
+        require_finite([(f"{name} (LoRA)", product)], self.path)
+        return product
+
     def _other_rows(self, name: str, shape: Shape) -> bool:
         return name in self.family.fixed and self.shapes.get(name, shape)[1:] == shape[1:]
 
@@ -182,7 +219,9 @@ class Checkpoint:
         tensor = self.container.read(self.stored[name])
         if self.lora is not None and self.lora.options.transposed and name in self.lora.factors:
             tensor = tensor.T
-        return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+        tensor = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+        require_finite([(self.stored[name], tensor)], self.path)
+        return tensor
 
 
 def open_checkpoint(path: Path, family: Family | None = None) -> Checkpoint:
@@ -198,7 +237,11 @@ def open_checkpoint(path: Path, family: Family | None = None) -> Checkpoint:
     container = open_container(path, wanted())
     pairs = factor_pairs(container.shapes, container.file)
     plain = {key: name for key in container.shapes if (name := plain_name(key)) is not None}
-    family, layout, prefix = recognize([*plain.values()], container, adapted=[*pairs], family=family)
+    try:
+        family, layout, prefix = recognize([*plain.values()], container, adapted=[*pairs], family=family)
+    except CheckpointError:
+        check_plain(filter(quantised, container.shapes), container)
+        raise
     stored: dict[str, str] = {}
     left_out: dict[str, str] = {}
     for key, plain_key in plain.items():
@@ -211,6 +254,8 @@ def open_checkpoint(path: Path, family: Family | None = None) -> Checkpoint:
             )
         else:
             stored[name] = key
+    check_plain(stored.values(), container)
+    check_present(stored, container)
     lora, outside = _lora(pairs, prefix, layout, family, container)
     left_out |= outside | {name: layout.reason(name) for name in container.beside}
     flipped = lora.factors if lora and lora.options.transposed else {}
@@ -219,13 +264,19 @@ def open_checkpoint(path: Path, family: Family | None = None) -> Checkpoint:
         container=container,
         family=family,
         layout=layout.name,
-        prefix=prefix,
+        prefix=_shells(stored.values()) + prefix,
         shapes={name: shape[::-1] if name in flipped else shape for name, shape in shapes.items()},
         stored=stored,
         left_out=left_out,
         lora=lora,
         partial=lora is not None and not any(name in stored for name in lora.factors),
     )
+
+
+def _shells(keys: Iterable[str]) -> str:
+    """What wrappers of modules put before all names."""
+    match = LEADING_SHELLS.match(next(iter(keys), ""))
+    return match[0] if match else ""
 
 
 def _backbone_name(key: str, prefix: str, layout: Layout, family: Family) -> str | None:
@@ -258,6 +309,12 @@ def _lora(
         return None, left_out
     options = read_options(container.file, [container.shapes[a][0] for a, _ in factors.values()])
     return LoRA(factors, shapes, options, container.read), left_out
+
+
+def _holds(form: str, values: Tensor) -> bool:
+    """Whether a number format holds all of these values."""
+    parts = (values.flatten()[:256], values)
+    return all(torch.equal(part.to(_SHORT[form]).float(), part) for part in parts)
 
 
 def _along(whole: Tensor, product: Tensor) -> bool:

@@ -5,18 +5,16 @@ Nothing is unpickled but by torch's `weights_only`, which builds tensors and pla
 
 from __future__ import annotations
 
-import argparse
-import json
-import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from voxstrata.backbone.torch_files import kind_of, load_tensors, told_by
+from voxstrata.documents import read_json
 from voxstrata.errors import CheckpointError
 
 #: Looked for in a folder, first come first; the second half are the names of SpeechBrain, of the MSP-Podcast
@@ -26,6 +24,11 @@ _SHARDED_BIN = "pytorch_model.bin.index.json"
 _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _FOREIGN_NAMES = ("wav2vec2.ckpt", "final_ssl.pt", "dev-best.ckpt")
 _ENDINGS = ("safetensors", "bin", "pt", "pth", "ckpt")
+#: Characters of the longest name of a tensor.
+_LONGEST_NAME = 500
+#: Types of safetensors whose name in torch is not told by letter and bits.
+_TYPES = {"BOOL": "bool", "BF16": "bfloat16"}
+_LETTERS = {"F": "float", "I": "int", "U": "uint", "C": "complex"}
 
 Shape = tuple[int, ...]
 
@@ -38,6 +41,7 @@ class Container:
         file: that was opened.
         kind: "safetensors", "sharded safetensors" or "torch".
         shapes: stored name -> shape.
+        types: stored name -> number format, e.g. "float32"; or why there are no plain values, see `kind_of`.
         read: reads one tensor by its stored name.
         entry: of a torch file, the entry that holds the tensors ("model", "Upstream"); "" without one.
         beside: other entries of a torch file, or other weight files of the folder, that hold tensors.
@@ -47,6 +51,7 @@ class Container:
     file: Path
     kind: str
     shapes: Mapping[str, Shape]
+    types: Mapping[str, str]
     read: Callable[[str], Tensor]
     entry: str = ""
     beside: tuple[str, ...] = ()
@@ -66,13 +71,20 @@ def open_container(path: Path, wanted: re.Pattern[str]) -> Container:
     """
     file = weights_file(path)
     if file.name.endswith(".index.json"):
-        return Container(file, "sharded safetensors", *_open_sharded(file))
-    if file.suffix == ".safetensors":
-        return Container(file, "safetensors", *_open_safetensors({file: None}))
-    siblings: tuple[str, ...] = ()
-    if path.is_dir() and file.name in _FOREIGN_NAMES:
-        siblings = tuple(other.name for other in _weight_files(path) if other != file)
-    return _open_torch(file, wanted, siblings)
+        container = Container(file, "sharded safetensors", *_open_sharded(file))
+    elif _is_safetensors(file):
+        container = Container(file, "safetensors", *_open_safetensors({file: None}))
+    else:
+        siblings: tuple[str, ...] = ()
+        if path.is_dir() and file.name in _FOREIGN_NAMES:
+            siblings = tuple(other.name for other in _weight_files(path) if other != file)
+        container = _open_torch(file, wanted, siblings)
+    if long := [name for name in container.shapes if len(name) > _LONGEST_NAME]:
+        raise CheckpointError(
+            f"{file} holds {len(long)} tensors whose names are longer than {_LONGEST_NAME} characters, "
+            f"{long[0][:40]!r}...; no such checkpoint is known: fetch it again"
+        )
+    return container
 
 
 def weights_file(path: Path) -> Path:
@@ -81,8 +93,12 @@ def weights_file(path: Path) -> Path:
     Raises:
         CheckpointError: if there is none, or it cannot be told which.
     """
+    if path.name == _SHARDED_BIN:
+        path = path.parent
     if path.is_file():
         return path
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(f"{path} is no plain file and no folder; give a checkpoint's file or folder")
     if not path.is_dir():
         raise CheckpointError(f"no checkpoint at {path}; give a folder, or a .safetensors, .bin or .pt file")
     whole = [path / name for name in _NAMES if (path / name).is_file()]
@@ -118,10 +134,18 @@ def some(names: Iterable[str], most: int = 4) -> str:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    return sorted(file for ending in _ENDINGS for file in folder.glob(f"*.{ending}"))
+    return sorted(file for ending in _ENDINGS for file in folder.glob(f"*.{ending}") if file.is_file())
 
 
-_Opened = tuple[dict[str, Shape], Callable[[str], Tensor]]
+def _is_safetensors(file: Path) -> bool:
+    """By the suffix; by content where that is one of several containers."""
+    if file.suffix == ".safetensors":
+        return True
+    start = _start(file)
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < file.stat().st_size
+
+
+_Opened = tuple[dict[str, Shape], dict[str, str], Callable[[str], Tensor]]
 
 
 def _open_safetensors(files: Mapping[Path, set[str] | None]) -> _Opened:
@@ -129,36 +153,82 @@ def _open_safetensors(files: Mapping[Path, set[str] | None]) -> _Opened:
     from safetensors import SafetensorError, safe_open
 
     shapes: dict[str, Shape] = {}
+    types: dict[str, str] = {}
     where: dict[str, Any] = {}
     for file, wanted in files.items():
         try:
             handle = safe_open(file, framework="pt")
             keys = set(handle.keys())
         except (OSError, SafetensorError) as fault:
-            raise CheckpointError(f"cannot read {file} as safetensors: {fault}; fetch it again") from None
+            reason = told_by(_start(file)) or f"is no such file ({fault})"
+            raise CheckpointError(f"cannot read {file} as safetensors: it {reason}; fetch it again") from None
         if wanted is not None and not wanted <= keys:
             raise CheckpointError(f"{file} lacks {some(sorted(wanted - keys))} that its index names")
         for key in sorted(keys if wanted is None else wanted):
-            shapes[key] = tuple(handle.get_slice(key).get_shape())
+            header = handle.get_slice(key)
+            shapes[key], types[key] = tuple(header.get_shape()), _type(header.get_dtype())
             where[key] = handle
-    return shapes, lambda key: where[key].get_tensor(key)
+
+    def read(key: str) -> Tensor:
+        try:
+            tensor: Tensor = where[key].get_tensor(key)
+        except Exception as fault:  # a number format that this torch has not
+            raise CheckpointError(f"cannot read {key}, stored as {types[key]}: {fault}") from None
+        return tensor
+
+    return shapes, types, read
+
+
+def _start(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(64)
+    except OSError as fault:
+        raise CheckpointError(f"cannot read {file}: {fault.strerror or fault}") from None
+
+
+def _type(name: str) -> str:
+    """Torch's name of a number format of safetensors.
+
+    >>> _type("F32"), _type("BF16"), _type("F8_E4M3")
+    ('float32', 'bfloat16', 'float8_e4m3')
+    """
+    return _TYPES.get(name, _LETTERS.get(name[:1], name[:1]) + name[1:].lower())
 
 
 def _open_sharded(index: Path) -> _Opened:
-    try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files: dict[Path, set[str] | None] = {}
-        for key, name in places.items():
-            wanted = files.setdefault(index.parent / name, set())
-            assert wanted is not None
-            wanted.add(key)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        raise CheckpointError(f'{index} is no index of shards; it needs a "weight_map" object') from None
+    content = read_json(index, error=CheckpointError, advice="fetch it again")
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not places or not all(isinstance(n, str) for n in places.values()):
+        raise CheckpointError(
+            f'{index} is no index of shards; it needs a "weight_map" object of tensors and files'
+        )
+    files: dict[Path, set[str] | None] = {}
+    for key, name in places.items():
+        wanted = files.setdefault(index.parent / name, set())
+        assert wanted is not None
+        wanted.add(key)
+    names = sorted(set(places.values()))
+    if outside := [name for name in names if Path(name).name != name or name in (".", "..")]:
+        raise CheckpointError(
+            f"{index} names {outside[0]!r}, which is no file of its folder; fetch the checkpoint again"
+        )
+    if foreign := [name for name in names if not name.endswith(".safetensors")]:
+        raise CheckpointError(_unread(index, foreign[0]))
+    if gone := [name for name in names if not (index.parent / name).is_file()]:
+        raise CheckpointError(f"{index} names {gone[0]}, and there is no such file; fetch it too")
     return _open_safetensors(files)
 
 
+def _unread(index: Path, shard: str) -> str:
+    return (
+        f"{index.parent} holds its weights in several files such as {shard} ({index.name}), of which only "
+        ".safetensors are read; load it with transformers once and save it again"
+    )
+
+
 def _open_torch(file: Path, wanted: re.Pattern[str], siblings: tuple[str, ...]) -> Container:
-    content = _load_tensors(file)
+    content = load_tensors(file)
     entries = {str(key): value for key, value in content.items()} if isinstance(content, Mapping) else {}
     states = {"": entries, **{key: value for key, value in entries.items() if isinstance(value, Mapping)}}
     tensors = {
@@ -178,29 +248,18 @@ def _open_torch(file: Path, wanted: re.Pattern[str], siblings: tuple[str, ...]) 
     ]
     settings = {name: value for name, value in entries.items() if not _holds_tensors(value)}
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    return Container(file, "torch", shapes, state.__getitem__, entry, (*beside, *siblings), settings)
-
-
-def _load_tensors(file: Path) -> object:
-    """Content of a torch file; of Python's objects only argparse.Namespace is built, a mere bag of values."""
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            try:
-                return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError:  # files of torch < 1.6 cannot be memory-mapped
-                return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as fault:
-        kind = re.search(r"GLOBAL ([\w.]+)", str(fault))
-        raise CheckpointError(
-            f"{file} holds Python objects beside tensors{f' ({kind[1]})' if kind else ''} and is not "
-            "unpickled for safety; save its state_dict alone where you trust the file, best as safetensors"
-        ) from None
-    except (OSError, RuntimeError, EOFError, ValueError) as fault:
-        reason = str(fault).partition("\n")[0] or "it ends too early"
-        raise CheckpointError(f"cannot read {file}: {reason}; fetch it again") from None
+    types = {key: kind_of(tensor) for key, tensor in state.items()}
+    return Container(file, "torch", shapes, types, state.__getitem__, entry, (*beside, *siblings), settings)
 
 
 def _holds_tensors(value: object) -> bool:
-    if isinstance(value, Mapping):
-        return any(map(_holds_tensors, value.values()))
-    return any(map(_holds_tensors, value)) if isinstance(value, list | tuple) else isinstance(value, Tensor)
+    """Whether tensors stand in an entry, at whatever depth; each part is looked at once."""
+    left, seen = [value], set[int]()
+    while left:
+        one = left.pop()
+        if isinstance(one, Tensor):
+            return True
+        if id(one) not in seen and isinstance(one, Mapping | list | tuple):
+            seen.add(id(one))
+            left += one.values() if isinstance(one, Mapping) else one
+    return False

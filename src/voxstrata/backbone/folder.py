@@ -4,39 +4,47 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 
+from voxstrata.backbone.told_sizes import check_sizes
+from voxstrata.documents import read_json_object
 from voxstrata.errors import CheckpointError, VoxstrataError
+from voxstrata.runs import written_whole
 
 
 def read_config(folder: Path) -> PretrainedConfig:
     """The model configuration of a folder.
 
     Raises:
-        CheckpointError: if there is none, or it is of no known model type.
+        CheckpointError: if there is none, it is of no known model type, or tells of sizes that no encoder
+            has.
     """
-    if not (folder / "config.json").is_file():
+    path = folder / "config.json"
+    if not path.is_file():
         raise CheckpointError(
             f"{folder} has no config.json as transformers saves one; give such a folder, or name an "
             "encoder of the same architecture beside it (architecture)"
         )
+    told = read_json_object(path, error=CheckpointError, advice="fetch it again")
+    check_sizes(told, path)
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as fault:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        check_sizes(config.to_dict(), path)
+        return config
+    except VoxstrataError:
+        raise
+    except Exception as fault:  # a stranger's settings fail in as many ways as there are settings
         reason = str(fault).partition("\n")[0]
         raise CheckpointError(
-            f"cannot use {folder / 'config.json'}: {reason.rstrip('. ')}; if the checkpoint is "
+            f"cannot use {path}: {reason.rstrip('. ') or type(fault).__name__}; if the checkpoint is "
             "a wrapper's, name an encoder of the same architecture beside it (architecture)"
         ) from None
 
@@ -45,15 +53,18 @@ def read_normalize(folder: Path) -> bool | None:
     """Whether the folder's preprocessor normalises waveforms; None if it does not tell.
 
     Raises:
-        CheckpointError: if preprocessor_config.json is not JSON.
+        CheckpointError: if preprocessor_config.json is not JSON, or do_normalize neither true nor false.
     """
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8")).get("do_normalize")
-    except (ValueError, AttributeError):
-        raise CheckpointError(f"{path} is not a JSON object; fetch it again, or remove it") from None
+    told = read_json_object(path, error=CheckpointError, advice="fetch it again, or remove it")
+    normalize = told.get("do_normalize")
+    if not isinstance(normalize, bool | None):
+        raise CheckpointError(
+            f"{path} has do_normalize {str(normalize)[:40]!r}; allowed are true and false: fetch it again"
+        )
+    return normalize
 
 
 def write_model_folder(
@@ -81,26 +92,15 @@ def write_model_folder(
     stored = {name: _storable(tensor, dtype) for name, tensor in tensors.items()}
     config = copy.deepcopy(config)
     config.dtype = next(t.dtype for t in stored.values() if t.is_floating_point())
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     files = {"preprocessor_config.json": preprocessor, **(extras or {})}
-    try:
-        partial.mkdir(parents=True)
+    with written_whole(folder, keep=True, failures=(SafetensorError,)) as partial:
+        partial.mkdir()
         save_file(stored, partial / "model.safetensors", metadata={"format": "pt"})
         # safetensors makes files that only their owner can read.
         (partial / "model.safetensors").chmod(0o644)
         config.to_json_file(partial / "config.json")
         for name, content in files.items():
             (partial / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        folder.mkdir(exist_ok=True)
-        for file in sorted(partial.iterdir()):
-            file.replace(folder / file.name)
-    except (OSError, SafetensorError) as fault:
-        reason = getattr(fault, "strerror", None) or fault
-        raise VoxstrataError(
-            f"cannot write {folder}: {reason}; free space or choose another folder"
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _storable(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -5,7 +5,6 @@ No weight is read: safetensors tells shapes in its first bytes, a torch file is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -17,9 +16,12 @@ from transformers import PretrainedConfig
 
 from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
 from voxstrata.backbone.families.registry import family_of
+from voxstrata.backbone.hearing import hearing_of, require_alike, told_hearing
 from voxstrata.backbone.layouts import describe_left_out
 from voxstrata.backbone.locate import locate
 from voxstrata.backbone.origin import find_origin
+from voxstrata.documents import read_json_object
+from voxstrata.errors import VoxstrataError
 
 #: Where a config.json or an adapter says what it was made from.
 _ORIGINS = ("_name_or_path", "base_model_name_or_path")
@@ -35,6 +37,7 @@ class EncoderHeaders:
         layout: of the file.
         config: its architecture.
         expected: name -> tensor of the model, without memory (device "meta").
+        normalize: whether waveforms are normalised before it; None: not known.
     """
 
     name: str
@@ -42,6 +45,7 @@ class EncoderHeaders:
     layout: str
     config: PretrainedConfig
     expected: Mapping[str, Tensor]
+    normalize: bool | None = None
 
     @property
     def parameters(self) -> int:
@@ -86,18 +90,29 @@ def read_base(name: str, architecture: str | None = None) -> EncoderHeaders:
     origin.checkpoint.check(expected)
     if origin.base is not None:
         origin.base.check(expected)
-    return EncoderHeaders(name, origin.checkpoint.path, origin.checkpoint.layout, origin.config, expected)
+    told = origin.normalize
+    normalize = family_of(origin.config).normalizes(origin.config) if told is None else told
+    checkpoint = origin.checkpoint
+    return EncoderHeaders(name, checkpoint.path, checkpoint.layout, origin.config, expected, normalize)
 
 
-def read_expert(name: str, base: EncoderHeaders) -> ExpertHeaders:
+def read_expert(name: str, base: EncoderHeaders, *, normalize: bool | None = None) -> ExpertHeaders:
     """An expert of a base from its headers; nothing is downloaded.
 
+    Args:
+        name: a packaged name, folder, file or hub id (looked up in the hub's cache).
+        base: that it is to be merged into.
+        normalize: whether the base is run on normalised waveforms; None: as it tells itself.
+
     Raises:
-        CheckpointError: if it is not here, in no known layout, or does not fit the base.
+        CheckpointError: if it is not here, in no known layout, does not fit the base, or hears otherwise.
     """
     place = locate(name, download=False)
     checkpoint = open_checkpoint(place, family_of(base.config))
     checkpoint.check(base.expected)
+    if (run := base.normalize if normalize is None else normalize) is not None:
+        ours = hearing_of(base.config, normalize=run)
+        require_alike(name, told_hearing(place, checkpoint.settings), ours)
     return ExpertHeaders(
         name,
         checkpoint.path,
@@ -124,11 +139,14 @@ def _told_base(checkpoint: Checkpoint) -> str | None:
     if checkpoint.lora is not None and checkpoint.lora.options.base is not None:
         return checkpoint.lora.options.base
     for name in ("config.json", "adapter_config.json"):
-        try:
-            told = json.loads((checkpoint.path.parent / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        path = checkpoint.path.parent / name
+        if not path.is_file():
             continue
-        found = [told[key] for key in _ORIGINS if isinstance(told, dict) and told.get(key)]
+        try:
+            told = read_json_object(path)
+        except VoxstrataError:
+            continue
+        found = [told[key] for key in _ORIGINS if isinstance(told.get(key), str) and told[key]]
         if found:
             return str(found[0])
     return None

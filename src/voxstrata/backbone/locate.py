@@ -16,6 +16,7 @@ _TORCH_FILES = ("pytorch_model.bin", "adapter_model.bin", "wav2vec2.ckpt", "fina
 _TOKENIZER_FILES = (
     *("vocab.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json", "merges.txt"),
 )
+_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -53,7 +54,14 @@ def locate(name: str | Path, *, download: bool = True) -> Path:
     if isinstance(name, str) and (folder := packaged(name)) is not None:
         return _encoder_in(folder)
     path = Path(name)
-    if path.exists():
+    if path.name in _INDICES and path.is_file():
+        # An index stands for all that lies beside it.
+        path = path.parent
+    try:
+        there = path.exists()
+    except (OSError, ValueError) as fault:
+        raise CheckpointError(f"cannot look for {str(path)[:80]!r}: {fault}; give a folder or file") from None
+    if there:
         return _encoder_in(path)
     if isinstance(name, Path) or not _HUB_NAME.fullmatch(name):
         raise CheckpointError(f"no model folder or file at {name}; give a folder, a hub id, or {_packaged()}")

@@ -6,30 +6,43 @@ rank-stabilised LoRA (Kalajdzievski 2023, arXiv 2312.03732).
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from voxstrata.backbone.containers import Shape, some
+from voxstrata.documents import read_json_object
 from voxstrata.errors import CheckpointError
 
 CONFIG = "adapter_config.json"
 _FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>(?!bias$)[^.]+))??(?:\.weight)?$")
 _OTHER_PART = re.compile(r"(^|\.)lora_")
 _WRAPPERS = re.compile(r"\.(?:base_layer|modules_to_save\.[^.]+)(?=\.)")
+#: What FSDP, activation checkpointing, torch.compile, data parallelism and DeepSpeed put into names.
+_SHELL = r"(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod|_forward_module|module)"
+_SHELLS = re.compile(rf"(?:(?<=\.)|^){_SHELL}\.")
+LEADING_SHELLS = re.compile(rf"(?:{_SHELL}\.)*")
+#: A part that one's own class calls "model", where it stands inside an encoder.
+_MODEL_INSIDE = re.compile(
+    r"((?:^|\.)(?:encoder|decoder|feature_extractor|feature_projection)\.(?:[^.]+\.)*?)model\."
+)
 #: Settings of peft under which the difference is another than s B A, or the base is changed too.
 _OTHER_FORMS = (
     *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "layer_replication", "target_parameters"),
     *("trainable_token_indices", "alora_invocation_tokens", "arrow_config", "kasa_config"),
     *("monteclora_config", "velora_config", "megatron_config"),
 )
+#: An alpha beyond it is none.
+_LARGEST_SCALE = 1e6
+#: Names of modules, alternatives, classes of characters; nothing behind a group, and no counts.
+_PLAIN_PATTERN = re.compile(r"(?:\((?:\?:)?|\)(?![*+?])|[\w.\-^$|\[\]*+?]|\\[.\-dw]){1,300}")
+#: How often each may occur.
+_MOST_IN_PATTERN = {r"[*+?]": 3, r"\(": 3, r"\|": 24}
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
@@ -54,8 +67,12 @@ class AdapterOptions:
     told: bool = False
 
     def scale(self, module: str, rank: int) -> float:
-        """The factor of B A in a module."""
-        fits = (a for key, a in self.alpha_pattern.items() if re.match(rf"(.*\.)?({key})$", module))
+        """The factor of B A in a module.
+
+        Raises:
+            CheckpointError: if a pattern is no plain one.
+        """
+        fits = (alpha for key, alpha in self.alpha_pattern.items() if module_fits(key, module))
         alpha = next(fits, self.alpha)
         return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
 
@@ -86,18 +103,28 @@ class LoRA:
     def difference(self, name: str) -> Tensor:
         """The product s B A for one weight, float32 [out, in] or [out, in, k], as a linear layer has it."""
         a, b = (self.read(key).float() for key in self.factors[name])
-        module = self.factors[name][0].rpartition(".lora_A")[0].removeprefix("base_model.model.")
+        module = unwrapped(self.factors[name][0].rpartition(".lora_A")[0]).removeprefix("base_model.model.")
         product = torch.einsum("or,r...->o...", b.flatten(1), a)
         return product * self.options.scale(module, len(a))
 
 
 def plain_name(key: str) -> str | None:
-    """A stored name without what LoRA's wrappers add to it; None for a factor.
+    """A stored name without what wrappers of modules, and LoRA's, add to it; None for a factor.
 
     >>> plain_name("base_model.model.encoder.layers.0.attention.q_proj.base_layer.weight")
     'base_model.model.encoder.layers.0.attention.q_proj.weight'
+    >>> plain_name("module.encoder.layers.0._fsdp_wrapped_module.final_layer_norm.bias")
+    'encoder.layers.0.final_layer_norm.bias'
     """
-    return None if _FACTOR.match(key) else _WRAPPERS.sub("", key)
+    return None if _FACTOR.match(key) else unwrapped(_WRAPPERS.sub("", key))
+
+
+def unwrapped(key: str) -> str:
+    """A name without the segments that wrappers of modules add."""
+    key, more = _SHELLS.sub("", key), 1
+    while more:
+        key, more = _MODEL_INSIDE.subn(r"\1", key)
+    return key
 
 
 def factor_pairs(shapes: Mapping[str, Shape], file: Path) -> dict[str, tuple[str, str]]:
@@ -110,7 +137,7 @@ def factor_pairs(shapes: Mapping[str, Shape], file: Path) -> dict[str, tuple[str
     adapters, other = set(), []
     for key in shapes:
         if match := _FACTOR.match(key):
-            sides.setdefault(match["module"] + ".weight", {})[match["side"]] = key
+            sides.setdefault(unwrapped(match["module"] + ".weight"), {})[match["side"]] = key
             adapters.add(match["adapter"])
         elif _OTHER_PART.search(key):
             other.append(key)
@@ -145,11 +172,14 @@ def read_options(file: Path, ranks: Iterable[int]) -> AdapterOptions:
     path = file.parent / CONFIG
     if not path.is_file():
         return AdapterOptions()
+    about = read_json_object(path, error=CheckpointError, advice="fetch it again")
     try:
-        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        alpha_pattern = {key: float(value) for key, value in (about.get("alpha_pattern") or {}).items()}
-        alpha = float(about["lora_alpha"])
-        allowed_ranks = {int(about["r"]), *map(int, (about.get("rank_pattern") or {}).values())}
+        alpha_pattern = {key: _scale(value) for key, value in (about.get("alpha_pattern") or {}).items()}
+        alpha = _scale(about["lora_alpha"])
+        allowed_ranks = {_rank(rank) for rank in (about["r"], *(about.get("rank_pattern") or {}).values())}
+        base = about.get("base_model_name_or_path")
+        if not isinstance(base, str | None):
+            raise TypeError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{path} does not tell r and lora_alpha as peft does; fetch it again") from None
     kind = about.get("peft_type", "LORA")
@@ -161,6 +191,8 @@ def read_options(file: Path, ranks: Iterable[int]) -> AdapterOptions:
             f"{path} tells of {', '.join(forms) or kind}, where the change is not the plain product of LoRA; "
             "merge it into its base with peft, and give the merged encoder"
         )
+    for pattern in alpha_pattern:
+        module_fits(pattern, "")
     if wrong := sorted(set(ranks) - allowed_ranks):
         raise CheckpointError(f"{path} tells of rank {sorted(allowed_ranks)}, {file.name} has {wrong[0]}")
     return AdapterOptions(
@@ -168,6 +200,45 @@ def read_options(file: Path, ranks: Iterable[int]) -> AdapterOptions:
         alpha_pattern=alpha_pattern,
         rank_stabilized=bool(about.get("use_rslora")),
         transposed=bool(about.get("fan_in_fan_out")),
-        base=about.get("base_model_name_or_path"),
+        base=base or None,
         told=True,
     )
+
+
+def module_fits(pattern: str, module: str) -> bool:
+    """Whether an expression of peft names a module, from its first part on or from any other.
+
+    An expression of a stranger can take longer than the sun has. What is taken has at most three repetitions
+    and three groups, none of them repeated, so that its cost is bounded.
+
+    Raises:
+        CheckpointError: if it is another one, or none.
+    """
+    if not _PLAIN_PATTERN.fullmatch(pattern) or any(
+        len(re.findall(kind, pattern)) > most for kind, most in _MOST_IN_PATTERN.items()
+    ):
+        raise CheckpointError(
+            f"{CONFIG} has the pattern {pattern[:60]!r} in alpha_pattern, which is not followed here; name "
+            "the modules themselves, or merge the adapter into its base with peft"
+        )
+    try:
+        expression = re.compile(pattern)
+    except re.error as fault:
+        raise CheckpointError(
+            f"{CONFIG} has the pattern {pattern[:60]!r} in alpha_pattern, which is none ({fault}); fetch it "
+            "again"
+        ) from None
+    starts = (0, *(dot.end() for dot in re.finditer(r"\.", module)))
+    return any(expression.fullmatch(module, start) for start in starts)
+
+
+def _scale(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST_SCALE:
+        raise ValueError
+    return float(value)
+
+
+def _rank(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError
+    return value

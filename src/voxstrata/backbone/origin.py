@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
@@ -14,7 +15,8 @@ from voxstrata.backbone.families.registry import family_of, told_config
 from voxstrata.backbone.folder import read_config, read_normalize
 from voxstrata.backbone.locate import locate
 from voxstrata.backbone.lora import CONFIG
-from voxstrata.errors import CheckpointError
+from voxstrata.backbone.told_sizes import check_sizes
+from voxstrata.errors import CheckpointError, VoxstrataError
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def find_origin(name: str | Path, architecture: str | Path | None = None) -> Ori
             config, normalize = told
         else:
             config, normalize = _configuration(place)
+    _require_buildable(config, checkpoint)
     if checkpoint.lora is None:
         return Origin(config, normalize, checkpoint, None)
     if architecture is None:
@@ -118,10 +121,49 @@ def _tells_itself(place: Path) -> bool:
 
 def _told_config(checkpoint: Checkpoint) -> tuple[PretrainedConfig, bool | None] | None:
     """What a torch file tells of its architecture, and whether it wants normalised waveforms."""
-    if (config := told_config(checkpoint.settings)) is None:
+    try:
+        config = told_config(checkpoint.settings)
+        if config is not None:
+            check_sizes(config.to_dict(), checkpoint.path)
+    except VoxstrataError:
+        raise
+    except Exception as fault:  # a stranger's settings fail in as many ways as there are settings
+        raise CheckpointError(
+            f"{checkpoint.path} does not describe its architecture ({_line(fault)}); name an encoder of "
+            "the same architecture"
+        ) from None
+    if config is None:
         return None
     cfg = checkpoint.settings.get("cfg")
     return config, bool(cfg.get("normalize")) if isinstance(cfg, Mapping) else None
+
+
+def _require_buildable(config: PretrainedConfig, checkpoint: Checkpoint) -> None:
+    """Refuses an architecture that the headers of its checkpoint rule out, or that cannot be built.
+
+    Raises:
+        CheckpointError: naming the layers, or what stands in the way.
+    """
+    layers = int(config.num_hidden_layers)
+    if checkpoint.num_layers != layers and not (checkpoint.partial and checkpoint.num_layers < layers):
+        raise CheckpointError(
+            f"{checkpoint.path} has {checkpoint.num_layers} transformer layers, but its configuration tells "
+            f"of {layers}; choose the checkpoint and the model of one architecture and size"
+        )
+    try:
+        with torch.device("meta"):
+            family_of(config).build(config)
+    except VoxstrataError:
+        raise
+    except Exception as fault:  # a stranger's settings fail in as many ways as there are settings
+        raise CheckpointError(
+            f"the configuration of {checkpoint.path} cannot be built ({_line(fault)}); name an encoder of "
+            "the same architecture"
+        ) from None
+
+
+def _line(fault: Exception) -> str:
+    return str(fault).partition("\n")[0].rstrip(". ") or type(fault).__name__
 
 
 def _configuration(place: Path) -> tuple[PretrainedConfig, bool | None]:

@@ -11,6 +11,7 @@ from transformers import WavLMConfig
 from voxstrata.errors import CheckpointError
 
 _LAYERS = re.compile(r"\[\s*\(\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\)\s*\](?:\s*\*\s*(\d+))?")
+_MOST_CONVOLUTIONS = 64
 _NORMS = {"default": "group", "layer_norm": "layer"}
 
 
@@ -24,7 +25,7 @@ def wavlm_config(cfg: Mapping[str, Any]) -> WavLMConfig:
         CheckpointError: naming what is missing, or what transformers' WavLM has not.
     """
     try:
-        front = conv_layers(cfg["conv_feature_layers"])
+        front = conv_layers(str(cfg["conv_feature_layers"]))
         if not (cfg["relative_position_embedding"] and cfg["gru_rel_pos"]):
             raise CheckpointError(
                 "cfg tells of a WavLM without gated relative positions, which transformers has not; "
@@ -62,7 +63,7 @@ def conv_layers(text: str) -> list[tuple[int, int, int]]:
     """Channels, kernel and stride of each convolution, from fairseq's expression; it is not evaluated.
 
     Raises:
-        CheckpointError: if it is another expression than a sum of repeated lists.
+        CheckpointError: if it is another expression than a sum of repeated lists, or of too many layers.
 
     >>> conv_layers("[(512,10,5)] + [(512,3,2)] * 2")
     [(512, 10, 5), (512, 3, 2), (512, 3, 2)]
@@ -70,9 +71,10 @@ def conv_layers(text: str) -> list[tuple[int, int, int]]:
     layers: list[tuple[int, int, int]] = []
     for term in text.split("+"):
         match = _LAYERS.fullmatch(term.strip())
-        if match is None:
+        if match is None or len(term) > 100 or int(match[4] or 1) + len(layers) > _MOST_CONVOLUTIONS:
             raise CheckpointError(
-                f"cfg has conv_feature_layers {text!r}; a sum like '[(512,10,5)] + [(512,3,2)] * 4' is needed"
+                f"cfg has conv_feature_layers {text[:60]!r}; a sum like '[(512,10,5)] + [(512,3,2)] * 4' is "
+                "needed"
             )
         layers += [(int(match[1]), int(match[2]), int(match[3]))] * int(match[4] or 1)
     return layers

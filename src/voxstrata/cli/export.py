@@ -32,7 +32,7 @@ def export(
     from voxstrata.backbone.encoder import load_backbone
     from voxstrata.errors import VoxstrataError
     from voxstrata.experiments.leaks.training_clips import list_of
-    from voxstrata.runs import TRAINING_CLIPS
+    from voxstrata.runs import TRAINING_CLIPS, written_whole
     from voxstrata.systems.model_folder import find_model, load_model, save_model
 
     if dtype not in DTYPES:
@@ -41,10 +41,14 @@ def export(
         raise VoxstrataError(f"{out} is there already; give a folder that is not")
     precision = getattr(torch, dtype)
     found = find_model(run)
-    if found is not None:
-        save_model(load_model(found), out, dtype=precision)
-    else:
-        load_backbone(run).save(out, dtype=precision)
-    if (listed := list_of(run)) is not None:
-        shutil.copy(listed, out / TRAINING_CLIPS)
+    encoder = load_backbone(run) if found is None else None
+    model = None if found is None else load_model(found)
+    listed = list_of(run)
+    with written_whole(out) as partial:
+        if model is not None:
+            save_model(model, partial, dtype=precision)
+        elif encoder is not None:
+            encoder.save(partial, dtype=precision)
+        if listed is not None:
+            shutil.copyfile(listed, partial / TRAINING_CLIPS)
     typer.echo(out)

@@ -37,6 +37,11 @@ def predict(
     language: str | None = typer.Option(
         None, "--language", help="That Whisper's decoder writes, e.g. en; default: heard in each clip."
     ),
+    words: str | None = typer.Option(
+        None,
+        "--words",
+        help="It listens to its own encoder (plain) or to the model's (merged); default: plain.",
+    ),
     split: str | None = typer.Option(None, "--split", help="Of prepared corpora; default: test."),
     fold: int | None = typer.Option(None, "--fold", help="Of prepared corpora; default: their own division."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object a line."),
@@ -52,7 +57,7 @@ def predict(
     if all(isinstance(source, list) for source in sources) and (split, fold) != (None, None):
         raise CorpusError("--split and --fold are of prepared corpora, and none was given; leave them out")
     recognizer = Recognizer.load(
-        _model(model, transcriber is not None), transcriber=transcriber, language=language
+        _model(model, transcriber is not None), transcriber=transcriber, language=language, words=words
     )
     for note in recognizer.notes:
         _tell(note)
@@ -90,9 +95,13 @@ def _source(path: Path) -> PreparedCorpus | list[Path]:
     """What a path stands for: a prepared corpus, or recordings."""
     from voxstrata.corpora.prepared import CORPUS_FILE, PreparedCorpus
 
-    if (path / CORPUS_FILE).is_file():
-        return PreparedCorpus.load(path)
-    return list(recordings([path]))
+    try:
+        if (path / CORPUS_FILE).is_file():
+            return PreparedCorpus.load(path)
+        return recordings(path) if path.is_dir() else [path]
+    except OSError:
+        # Where one may not look, the recording's row says so.
+        return [path]
 
 
 def _rows(
@@ -105,7 +114,7 @@ def _rows(
         batches = recognizer.batches_of(source, split, fold)
         for reason, clips in batches.left_out.items():
             _tell(f"{source.folder}: {clips} clips left out: {reason}")
-        yield from recognizer.answers(batches.epoch(0))
+        yield from recognizer.corpus_predictions(batches)
 
 
 def _speaks_utf8() -> bool:
@@ -117,25 +126,26 @@ def _tell(line: str) -> None:
     print(f"voxstrata: {line}", file=sys.stderr)
 
 
-def recordings(paths: Iterable[Path]) -> Iterable[Path]:
-    """Files as given; folders by the recordings in and below them, sorted.
+def recordings(folder: Path) -> list[Path]:
+    """The recordings in a folder and below it, sorted; says what is passed over.
+
+    Folders below it that may not be looked into stand among them, to fail by their own names.
 
     Raises:
-        AudioError: if a folder holds none.
+        AudioError: if there are none.
     """
-    from voxstrata.audio import AUDIO_SUFFIXES
+    from voxstrata.audio import AUDIO_SUFFIXES, folder_content
     from voxstrata.errors import AudioError
 
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        found = sorted(
-            p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith(".")
-        )
-        if not found:
-            raise AudioError(f"{path} holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))})")
-        yield from found
+    content = folder_content(folder)
+    found = sorted([*content.recordings, *content.unreadable])
+    told = content.account()
+    if not found:
+        held = f"; it has {told}" if told else ""
+        raise AudioError(f"{folder} holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}){held}")
+    if told:
+        _tell(f"{folder}: passed over: {told}")
+    return found
 
 
 def demo_model(runs: Path) -> Path:
@@ -157,7 +167,7 @@ def demo_model(runs: Path) -> Path:
 
 
 def readable(row: Prediction) -> str:
-    """A row for people: path, emotion, probabilities from high to low, ratings, further classes, words."""
+    """A row for people: path, emotion, probabilities from high to low, ratings, classes, words, note."""
     from voxstrata.labels import DIMENSIONS
 
     parts = [str(row.path)]
@@ -172,4 +182,6 @@ def readable(row: Prediction) -> str:
         parts.append(f"  {field}: " + ", ".join(f"{name} {p:.2f}" for name, p in ranked))
     if row.transcript is not None:
         parts.append(f'  "{row.transcript}"')
+    if row.note is not None:
+        parts.append(f"  note: {row.note}")
     return "\n".join(parts)

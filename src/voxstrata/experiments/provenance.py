@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -12,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from voxstrata.documents import read_json_object
 from voxstrata.errors import RecipeError
 from voxstrata.runs import FORMAT_VERSION, RunFolder
 
@@ -98,12 +98,14 @@ def require_unchanged(run: RunFolder, fingerprints: Mapping[str, str], weights: 
         weights: as in `provenance`, of now.
 
     Raises:
-        RecipeError: naming what has changed.
+        RecipeError: naming what has changed, or if the provenance cannot be read.
     """
-    try:
-        began = json.loads(run.provenance.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    if not run.provenance.is_file():
         return
+    advice = "put it back to go on, or remove the folder to start again"
+    began = read_json_object(run.provenance, error=RecipeError, advice=advice)
+    if odd := [name for name in ("data", "weights") if not _are_hashes(began.get(name, {}))]:
+        raise RecipeError(f"{run.provenance} has {odd[0]} that are no hashes by name; {advice}")
     changed = [*_changed_corpora(began.get("data", {}), fingerprints)]
     changed += _changed(began.get("weights", {}), weights)
     if changed:
@@ -111,6 +113,10 @@ def require_unchanged(run: RunFolder, fingerprints: Mapping[str, str], weights: 
             f"{run.path} was begun with other data or weights ({'; '.join(changed)}); put back what it was "
             "begun with to go on, or remove the folder to start again"
         )
+
+
+def _are_hashes(found: Any) -> bool:
+    return isinstance(found, dict) and all(isinstance(value, str) for value in found.values())
 
 
 def _changed_corpora(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

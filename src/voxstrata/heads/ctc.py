@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from voxstrata.errors import CheckpointError
+from voxstrata.predictions import NOT_FINITE
 from voxstrata.vocabulary import Vocabulary
 
 
@@ -27,7 +30,13 @@ class CTCHead(nn.Module):
         return self.lm_head(self.norm(frames))
 
     def transcribe(self, logits: Tensor, lengths: Tensor) -> list[str]:
-        """Greedy decoding: [B, T, V], [B] valid frames -> B texts."""
+        """Greedy decoding: [B, T, V], [B] valid frames -> B texts.
+
+        Raises:
+            CheckpointError: if logits are not finite.
+        """
+        if not torch.isfinite(logits).all():
+            raise CheckpointError(NOT_FINITE)
         paths = logits.argmax(-1).tolist()
         return [
             self.vocabulary.collapse(path[:length])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from voxstrata.backbone.encoder import SpeechEncoder
-from voxstrata.errors import CheckpointError
+from voxstrata.documents import read_json_object, read_yaml_file
+from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.runs import RunFolder
+from voxstrata.systems.model_description import WORDS
 from voxstrata.systems.model_folder import Model, find_model, load_model, model_kind
 from voxstrata.systems.multitask import MultitaskModel
 from voxstrata.systems.published_ctc import find_published, load_published
@@ -20,12 +20,14 @@ from voxstrata.systems.recognition import ClipModel, TranscriptionModel
 from voxstrata.systems.whisper_decoder import WhisperTranscriber
 
 AnyModel = Model | WhisperTranscriber
-#: What Whisper's decoder listens to beside a model: the base, or the model's own encoder.
-WORDS = ("plain", "merged")
 
 
 def find_models(
-    source: str | Path | None, *, transcriber: str | Path | None = None, language: str | None = None
+    source: str | Path | None,
+    *,
+    transcriber: str | Path | None = None,
+    language: str | None = None,
+    words: str | None = None,
 ) -> tuple[list[AnyModel], list[str]]:
     """The models that answer, on the CPU, and what is to be said of them.
 
@@ -37,28 +39,37 @@ def find_models(
         source: a run or model folder, or a published recogniser; None for a transcriber alone.
         transcriber: a whole Whisper whose words are taken in place of all others.
         language: see `systems.whisper_decoder.WhisperTranscriber`.
+        words: what Whisper's decoder listens to, "plain" or "merged"; None: as model.json says.
 
     Raises:
         CheckpointError: if a folder holds no model, or one whose words cannot be told.
     """
+    if words not in (None, *WORDS):
+        raise CheckpointError(f"words are {words!r}; allowed: {', '.join(WORDS)}")
     if transcriber is not None:
-        words = load_transcriber(transcriber, language=language)
         own = [] if source is None else _own(source, None)[0]
         kept = [model for model in own if not isinstance(model, TranscriptionModel | WhisperTranscriber)]
+        if words == "merged":
+            if not own:
+                raise CheckpointError("merged words are those of a model's encoder: name the model too")
+            listener = load_transcriber(transcriber, _listened_to(own[0]), language=language)
+            return [*kept, listener], []
+        listener = load_transcriber(transcriber, language=language)
         for model in kept:
-            _share(model, words)
-        return [*kept, words], []
+            _share(model, listener)
+        return [*kept, listener], []
     if source is None:
         raise CheckpointError("no model was named; give a run or model folder, or a whole Whisper")
     models, notes = _own(source, language)
     found = find_model(source)
     if found is not None and isinstance(models[0], ClipModel) and not isinstance(models[0], MultitaskModel):
-        added, notes = _words(found, models[0], language)
+        added, notes = _words(found, models[0], language, words)
         models += added
-    if language is not None and not any(isinstance(model, WhisperTranscriber) for model in models):
+    asked = [name for name, value in (("a language", language), ("plain or merged words", words)) if value]
+    if asked and not any(isinstance(model, WhisperTranscriber) for model in models):
         raise CheckpointError(
-            "a language is for Whisper's decoder, and no model here has one; leave it out, or name a whole "
-            "Whisper as the transcriber"
+            f"{' and '.join(asked)} can be told to Whisper's decoder, and no model here has one; leave that "
+            "out, or name a whole Whisper as the transcriber"
         )
     return models, notes
 
@@ -79,18 +90,20 @@ def _own(source: str | Path, language: str | None) -> tuple[list[AnyModel], list
     )
 
 
-def _words(found: Path, model: ClipModel, language: str | None) -> tuple[list[AnyModel], list[str]]:
+def _words(
+    found: Path, model: ClipModel, language: str | None, words: str | None
+) -> tuple[list[AnyModel], list[str]]:
     """What hears words beside a model, and what is to be said where it is missing."""
     run = RunFolder(found.parent)
     about = _json(run.provenance)
-    told = _json(found / "model.json").get("words")
+    told = words or _json(found / "model.json").get("words")
     if told not in (None, *WORDS):
         raise CheckpointError(
             f"{found / 'model.json'} has words {told!r}; this version knows {', '.join(WORDS)}"
         )
     notes: list[str] = []
     if told is None:
-        expert, notes = _expert(run, about.get("parents", {}))
+        expert, notes = _expert(run, _parents(about, run))
         if expert is not None:
             return [expert], notes
     base = _base(run, about)
@@ -99,7 +112,7 @@ def _words(found: Path, model: ClipModel, language: str | None) -> tuple[list[An
         if place is not None:
             return [_decoder(place, model, told or "plain", language)], []
     except CheckpointError as fault:
-        if language is not None:
+        if language is not None or words is not None:
             raise
         return [], [*notes, f"no transcript from the base {base}: {fault}"]
     if told is not None:
@@ -129,13 +142,28 @@ def _expert(run: RunFolder, parents: dict[str, str]) -> tuple[Model | None, list
     return None, notes
 
 
+def _parents(about: dict[str, Any], run: RunFolder) -> dict[str, str]:
+    """The experts that a run built on, as its provenance tells.
+
+    Raises:
+        CheckpointError: if what it tells are no names.
+    """
+    parents = about.get("parents", {})
+    if not isinstance(parents, dict) or not all(isinstance(name, str) for name in parents.values()):
+        raise CheckpointError(
+            f"{run.provenance} has parents that are no names of folders; put it back, or give the model's "
+            "folder alone"
+        )
+    return parents
+
+
 def _base(run: RunFolder, about: dict[str, Any]) -> str | None:
     """The encoder that a run started from, relative to it or not."""
     told = about.get("base")
     if told is None and run.recipe.is_file():
         try:
-            recipe = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
+            recipe = read_yaml_file(run.recipe)
+        except VoxstrataError:
             recipe = None
         told = recipe.get("base") if isinstance(recipe, dict) else None
     return told if isinstance(told, str) else None
@@ -147,11 +175,20 @@ def _decoder(place: Path, model: ClipModel, words: str, language: str | None) ->
         transcriber = load_transcriber(place, language=language)
         _share(model, transcriber)
         return transcriber
+    return load_transcriber(place, _listened_to(model), language=language)
+
+
+def _listened_to(model: AnyModel) -> SpeechEncoder:
+    """The encoder of a model for Whisper's decoder.
+
+    Raises:
+        CheckpointError: if the model has several.
+    """
     if not isinstance(model.encoder, SpeechEncoder):
         raise CheckpointError(
-            "model.json has words 'merged', and the model has several encoders; set words to 'plain'"
+            "words 'merged' are those of a model's one encoder, and this one has several; take 'plain'"
         )
-    return load_transcriber(place, _in_30_seconds(model.encoder), language=language)
+    return _in_30_seconds(model.encoder)
 
 
 def _in_30_seconds(encoder: SpeechEncoder) -> SpeechEncoder:
@@ -182,6 +219,11 @@ def _same(one: SpeechEncoder, other: SpeechEncoder) -> bool:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no file."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return content if isinstance(content, dict) else {}
+    """The object in a JSON file; empty where there is no file.
+
+    Raises:
+        CheckpointError: if the file holds something else.
+    """
+    if not path.is_file():
+        return {}
+    return read_json_object(path, error=CheckpointError, advice="put it back, or give model/ alone")

@@ -10,7 +10,7 @@ from torch import nn
 from voxstrata.batches.batch import Batch
 from voxstrata.batches.processes import Processes, interleaved
 from voxstrata.errors import TrainingError
-from voxstrata.predictions import Prediction
+from voxstrata.predictions import Prediction, finite_or_error
 from voxstrata.training.shares import Batches, divided
 
 
@@ -28,7 +28,7 @@ def fastest_device() -> torch.device:
 
 @torch.no_grad()
 def predict(model: nn.Module, batches: Iterable[Batch]) -> Iterator[Prediction]:
-    """Predictions of a model, clip by clip in the batches' order.
+    """Predictions of a model, clip by clip in the batches' order; an answer that is not finite is an error.
 
     Args:
         model: a system or a recognition model (has `predict(batch)`); put in eval mode, then back.
@@ -39,7 +39,7 @@ def predict(model: nn.Module, batches: Iterable[Batch]) -> Iterator[Prediction]:
     device = device_of(model)
     try:
         for batch in batches:
-            yield from model.predict(batch.to(device))  # type: ignore[operator]
+            yield from map(finite_or_error, model.predict(batch.to(device)))  # type: ignore[operator]
     finally:
         model.train(training)
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from voxstrata.audio import SAMPLE_RATE, load_audio
+from voxstrata.audio import SAMPLE_RATE, Remark, load_with_remarks, remarks_on_band, shown
 from voxstrata.batches.batch import Batch, Reference
+from voxstrata.batches.processes import Share
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import VoxstrataError
 from voxstrata.inference.models import AnyModel, find_models
 from voxstrata.inference.one_pass import one_pass
 from voxstrata.inference.path import device_of, fastest_device, predict
-from voxstrata.labels import DIMENSIONS
+from voxstrata.labels import DIMENSIONS, is_one_line
 from voxstrata.predictions import Prediction, one_row_each
 from voxstrata.systems.recognition import DimensionModel
 from voxstrata.systems.whisper_decoder import WhisperTranscriber
@@ -34,6 +36,7 @@ class Recognition:
         ratings: arousal, valence, dominance on the scale of the training corpus.
         classes: of further tasks, field -> class name -> probability.
         segments: (start, end) in seconds of what was heard, in order.
+        note: what one should know of the recording, e.g. that its band is narrow.
     """
 
     emotion: str | None
@@ -42,6 +45,7 @@ class Recognition:
     segments: tuple[tuple[float, float], ...]
     ratings: Mapping[str, float] | None = None
     classes: Mapping[str, Mapping[str, float]] | None = None
+    note: str | None = None
 
 
 class Recognizer:
@@ -64,6 +68,7 @@ class Recognizer:
         *,
         transcriber: str | Path | None = None,
         language: str | None = None,
+        words: str | None = None,
     ) -> Recognizer:
         """From a run or model folder, or a published recogniser (a transformers folder, or a fetched hub id).
 
@@ -75,11 +80,12 @@ class Recognizer:
             folder: of the model; None for a transcriber alone.
             transcriber: a whole Whisper whose words are taken.
             language: that Whisper's decoder writes; None for the one that it hears in each clip.
+            words: "plain" lets that decoder listen to Whisper's own encoder, "merged" to that of the model.
 
         Raises:
             CheckpointError: if the folder holds no model, or one whose words cannot be told.
         """
-        models, notes = find_models(folder, transcriber=transcriber, language=language)
+        models, notes = find_models(folder, transcriber=transcriber, language=language, words=words)
         return cls([model.to(fastest_device()) for model in models], notes)
 
     def __call__(self, path: str | Path) -> Recognition:
@@ -92,7 +98,7 @@ class Recognizer:
         ratings = {name: value for name in DIMENSIONS if (value := getattr(row, name)) is not None}
         heard = ((0.0, duration_s),)
         return Recognition(
-            row.emotion, row.probabilities, row.transcript, heard, ratings or None, row.classes
+            row.emotion, row.probabilities, row.transcript, heard, ratings or None, row.classes, row.note
         )
 
     def predictions(self, paths: Iterable[str | Path]) -> Iterator[Prediction]:
@@ -103,17 +109,52 @@ class Recognizer:
         for path in paths:
             try:
                 row = self._recognize(Path(path))[0]
-            except (VoxstrataError, RuntimeError, MemoryError, ValueError, OSError) as fault:
+            except Exception as fault:
                 name = _printable(str(path))
                 row = Prediction(id=name, path=name, error=_reason(fault))
             yield row
 
+    def corpus_predictions(self, source: BatchSource) -> Iterator[Prediction]:
+        """One row a clip of a prepared corpus, with its references; one that fails has `error`, as above."""
+        plan, done = source.plan(0), 0
+        asked: set[str] = set()
+        while done < len(plan):
+            batches = source.epoch(0, skip=done)
+            for ids in plan[done:]:
+                try:
+                    rows, failed = list(self.answers([next(batches)])), False
+                except Exception:
+                    # Once more, clip by clip, to see which one it was; then on behind this batch.
+                    rows, failed = [self._alone(source, done, k, ids) for k in range(len(ids))], True
+                asked |= {name for row in rows if row.error is None for name in row.as_dict()}
+                yield from (row if row.error is None else _asked_only(row, asked) for row in rows)
+                done += 1
+                if failed:
+                    break
+
+    def _alone(self, source: BatchSource, batch: int, place: int, ids: Sequence[str]) -> Prediction:
+        """The row of one clip of a batch."""
+        try:
+            (row,) = self.answers([next(source.shared(Share(place, len(ids))).epoch(0, skip=batch))])
+        except Exception as fault:
+            (about,) = source.without_audio([ids[place]]).references
+            ratings = {f"reference_{name}": value for name, value in (about.ratings or {}).items()}
+            fields: dict[str, Any] = {
+                "reference_emotion": about.emotion,
+                "reference_transcript": about.transcript,
+                "reference_classes": about.classes,
+                **ratings,
+            }
+            return Prediction(about.id, about.path, about.speaker, error=_reason(fault), **fields)
+        return row
+
     def answers(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
         """One row a clip, in the batches' order, with what its reference tells."""
         for batch in batches:
-            for rows in zip(*self._rows(batch), strict=True):
+            for place, rows in enumerate(zip(*self._rows(batch), strict=True)):
                 (answer,) = one_row_each(rows)
-                yield answer
+                heard = batch.waveforms[place, : int(batch.lengths[place])].float().cpu().numpy()
+                yield _noted(answer, remarks_on_band(heard))
 
     def batches_of(
         self, corpus: PreparedCorpus, split: str, fold: int | None = None, *, batch_size: int = 8
@@ -147,15 +188,32 @@ class Recognizer:
         return found
 
     def _recognize(self, path: Path) -> tuple[Prediction, float]:
-        samples = torch.from_numpy(load_audio(path))
+        heard, remarks = load_with_remarks(path)
+        samples = torch.from_numpy(heard)
         name = _printable(str(path))
         batch = Batch((Reference(id=name, path=name),), samples.unsqueeze(0), torch.tensor([len(samples)]))
         (row,) = self.answers([batch])
-        return row, len(samples) / SAMPLE_RATE
+        return _noted(row, remarks), len(samples) / SAMPLE_RATE
+
+
+def _asked_only(row: Prediction, asked: Collection[str]) -> Prediction:
+    """A row that failed, without references to what the other rows are not asked for."""
+    told = row.as_dict()
+    odd = [name for name in told if asked and name.startswith("reference_") and name not in asked]
+    nothing: dict[str, Any] = dict.fromkeys(odd)
+    return replace(row, **nothing)
+
+
+def _noted(row: Prediction, remarks: Iterable[Remark]) -> Prediction:
+    """The row with remarks in its note, behind those that it has."""
+    told = [*([row.note] if row.note else []), *map(str, remarks)]
+    return replace(row, note="; ".join(told)) if told else row
 
 
 def _printable(text: str) -> str:
-    """Text that UTF-8 can hold: what a file's name has of other bytes is escaped."""
+    """Text that UTF-8 can hold, in one line: what a file's name has of other bytes is escaped."""
+    if not is_one_line(text):
+        text = shown(Path(text))
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,18 +16,28 @@ from torch import Tensor
 from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.backbone.fingerprint import fingerprint
+from voxstrata.backbone.finite import require_finite
 from voxstrata.backbone.groups import group_norms, partition
+from voxstrata.backbone.hearing import hearing_of, require_alike, told_hearing
 from voxstrata.backbone.layouts import describe_left_out
 from voxstrata.backbone.locate import locate
+from voxstrata.backbone.plain_values import check_layers
+from voxstrata.documents import parse_json
 from voxstrata.errors import CheckpointError
 from voxstrata.merging.kinship import KINSHIP_THRESHOLD, Kinship
+from voxstrata.runs import written_whole
 
 FORMAT = "voxstrata-task-vector-1"
+#: Of safetensors: the number formats in which differences are stored.
+_TYPES = ("F64", "F32", "F16", "BF16")
 
 
 def is_task_vector(path: str | Path) -> bool:
     """Whether a file is a saved task vector (told from its header)."""
     try:
+        # Not a pipe: there is nothing to seek in.
+        if not Path(path).is_file():
+            return False
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("format") == FORMAT
     except (OSError, SafetensorError):
@@ -35,9 +45,13 @@ def is_task_vector(path: str | Path) -> bool:
 
 
 def source_of_vector(path: str | Path) -> str:
-    """Where the expert of a saved task vector lay (told from its header)."""
+    """Where the expert of a saved task vector lay (told from its header).
+
+    Raises:
+        CheckpointError: if the header does not tell.
+    """
     with safe_open(path, framework="pt") as file:
-        return str(file.metadata()["source"])
+        return _Told.of(file.metadata() or {}, path).source
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,7 @@ class TaskVector:
         note: what was assumed in reading the expert, e.g. the scale of its LoRA factors.
 
     Raises:
-        CheckpointError: if a difference is not finite.
+        CheckpointError: if a difference is not finite, or larger than any that training makes.
     """
 
     deltas: Mapping[str, Tensor]
@@ -66,12 +80,10 @@ class TaskVector:
     note: str = ""
 
     def __post_init__(self) -> None:
-        bad = [name for name, delta in self.deltas.items() if not bool(delta.isfinite().all())]
-        if bad:
-            raise CheckpointError(
-                f"{self.source}: {len(bad)} tensors differ from the base by infinity or NaN, e.g. {bad[0]}; "
-                "the checkpoint is broken, or the vector does not fit its number format"
-            )
+        try:
+            require_finite(self.deltas.items(), self.source)
+        except CheckpointError as fault:
+            raise CheckpointError(f"{fault}; or the vector does not fit its number format") from None
 
     @classmethod
     def between(cls, base: SpeechEncoder, expert: str | Path, *, allow_foreign: bool = False) -> TaskVector:
@@ -80,25 +92,35 @@ class TaskVector:
         Args:
             base: what the expert was fine-tuned from.
             expert: checkpoint file or folder, packaged name or hub id; heads are left out.
-            allow_foreign: take an expert that does not look fine-tuned from this base.
+            allow_foreign: take an expert that does not look fine-tuned from this base, or hears otherwise.
 
         Raises:
-            CheckpointError: if the expert's tensors do not fit the base's, or it comes from another base
-                (the median correlation of its transformer matrices with the base's is below 0.2).
+            CheckpointError: if the expert's tensors do not fit the base's, it hears otherwise (other
+                normalisation or features), or it comes from another base (the median correlation of its
+                transformer matrices with the base's is below 0.2).
         """
-        checkpoint = open_checkpoint(locate(expert), base.family)
+        place = locate(expert)
+        checkpoint = open_checkpoint(place, base.family)
         weights = base.weights()
         checkpoint.check(weights)
+        notes = [checkpoint.lora.describe()] if checkpoint.lora else []
+        if not allow_foreign:
+            ours = hearing_of(base.model.config, normalize=base.normalize, window=base.window)
+            notes += require_alike(str(expert), told_hearing(place, checkpoint.settings), ours)
         kinship = Kinship()
-        deltas = {}
+        deltas, rounded = {}, set[str]()
         for name, weight in weights.items():
             weight = weight.float().cpu()
-            deltas[name] = checkpoint.difference(name, weight)
+            deltas[name] = checkpoint.difference(name, weight, rounded)
             if name in checkpoint.stored:
                 kinship.add(name, weight, weight + deltas[name])
         left_out = {**checkpoint.left_out, **_changed_all_the_same(checkpoint, weights)}
-        note = checkpoint.lora.describe() if checkpoint.lora else ""
-        vector = cls(deltas, fingerprint(weights), str(expert), left_out, kinship.value, note)
+        if rounded:
+            notes.append(
+                f"stored in {' and '.join(sorted(rounded))}: what differs from the base by that rounding "
+                "alone counts as unchanged"
+            )
+        vector = cls(deltas, fingerprint(weights), str(expert), left_out, kinship.value, "; ".join(notes))
         if not kinship.related and not allow_foreign:
             raise CheckpointError(
                 f"{expert} does not come from this base ({base.model.config.model_type}, "
@@ -171,18 +193,8 @@ class TaskVector:
             "kinship": repr(self.kinship),
             "note": self.note,
         }
-        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                save_file(deltas, partial, metadata=metadata)
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
-        except (OSError, SafetensorError) as fault:
-            raise CheckpointError(
-                f"cannot write {path}: {fault}; free space or choose another folder"
-            ) from None
+        with written_whole(path, failures=(SafetensorError,), error=CheckpointError) as partial:
+            save_file(deltas, partial, metadata=metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> TaskVector:
@@ -192,23 +204,23 @@ class TaskVector:
             CheckpointError: if the file is none.
         """
         try:
+            if not Path(path).is_file():
+                raise CheckpointError(f"cannot read {path} as a task vector: there is no such file")
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
+                told = _Told.of(file.metadata() or {}, path)
+                names = list(file.keys())
+                check_layers(names, path)
+                types = {name: file.get_slice(name).get_dtype() for name in names}
+                if odd := [f"{name} ({kind})" for name, kind in types.items() if kind not in _TYPES]:
                     raise CheckpointError(
-                        f"{path} is no task vector; take one with TaskVector.between(base, expert)"
+                        f"{path} holds differences that are no floats, e.g. {odd[0]}; take the vector "
+                        "again with TaskVector.between(base, expert)"
                     )
-                deltas = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+                deltas = {name: file.get_tensor(name).clone() for name in names}
         except (OSError, SafetensorError) as fault:
             raise CheckpointError(f"cannot read {path} as a task vector: {fault}") from None
-        return cls(
-            deltas,
-            metadata["base_sha256"],
-            metadata["source"],
-            _left_out(json.loads(metadata["left_out"])),
-            float(metadata["kinship"]),
-            metadata.get("note", ""),
-        )
+        partition(deltas)
+        return cls(deltas, told.base_fingerprint, told.source, told.left_out, told.kinship, told.note)
 
 
 def _changed_all_the_same(checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> dict[str, str]:
@@ -223,6 +235,40 @@ def _changed_all_the_same(checkpoint: Checkpoint, weights: Mapping[str, Tensor])
     return found
 
 
-def _left_out(stored: dict[str, str] | list[str]) -> dict[str, str]:
-    """Files of the first version name what was left out without saying what it is."""
-    return stored if isinstance(stored, dict) else dict.fromkeys(stored, "outside the encoder")
+@dataclass(frozen=True)
+class _Told:
+    """What the header of a saved vector tells; see `TaskVector`."""
+
+    base_fingerprint: str
+    source: str
+    left_out: Mapping[str, str]
+    kinship: float
+    note: str
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, str], path: str | Path) -> _Told:
+        """Reads the header.
+
+        Raises:
+            CheckpointError: if it is none of a task vector, or an entry lacks or is not what it should be.
+        """
+        if metadata.get("format") != FORMAT:
+            raise CheckpointError(f"{path} is no task vector; take one with TaskVector.between(base, expert)")
+        advice = "take the vector again with TaskVector.between(base, expert)"
+        try:
+            base, source = metadata["base_sha256"], metadata["source"]
+            kinship = float(metadata["kinship"])
+            what = f"left_out in the header of {path}"
+            left_out = parse_json(metadata["left_out"], what, error=CheckpointError, advice=advice)
+            if not isinstance(left_out, dict):
+                # Files of the first version name what was left out without saying what it is.
+                left_out = dict.fromkeys(left_out, "outside the encoder")
+            good = all(isinstance(text, str) for pair in left_out.items() for text in pair)
+        except (KeyError, ValueError, TypeError):
+            good, kinship = False, 0.0
+        if not good or not abs(kinship) < 1.01 or not re.fullmatch("[0-9a-f]{64}", base):
+            raise CheckpointError(
+                f"the header of {path} does not tell base_sha256, source, left_out and kinship of a task "
+                f"vector; {advice}"
+            )
+        return cls(base, source, left_out, kinship, metadata.get("note", ""))

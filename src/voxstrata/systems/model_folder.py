@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -12,23 +10,33 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
-from voxstrata.backbone.families.family import WINDOWS
 from voxstrata.backbone.fingerprint import fingerprint
+from voxstrata.backbone.finite import require_finite
 from voxstrata.backbone.locate import packaged
-from voxstrata.errors import CheckpointError, VoxstrataError
+from voxstrata.errors import CheckpointError
 from voxstrata.fusion.parallel_encoders import ParallelEncoders
 from voxstrata.heads.ctc import CTCHead
-from voxstrata.heads.emotion import EmotionHeadOptions
-from voxstrata.labels import LabelSet
 from voxstrata.merging.merged import MergedBackbone
 from voxstrata.merging.task_vector import TaskVector
-from voxstrata.runs import write_json
+from voxstrata.runs import write_json, written_whole
 from voxstrata.systems.harmonifuse import folder as harmonifuse_folder
 from voxstrata.systems.harmonifuse.system import HarmoniFuse
 from voxstrata.systems.joint_adaltm import EMOTIONS, TASKS, WORDS, JointModel
+from voxstrata.systems.model_description import (
+    DESCRIPTION,
+    FORMAT,
+    HEAD,
+    Description,
+    Shapes,
+    checked,
+    file_names,
+    head_shapes,
+    load_head,
+    read_about,
+)
 from voxstrata.systems.multitask import MultitaskModel
 from voxstrata.systems.recognition import (
     ClipBackbone,
@@ -39,10 +47,18 @@ from voxstrata.systems.recognition import (
 )
 from voxstrata.vocabulary import Vocabulary
 
-FORMAT = 1
 #: Emotions and words over merges of one base, each with coefficients of its own.
 PER_TASK = "per-task-merge"
-KINDS = ("emotion", "dimensions", "transcription", "multitask", PER_TASK, harmonifuse_folder.KIND)
+#: Kind of a model -> its parts, as model.json names them.
+_PARTS = {
+    "emotion": ("labels", "head"),
+    "dimensions": ("head",),
+    "transcription": ("vocabulary",),
+    "multitask": ("labels", "head", "vocabulary"),
+    PER_TASK: ("labels", "head", "vocabulary"),
+    harmonifuse_folder.KIND: (),
+}
+KINDS = tuple(_PARTS)
 
 #: Where vectors lie that a model merges anew for each task.
 VECTORS = "vectors"
@@ -61,29 +77,17 @@ def save_model(model: Model, folder: Path, *, dtype: torch.dtype | None = None) 
     Raises:
         VoxstrataError: if the folder cannot be written.
     """
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with written_whole(folder, failures=(SafetensorError,)) as partial:
+        partial.mkdir()
         if _per_task(model) is not None:
             _save_vectors(model, partial, dtype)
         elif isinstance(model.encoder, SpeechEncoder | ParallelEncoders):
             model.encoder.save(partial / "encoder", dtype=dtype)
         else:
             model.encoder.export(partial / "encoder", dtype=dtype)
-        save_file(_head_tensors(model, dtype), partial / "head.safetensors", metadata={"format": "pt"})
-        (partial / "head.safetensors").chmod(0o644)
-        write_json(partial / "model.json", _describe(model))
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    except (OSError, SafetensorError) as fault:
-        reason = getattr(fault, "strerror", None) or fault
-        raise VoxstrataError(
-            f"cannot write {folder}: {reason}; free space or choose another folder"
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        save_file(_head_tensors(model, dtype), partial / HEAD, metadata={"format": "pt"})
+        (partial / HEAD).chmod(0o644)
+        write_json(partial / DESCRIPTION, _describe(model))
 
 
 def _head_tensors(model: Model, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
@@ -161,7 +165,7 @@ def find_model(source: str | Path) -> Path | None:
 
 def model_kind(folder: Path) -> str | None:
     """One of `KINDS`, without loading weights; None where it is not told."""
-    kind = json.loads((folder / "model.json").read_text(encoding="utf-8")).get("kind")
+    kind = read_about(folder).get("kind")
     return str(kind) if kind is not None else None
 
 
@@ -172,8 +176,8 @@ def vocabulary_of(source: str | Path) -> Vocabulary:
         CheckpointError: if there is no such model.
     """
     folder = find_model(source)
-    characters = folder and json.loads((folder / "model.json").read_text(encoding="utf-8")).get("vocabulary")
-    if not characters:
+    characters = read_about(folder).get("vocabulary") if folder else None
+    if not isinstance(characters, list) or not characters or not all(isinstance(c, str) for c in characters):
         raise CheckpointError(
             f"{source} holds no model with a CTC head; give a run that transcribes, or a model folder"
         )
@@ -184,88 +188,58 @@ def load_model(folder: Path) -> Model:
     """A saved model, frozen and in eval mode.
 
     Raises:
-        CheckpointError: if the folder holds no model, one of another format or a broken one, or a head that
-            does not fit.
+        CheckpointError: if the folder holds no model, one of another format or a broken one, a head that
+            does not fit, or weights that no training gives.
     """
-    if not (folder / "model.json").is_file():
-        raise CheckpointError(f"{folder} holds no model (no model.json); give the model/ folder of a run")
-    model = _described(folder)
-    try:
-        head = load_file(folder / "head.safetensors")
-    except (OSError, SafetensorError) as fault:
-        raise CheckpointError(
-            f"cannot read {folder / 'head.safetensors'}: {fault}; fetch or train it again"
-        ) from None
-    expected = {name: tensor.shape for name, tensor in _head_tensors(model).items()}
-    if {name: tensor.shape for name, tensor in head.items()} != expected:
-        raise CheckpointError(
-            f"{folder / 'head.safetensors'} does not fit model.json beside it; fetch or train both again"
-        )
-    model.load_state_dict(head, strict=False)
+    if not (folder / DESCRIPTION).is_file():
+        raise CheckpointError(f"{folder} holds no model (no {DESCRIPTION}); give the model/ folder of a run")
+    about, shapes = read_about(folder), head_shapes(folder)
+    told = checked(folder, about, _PARTS, shapes)
+    model = _described(folder, told, shapes)
+    model.load_state_dict(load_head(folder, _head_tensors(model)), strict=False)
     if isinstance(model, ClipModel):
-        model.words = json.loads((folder / "model.json").read_text(encoding="utf-8")).get("words", "plain")
+        model.words = told.words
     return model.requires_grad_(False).eval()
 
 
-def _described(folder: Path) -> Model:
+def _described(folder: Path, told: Description, shapes: Shapes) -> Model:
     """The model that model.json tells of, its encoder loaded and its head not yet."""
-    try:
-        about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        found = about["format"]
-        if found != FORMAT:
-            raise CheckpointError(
-                f"{folder} has format {found}, this version reads {FORMAT}; update voxstrata"
-            )
-        kind, normalize, final_norm = about["kind"], about["normalize"], about["final_norm"]
-        experts = about.get("experts")
-        both = ("multitask", PER_TASK)
-        labels = LabelSet(tuple(about["labels"])) if kind in ("emotion", *both) else None
-        headed = kind in ("emotion", "dimensions", *both)
-        options = EmotionHeadOptions(**about["head"]) if headed else None
-        vocabulary = Vocabulary(tuple(about["vocabulary"])) if kind in ("transcription", *both) else None
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(
-            f"{folder / 'model.json'} does not describe a model; fetch or train it again"
-        ) from None
-    if kind not in KINDS:
-        raise CheckpointError(
-            f"{folder} holds a model of kind {kind!r}; this version knows {', '.join(KINDS)}"
-        )
-    window = about.get("window", "clip")
-    if window not in WINDOWS:
-        raise CheckpointError(
-            f"{folder / 'model.json'} has window {window!r}; this version knows {', '.join(WINDOWS)}"
-        )
-    load = partial(load_backbone, normalize=normalize, final_norm=final_norm, window=window)
-    if experts is not None:
-        side_by_side = ParallelEncoders({name: load(folder / "encoder" / name) for name in experts})
-        return (
-            DimensionModel(side_by_side, options)
-            if labels is None
-            else EmotionModel(side_by_side, labels, options)
-        )
+    load = partial(load_backbone, normalize=told.normalize, final_norm=told.final_norm, window=told.window)
+    if told.experts is not None:
+        side_by_side = ParallelEncoders({name: load(folder / "encoder" / name) for name in told.experts})
+        if told.labels is None:
+            return DimensionModel(side_by_side, told.head)
+        return EmotionModel(side_by_side, told.labels, told.head)
     encoder = load(folder / "encoder")
-    if kind == harmonifuse_folder.KIND:
-        return harmonifuse_folder.described(about, encoder)
-    head = None if vocabulary is None else CTCHead(encoder.hidden_size, vocabulary)
-    if labels is None:
-        return DimensionModel(encoder, options) if head is None else TranscriptionModel(encoder, head)
+    if told.kind == harmonifuse_folder.KIND:
+        return harmonifuse_folder.described(told.about, encoder, shapes)
+    head = None if told.vocabulary is None else CTCHead(encoder.hidden_size, told.vocabulary)
+    if told.labels is None:
+        return DimensionModel(encoder, told.head) if head is None else TranscriptionModel(encoder, head)
     if head is None:
-        return EmotionModel(encoder, labels, options)
-    if kind == PER_TASK:
-        merges = _merges(folder, about, encoder)
-        return JointModel(merges[EMOTIONS], labels, head, options, merges[WORDS])
-    return MultitaskModel(encoder, labels, head, options)
+        return EmotionModel(encoder, told.labels, told.head)
+    if told.kind == PER_TASK:
+        merges = _merges(folder, told.about, encoder)
+        return JointModel(merges[EMOTIONS], told.labels, head, told.head, merges[WORDS])
+    return MultitaskModel(encoder, told.labels, head, told.head)
 
 
-def _merges(folder: Path, about: dict[str, Any], base: SpeechEncoder) -> dict[str, MergedBackbone]:
+def _merges(folder: Path, about: Mapping[str, Any], base: SpeechEncoder) -> dict[str, MergedBackbone]:
     """Task -> the merged encoder that answers it; base and vectors are held once."""
-    names, coefficients = about["vectors"], about["coefficients"]
+    try:
+        names = file_names(about["vectors"])
+        coefficients = {task: torch.tensor(about["coefficients"][task]).float() for task in (EMOTIONS, WORDS)}
+    except (KeyError, TypeError, ValueError, RuntimeError) as fault:
+        raise CheckpointError(
+            f"{folder / DESCRIPTION} does not tell vectors and coefficients ({fault}); fetch or train it "
+            "again"
+        ) from None
+    require_finite(coefficients.items(), folder / DESCRIPTION)
     vectors = {name: TaskVector.load(folder / VECTORS / f"{name}.safetensors") for name in names}
     first = MergedBackbone(base, vectors, granularity="layer")
     merges = {EMOTIONS: first, WORDS: first.twin()}
     for task, merged in merges.items():
-        values = torch.tensor(coefficients[task])
+        values = coefficients[task]
         if values.shape != merged.coefficients.shape:
             raise CheckpointError(
                 f"{folder / 'model.json'} has coefficients {list(values.shape)} of task {task}; this base "

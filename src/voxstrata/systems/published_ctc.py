@@ -12,8 +12,10 @@ from torch import Tensor
 
 from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
 from voxstrata.backbone.encoder import load_backbone
+from voxstrata.backbone.finite import require_finite
 from voxstrata.backbone.folder import read_config
 from voxstrata.backbone.locate import locate
+from voxstrata.backbone.plain_values import check_plain
 from voxstrata.errors import CheckpointError
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.systems.published_tokens import PublishedTokens, read_tokens
@@ -83,7 +85,10 @@ def _head_tensors(checkpoint: Checkpoint, hidden: int) -> tuple[Tensor, Tensor]:
             f"{checkpoint.path}: a CTC head is {_WEIGHT} [V, {hidden}] and {_BIAS} [V]; found "
             f"{', '.join(f'{name} {shape}' for name, shape in shapes.items())}; fetch it again"
         )
-    return checkpoint.container.read(_WEIGHT).float(), checkpoint.container.read(_BIAS).float()
+    check_plain((_WEIGHT, _BIAS), checkpoint.container)
+    head = {name: checkpoint.container.read(name).float() for name in (_WEIGHT, _BIAS)}
+    require_finite(head.items(), checkpoint.path)
+    return head[_WEIGHT], head[_BIAS]
 
 
 def _notes(folder: Path, configured: int | None, tokens: PublishedTokens) -> list[str]:

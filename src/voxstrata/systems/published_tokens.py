@@ -5,12 +5,12 @@ The files are those of transformers' `Wav2Vec2CTCTokenizer`. Its blank is the pa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from voxstrata.documents import read_json_object
 from voxstrata.errors import CheckpointError
 from voxstrata.vocabulary import Vocabulary
 
@@ -113,7 +113,8 @@ def _indexed(folder: Path, settings: Mapping[str, Any], outputs: int) -> list[st
     for index, token in _added(folder, settings).items():
         if index < outputs:
             tokens.setdefault(index, token)
-    missing = [index for index in range(max(tokens, default=-1) + 1) if index not in tokens]
+    # Not all up to the largest index: that is what the file claims.
+    missing = [index for index in range(min(max(tokens, default=-1), len(tokens)) + 1) if index not in tokens]
     if missing:
         raise CheckpointError(
             f"{path} has no token of index {', '.join(map(str, missing[:4]))}; fetch it again"
@@ -134,7 +135,7 @@ def _added(folder: Path, settings: Mapping[str, Any]) -> dict[int, str]:
     }
     listed = settings.get("added_tokens_decoder")
     for index, told in listed.items() if isinstance(listed, Mapping) else ():
-        if index.isdecimal() and (token := _content(told)) is not None:
+        if index.isdecimal() and len(index) < 10 and (token := _content(told)) is not None:
             added[int(index)] = token
     return added
 
@@ -161,10 +162,4 @@ def _object(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None where there is no file."""
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object; fetch it again")
-    return content
+    return read_json_object(path, error=CheckpointError, advice="fetch it again")

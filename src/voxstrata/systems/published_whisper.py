@@ -5,6 +5,8 @@ Of its weights the decoder is read here, strictly; the encoder only where no oth
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +17,11 @@ from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalG
 from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
 from voxstrata.backbone.containers import some
 from voxstrata.backbone.encoder import load_backbone
+from voxstrata.backbone.finite import require_finite
 from voxstrata.backbone.folder import read_config
 from voxstrata.backbone.locate import locate
+from voxstrata.backbone.plain_values import check_layers, check_plain
+from voxstrata.documents import read_json, read_json_object
 from voxstrata.errors import CheckpointError
 from voxstrata.systems.recognition import Backbone
 from voxstrata.systems.whisper_decoder import WhisperTranscriber
@@ -24,6 +29,10 @@ from voxstrata.systems.whisper_decoder import WhisperTranscriber
 _DECODER, _OUTPUT, _EMBEDDING = "model.decoder.", "proj_out.weight", "model.decoder.embed_tokens.weight"
 #: What a tokenizer is read from: either of these.
 _TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+_TOKENIZER_JSON = (
+    *("tokenizer.json", "vocab.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "normalizer.json"),
+)
 _GIVE = (
     "give a folder of WhisperForConditionalGeneration with its tokenizer, or the hub id of one that was "
     "fetched (hf download openai/whisper-tiny.en)"
@@ -91,8 +100,13 @@ def load_decoder(folder: Path) -> WhisperForConditionalGeneration:
     stored = _stored(checkpoint)
     if not stored:
         raise CheckpointError(f"{folder} holds the encoder of a Whisper and no decoder; {_GIVE}")
-    with torch.device("meta"):
-        model = WhisperForConditionalGeneration(config)
+    _require_layers(checkpoint, config.decoder_layers, stored)
+    try:
+        with torch.device("meta"):
+            model = WhisperForConditionalGeneration(config)
+    except Exception as fault:  # a stranger's settings fail in as many ways as there are settings
+        reason = " ".join(str(fault).split())[:200]
+        raise CheckpointError(f"cannot use {folder / 'config.json'}: {reason}; fetch it again") from None
     # Where a whole model has its encoder; `generate` asks for strides alone.
     model.model.encoder = _NoEncoder()
     tied = config.tie_word_embeddings
@@ -104,7 +118,9 @@ def load_decoder(folder: Path) -> WhisperForConditionalGeneration:
     if tied:
         stored.pop(_OUTPUT, None)
     _check(checkpoint, stored, wanted)
+    check_plain(stored.values(), checkpoint.container)
     state = {name: checkpoint.container.read(key).float() for name, key in stored.items()}
+    require_finite(state.items(), checkpoint.path)
     if tied:
         state[_OUTPUT] = state[_EMBEDDING]
     model.load_state_dict(state, assign=True)
@@ -132,12 +148,23 @@ def _stored(checkpoint: Checkpoint) -> dict[str, str]:
     """Name in transformers' whole model -> stored name, of the decoder's tensors."""
     found = {}
     for key in checkpoint.left_out:
-        name = key.removeprefix(checkpoint.prefix)
+        name = checkpoint.inner_name(key)
         if name.startswith("decoder."):
             found[f"model.{name}"] = key
         elif key == _OUTPUT or name == _OUTPUT:
             found[_OUTPUT] = key
     return found if any(name.startswith(_DECODER) for name in found) else {}
+
+
+def _require_layers(checkpoint: Checkpoint, layers: int, stored: Collection[str]) -> None:
+    """Refuses a number of layers that the headers rule out, before they are built."""
+    check_layers(stored, checkpoint.path)
+    held = {match[1] for name in stored if (match := re.match(r"model\.decoder\.layers\.(\d+)\.", name))}
+    if len(held) < layers:
+        raise CheckpointError(
+            f"the decoder in {checkpoint.path} does not fit config.json beside it: it has {len(held)} layers "
+            f"where config.json tells of {layers}; fetch both anew"
+        )
 
 
 def _check(checkpoint: Checkpoint, stored: dict[str, str], wanted: dict[str, tuple[int, ...]]) -> None:
@@ -160,8 +187,9 @@ def _check(checkpoint: Checkpoint, stored: dict[str, str], wanted: dict[str, tup
 
 def _generation_config(folder: Path) -> GenerationConfig:
     try:
+        read_json_object(folder / "generation_config.json")
         return GenerationConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError) as fault:
+    except Exception as fault:  # a stranger's settings fail in as many ways as there are settings
         reason = " ".join(str(fault).split())[:200]
         raise CheckpointError(
             f"cannot use {folder / 'generation_config.json'}: {reason}; fetch it again"
@@ -174,9 +202,12 @@ def _load_tokenizer(folder: Path) -> WhisperTokenizer:
             f"{folder} has no tokenizer (tokenizer.json, or vocab.json and merges.txt), so that what is said "
             "cannot be written; fetch the tokenizer's files of the same model"
         )
+    for path in sorted(folder.glob("*.json")):
+        if path.name in _TOKENIZER_JSON:
+            read_json(path, error=CheckpointError, advice="fetch it again")
     try:
         tokenizer: WhisperTokenizer = WhisperTokenizer.from_pretrained(folder, local_files_only=True)
         return tokenizer
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
+    except Exception as fault:  # a stranger's tokens fail in as many ways as there are
         reason = " ".join(str(fault).split())[:200]
         raise CheckpointError(f"cannot read the tokenizer of {folder}: {reason}; fetch it again") from None

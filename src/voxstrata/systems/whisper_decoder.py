@@ -24,7 +24,7 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.batches.batch import Batch
 from voxstrata.errors import CheckpointError, LabelError
-from voxstrata.predictions import Prediction
+from voxstrata.predictions import NOT_FINITE, Prediction
 from voxstrata.systems.recognition import Backbone, TranscriptionModel
 
 
@@ -94,7 +94,13 @@ class WhisperTranscriber(nn.Module):
 
     @torch.no_grad()
     def tokens(self, heard: Tensor) -> list[list[int]]:
-        """What the decoder says for [B, T, D] of `heard`: tokens of each clip, without prompt and end."""
+        """What the decoder says for [B, T, D] of `heard`: tokens of each clip, without prompt and end.
+
+        Raises:
+            CheckpointError: if what it listens to is not finite.
+        """
+        if not torch.isfinite(heard).all():
+            raise CheckpointError(NOT_FINITE)
         asked: dict[str, Any] = {} if self.num_beams is None else {"num_beams": self.num_beams}
         if self.multilingual:
             asked |= {"task": self._task(), "language": self.language}

@@ -15,13 +15,20 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from voxstrata.errors import CheckpointError, TrainingError
+from voxstrata.documents import read_json_object
+from voxstrata.errors import CheckpointError, TrainingError, VoxstrataError
 from voxstrata.training.parameters import Tensors
+
+
+class _Unreadable(VoxstrataError):
+    """Counters of a checkpoint that are no JSON."""
+
 
 _UNREADABLE = (
     OSError,
     RuntimeError,
     SafetensorError,
+    _Unreadable,
     pickle.UnpicklingError,
     ValueError,
     KeyError,
@@ -134,7 +141,8 @@ class Checkpoints:
             return None
         newest = folders[-1]
         try:
-            counters = json.loads((newest / "state.json").read_text(encoding="utf-8"))
+            # Losses may be infinite.
+            counters = read_json_object(newest / "state.json", error=_Unreadable, nan=True)
             self._check_fingerprint(counters["fingerprint"])
             rest = torch.load(newest / "training.pt", map_location="cpu", weights_only=True)
             return Checkpoint(

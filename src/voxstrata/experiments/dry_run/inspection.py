@@ -75,13 +75,15 @@ class Inspection:
         """
         self._once(("checkpoint", name), lambda: open_checkpoint(locate(name, download=False)).layout)
 
-    def expert(self, name: str, base: EncoderHeaders) -> str | None:
+    def expert(self, name: str, base: EncoderHeaders, normalize: bool | None = None) -> str | None:
         """An expert whose shapes fit a base; gives what it says it was made from.
 
         Raises:
             CheckpointError: see `read_expert`.
         """
-        headers: ExpertHeaders = self._once(("expert", name, base.name), partial(read_expert, name, base))
+        headers: ExpertHeaders = self._once(
+            ("expert", name, base.name, normalize), partial(read_expert, name, base, normalize=normalize)
+        )
         self.encoders[f"{name} of {base.name}"] = (
             f"{name}: fits {base.name} in every shape; layout {headers.layout} ({headers.file}); left out: "
             f"{headers.left_out}"

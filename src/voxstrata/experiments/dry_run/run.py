@@ -281,7 +281,8 @@ def _check_encoders(
             if base is None:
                 inspection.checkpoint(name)
             else:
-                _note_base(f"{role} {name}", inspection.expert(name, base), recipe.base, findings)
+                told = inspection.expert(name, base, recipe.normalize)
+                _note_base(f"{role} {name}", told, recipe.base, findings)
     return base
 
 

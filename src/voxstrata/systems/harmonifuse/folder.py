@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from voxstrata.backbone.encoder import SpeechEncoder
-from voxstrata.errors import CheckpointError
+from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.heads.tasks import Task
 from voxstrata.labels import LabelSet
 from voxstrata.speech_lm.decoding import DecodingOptions
@@ -25,6 +26,7 @@ from voxstrata.systems.harmonifuse.options import (
     build_lm,
 )
 from voxstrata.systems.harmonifuse.system import HarmoniFuse
+from voxstrata.systems.model_description import Shapes
 from voxstrata.vocabulary import Vocabulary
 
 KIND = "harmonifuse"
@@ -69,12 +71,15 @@ def saved_tensors(model: HarmoniFuse) -> dict[str, Tensor]:
     }
 
 
-def described(about: Mapping[str, Any], encoder: SpeechEncoder) -> HarmoniFuse:
+def described(about: Mapping[str, Any], encoder: SpeechEncoder, shapes: Shapes) -> HarmoniFuse:
     """The model that `describe` told of, its own tensors not loaded yet.
+
+    A language model from scratch is built without memory first: only what fits the stored tensors is built.
 
     Args:
         about: what stands in model.json.
         encoder: loaded.
+        shapes: of the stored tensors.
 
     Raises:
         CheckpointError: if a pretrained language model cannot be had, or the description does not hold.
@@ -91,12 +96,31 @@ def described(about: Mapping[str, Any], encoder: SpeechEncoder) -> HarmoniFuse:
             for row in about["tasks"]
         ]
         vocabulary = Vocabulary(tuple(about["vocabulary"] or ()))
-    except (KeyError, TypeError) as fault:
+        if isinstance(options.lm, SmallLM):
+            with torch.device("meta"):
+                planned = saved_tensors(_built(encoder, tasks, options, vocabulary))
+            if {name: tuple(tensor.shape) for name, tensor in planned.items()} != dict(shapes):
+                raise CheckpointError(
+                    "head.safetensors does not fit model.json beside it; fetch or train both again"
+                )
+        return _built(encoder, tasks, options, vocabulary)
+    except VoxstrataError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as fault:
         raise CheckpointError(
-            f"model.json of a HarmoniFuse model does not hold ({fault}); fetch or train it again"
+            f"model.json of a HarmoniFuse model does not hold ({_line(fault)}); fetch or train it again"
         ) from None
+
+
+def _built(
+    encoder: SpeechEncoder, tasks: Sequence[Task], options: HarmoniFuseOptions, vocabulary: Vocabulary
+) -> HarmoniFuse:
     lm, tokenizer = build_lm(options, vocabulary, seed=0)
     return HarmoniFuse(encoder, lm, tokenizer, tasks, options)
+
+
+def _line(fault: Exception) -> str:
+    return (str(fault).splitlines() or [type(fault).__name__])[0]
 
 
 def _options(told: Mapping[str, Any]) -> HarmoniFuseOptions:

@@ -1,0 +1,125 @@
+"""How an encoder hears: what is done to waveforms before weights meet them, and what no weight tells.
+
+Weights that fit each other in every shape were trained to hear alike, or their merge hears like neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from voxstrata.backbone.families.registry import family_of
+from voxstrata.backbone.folder import read_normalize
+from voxstrata.documents import read_json_object
+from voxstrata.errors import CheckpointError
+
+#: Settings of config.json under which the same weights give other states.
+_SETTINGS = (
+    *("num_attention_heads", "encoder_attention_heads", "hidden_act", "activation_function"),
+    *("feat_extract_norm", "feat_extract_activation", "do_stable_layer_norm", "layer_norm_eps"),
+    *("conv_kernel", "conv_stride", "num_conv_pos_embedding_groups", "num_buckets", "max_bucket_distance"),
+    *("num_mel_bins", "position_embeddings_type"),
+)
+#: Settings of preprocessor_config.json, beside the normalisation.
+_FEATURES = ("sampling_rate", "feature_size", "hop_length", "n_fft")
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What is told of how an encoder hears.
+
+    Args:
+        normalize: whether waveforms are normalised; None where it is not told.
+        window: "clip" or "30s"; None where it is not told.
+        settings: name -> value, of what changes the states of the same weights.
+    """
+
+    normalize: bool | None = None
+    window: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def hearing_of(config: PretrainedConfig, *, normalize: bool, window: str | None = None) -> Hearing:
+    """How an encoder hears that is at hand.
+
+    Args:
+        config: of the encoder.
+        normalize: whether its waveforms are normalised.
+        window: of its input.
+    """
+    features = family_of(config).preprocessor(config, normalize=normalize)
+    settings = {name: features[name] for name in _FEATURES if name in features}
+    settings |= {name: getattr(config, name) for name in _SETTINGS if getattr(config, name, None) is not None}
+    return Hearing(normalize, window, {"model_type": config.model_type, **settings})
+
+
+def told_hearing(place: Path, told: Mapping[str, Any]) -> Hearing:
+    """What the files around a checkpoint tell of how it hears.
+
+    Args:
+        place: its folder, or a file in it.
+        told: what a torch file tells beside its tensors.
+
+    Raises:
+        CheckpointError: if one of the files is no JSON object.
+    """
+    folder = place if place.is_dir() else place.parent
+    normalize = read_normalize(folder)
+    if normalize is None and isinstance(cfg := told.get("cfg"), Mapping) and "normalize" in cfg:
+        normalize = bool(cfg["normalize"])
+    features, config = _object(folder / "preprocessor_config.json"), _object(folder / "config.json")
+    settings = {name: features[name] for name in _FEATURES if name in features}
+    settings |= {name: config[name] for name in ("model_type", *_SETTINGS) if config.get(name) is not None}
+    window = None
+    if folder.name == "encoder" and (model := _object(folder.parent / "model.json")):
+        # Told where it is not "clip".
+        window = str(model.get("window", "clip"))
+    return Hearing(normalize, window, settings)
+
+
+def require_alike(expert: str, theirs: Hearing, base: Hearing) -> list[str]:
+    """Refuses an expert that hears otherwise than the base that it is to be merged into.
+
+    Args:
+        expert: its name, the begin of the error's line.
+        theirs: of the expert.
+        base: of the base.
+
+    Returns:
+        What is to be said: a window of input is a choice, under which a model still hears.
+
+    Raises:
+        CheckpointError: naming what is another.
+    """
+    odd = []
+    if None not in (theirs.normalize, base.normalize) and theirs.normalize != base.normalize:
+        shown = ["normalised" if one.normalize else "as they are" for one in (theirs, base)]
+        odd.append(f"takes waveforms {shown[0]} (do_normalize), the base {shown[1]}")
+    same_type = theirs.settings.get("model_type") == base.settings["model_type"]
+    for name in (*_FEATURES, *(_SETTINGS if same_type else ())):
+        ours, other = base.settings.get(name), theirs.settings.get(name)
+        if None not in (ours, other) and _plain(ours) != _plain(other):
+            odd.append(f"has {name} {other}, the base {ours}")
+    if odd:
+        raise CheckpointError(
+            f"{expert} hears otherwise than the base: it {'; it '.join(odd)}; give one that was trained as "
+            "the base is run, set normalize to what both take, or allow a foreign expert (allow_foreign)"
+        )
+    if None not in (theirs.window, base.window) and theirs.window != base.window:
+        return [f"trained with window {theirs.window}, and merged into a base with window {base.window}"]
+    return []
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no file."""
+    if not path.is_file():
+        return {}
+    return read_json_object(path, error=CheckpointError, advice="fetch it again, or remove it")

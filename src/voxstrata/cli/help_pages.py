@@ -1,0 +1,74 @@
+"""Help: commands in groups, in the order of use, and an example of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+#: Title -> commands, in the order in which a newcomer needs them.
+GROUPS = {
+    "Start here": ("demo",),
+    "Corpora": ("corpus",),
+    "Train, merge, hand on": ("train", "pretrain", "inspect", "export"),
+    "Answer and score": ("predict", "evaluate", "compare", "report"),
+    "Experiments": ("reproduce", "curve", "probe", "prompts", "bench"),
+}
+#: Command -> what one might type.
+EXAMPLES = {
+    "demo": "voxstrata demo",
+    "corpus list": "voxstrata corpus list",
+    "corpus prepare": "voxstrata corpus prepare table calls.csv prepared/calls",
+    "corpus synth": "voxstrata corpus synth speech --minutes 10 --clarity clear",
+    "corpus shar": "voxstrata corpus shar prepared/calls shards/calls",
+    "train": "voxstrata train finetune-ser data.corpora=prepared/calls --limit 50",
+    "pretrain": "voxstrata pretrain pretrain-tiny data.corpora=speech --out runs/tiny",
+    "inspect": "voxstrata inspect runs/finetune-ser --base whisper-tiny.en",
+    "export": "voxstrata export runs/adaltm my-encoder",
+    "predict": "voxstrata predict call.wav recordings/ --model runs/finetune-ser",
+    "evaluate": "voxstrata evaluate runs/finetune-ser",
+    "compare": "voxstrata compare runs/finetune-ser runs/adaltm",
+    "report": "voxstrata report runs/finetune-ser",
+    "reproduce": "voxstrata reproduce adaltm --scale demo",
+    "curve": "voxstrata curve runs/finetune-ser --emotions prepared/calls --words prepared/an4",
+    "probe": "voxstrata probe whisper-tiny.en --corpus prepared/calls --target emotion",
+    "prompts": "voxstrata prompts runs/harmonifuse --corpus prepared/calls",
+    "bench attention": "voxstrata bench attention --shape base --clips 5,20",
+    "bench lambda-step": "voxstrata bench lambda-step --shape base",
+    "bench cached": "voxstrata bench cached --shape base --epochs 20",
+    "bench harmonifuse": "voxstrata bench harmonifuse --shape base",
+}
+
+
+class Grouped(TyperGroup):
+    """Commands whose help shows them in `GROUPS`, each with its whole first sentence."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order of the groups; one that stands in none comes last."""
+        ordered = [name for names in GROUPS.values() for name in names if name in self.commands]
+        return [*ordered, *(name for name in self.commands if name not in ordered)]
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Writes the groups."""
+        names = self.list_commands(ctx)
+        titled = {title: [n for n in found if n in names] for title, found in GROUPS.items()}
+        grouped = {name for found in titled.values() for name in found}
+        titled["Others" if grouped else "Commands"] = [name for name in names if name not in grouped]
+        width = max(map(len, names), default=0)
+        for title, found in titled.items():
+            if found:
+                with formatter.section(title):
+                    rows = [(n.ljust(width), self.commands[n].get_short_help_str(limit=500)) for n in found]
+                    formatter.write_dl(rows)
+
+
+def with_examples(app: typer.Typer, path: tuple[str, ...] = ()) -> None:
+    """Puts an example below each command's help, and has the groups in it show their commands whole."""
+    for command in app.registered_commands:
+        if example := EXAMPLES.get(" ".join([*path, command.name or ""])):
+            command.epilog = f"\b\nExample:\n  {example}"
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        group.cls = Grouped
+        with_examples(group.typer_instance, (*path, group.name or ""))
