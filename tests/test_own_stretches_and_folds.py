@@ -8,16 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lhotse import CutSet
 from typer.testing import CliRunner
 
+from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.cli.main import app
 from voxstrata.corpora import table
 from voxstrata.corpora.faults import FaultyCorpusError
 from voxstrata.corpora.prepare import prepare
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.corpora.rows import RowError
+from voxstrata.corpora.shar import write_shar
 from voxstrata.corpora.stretches import stretch_of
 from voxstrata.errors import CorpusError
 
@@ -224,3 +228,26 @@ def test_one_subset_of_librispeech_may_be_the_test(tmp_path: Path) -> None:
         subsets = {cut.supervisions[0].custom["subset"] for cut in prepared.cuts("test")}
         assert subsets == expected and prepared.options == {"dev": "pooled", "test": test}
         assert len(prepared.cuts("train")) == len(prepared.cuts("dev")) == 1
+
+
+def test_a_tar_holds_the_stretches_alone_and_they_are_heard_as_before(tmp_path: Path) -> None:
+    recording(tmp_path / "long.wav", 10.0)
+    rows = [
+        {"path": "long.wav", "speaker": f"s{i}", "emotion": "ab"[i % 2], "start": i, "end": i + 0.5}
+        for i in range(6)
+    ]
+    plain = prepare("table", write(tmp_path, rows), tmp_path / "plain")
+    packed = write_shar(plain, tmp_path / "packed")
+    assert (packed.fingerprint, packed.splits) == (plain.fingerprint, plain.splits)
+    sizes = [file.stat().st_size for file in set(packed.audio_files())]
+    assert sum(sizes) < 6 * 0.5 * RATE * 2 * 1.3 + 20_000, "three seconds, not sixty"
+    for ours, theirs in zip(packed.stream(), plain.stream(), strict=True):
+        assert (ours.start, ours.num_samples) == (0, theirs.num_samples == 8000 and 8000)
+        heard, before = (
+            BatchSource([cut], BatchOptions(batch_size=1, shuffle=False)) for cut in (ours, theirs)
+        )
+        (one,), (other,) = heard.epoch(0), before.epoch(0)
+        assert torch.allclose(one.waveforms, other.waveforms, atol=1e-4)
+    cuts = CutSet.from_shar(in_dir=packed.folder / "shar")
+    for cut, ours in zip(cuts, packed.stream(), strict=True):
+        assert cut.load_audio().shape == (1, ours.num_samples)

@@ -10,13 +10,16 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
+from lhotse import MonoCut
 from lhotse.shar.utils import to_shar_placeholder
 from lhotse.shar.writers import AudioTarWriter, JsonlShardWriter
 from lhotse.utils import fastcopy
+from numpy.typing import NDArray
 
 from voxstrata.audio import SAMPLE_RATE, load_audio
 from voxstrata.corpora.clip import is_plain_id
@@ -53,8 +56,8 @@ def write_shar(
     work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         (work / SHAR_FOLDER).mkdir(parents=True)
-        _write_shards(corpus, work / SHAR_FOLDER, shard_clips, progress)
-        _write_rows(corpus, work)
+        counts = _write_shards(corpus, work / SHAR_FOLDER, shard_clips, progress)
+        _write_rows(corpus, work, counts)
         about = json.loads((corpus.folder / CORPUS_FILE).read_text(encoding="utf-8"))
         write_json(work / CORPUS_FILE, about | {"cuts_sha256": sha256_of(work / CUTS_FILE)})
         if out.exists():
@@ -71,13 +74,16 @@ def write_shar(
 
 def _write_shards(
     corpus: PreparedCorpus, folder: Path, shard_clips: int, progress: Callable[[int], None] | None
-) -> None:
+) -> list[int]:
+    """Writes the tars; gives the samples of each clip."""
+    counts = []
     with (
         JsonlShardWriter(f"{folder}/cuts.%06d.jsonl.gz", shard_size=shard_clips) as rows,
         AudioTarWriter(f"{folder}/recording.%06d.tar", shard_size=shard_clips, format="flac") as audio,
     ):
         for count, cut in enumerate(corpus.stream(), start=1):
-            samples = load_audio(Path(cut.recording.sources[0].source))
+            cut, samples = _packed(cut)
+            counts.append(len(samples))
             placeholder = to_shar_placeholder(cut.recording, cut)
             member = member_name(cut.id)
             audio.write(member, samples[None], SAMPLE_RATE, manifest=placeholder)
@@ -85,6 +91,21 @@ def _write_shards(
             rows.write(fastcopy(cut, id=member, recording=placeholder))
             if progress is not None:
                 progress(count)
+    return counts
+
+
+def _packed(cut: MonoCut) -> tuple[MonoCut, NDArray[np.float32]]:
+    """A clip as it stands in a tar, and its samples [N]: of a stretch of a recording, that stretch alone."""
+    path, whole = Path(cut.recording.sources[0].source), cut.recording
+    if _is_whole(cut):
+        return cut, load_audio(path)
+    samples = load_audio(path, offset_s=cut.start, duration_s=cut.duration)
+    alone = fastcopy(whole, num_samples=len(samples), duration=len(samples) / SAMPLE_RATE)
+    return fastcopy(cut, start=0.0, duration=alone.duration, recording=alone), samples
+
+
+def _is_whole(cut: MonoCut) -> bool:
+    return cut.start == 0 and cut.num_samples == cut.recording.num_samples
 
 
 def member_name(clip: str) -> str:
@@ -103,13 +124,17 @@ def member_name(clip: str) -> str:
     )
 
 
-def _write_rows(corpus: PreparedCorpus, folder: Path) -> None:
+def _write_rows(corpus: PreparedCorpus, folder: Path, counts: Iterable[int]) -> None:
     """The prepared corpus's own cuts, whose recordings are places in the tars, relative to the folder."""
     places = _places(folder)
     with gzip.open(folder / CUTS_FILE, "wt", encoding="utf-8", compresslevel=6) as file:
-        for cut, place in zip(corpus.stream(), places, strict=True):
+        for cut, place, count in zip(corpus.stream(), places, counts, strict=True):
             row = cut.to_dict()
             row["recording"]["sources"][0]["source"] = place
+            if not _is_whole(cut):
+                seconds = count / SAMPLE_RATE
+                row["recording"] |= {"num_samples": count, "duration": seconds}
+                row |= {"start": 0.0, "duration": seconds}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
