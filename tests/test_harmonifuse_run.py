@@ -147,8 +147,8 @@ def test_text_outside_the_vocabulary_is_refused_in_dev_and_scored_in_test(encode
         ({"encoder_fusion": {"mode": "fixed"}}, "layer goes with mode fixed"),
         ({"lm": {"size": 36, "heads": 4}}, "multiple of twice"),
         ({"decoding": {"repeats": 1}}, "repeats is 1"),
-        ({"tasks": {"asr": None, "ser": None}}, "at least 1 item"),
-        ({"tasks": {"ser": {"share": 0}}}, "greater than 0"),
+        ({"tasks": {"asr": None, "ser": None}}, "1 or more are needed"),
+        ({"tasks": {"ser": {"share": 0}}}, "more than 0 is needed"),
     ],
 )
 def test_recipes_that_do_not_hold_are_refused(changes, told, encoder_folder, corpora):
@@ -203,7 +203,7 @@ def test_a_dry_run_counts_each_tasks_clips_and_says_what_it_does_not_know(encode
     assert done.exit_code == 0, done.output
     counts = "asr/train 8, asr/dev 3, ser/train 18, ser/dev 4, ser/test 4, gender/train 18, gender/dev 4"
     assert f": {counts}, gender/test 4\n" in done.stdout
-    for note in (*ABSENT, "costs are not estimated for harmonifuse"):
+    for note in (*ABSENT, "costs are not estimated for a recipe of several tasks"):
         assert f"  note: {note}\n" in done.stdout
     (told,) = json.loads(CliRunner().invoke(app, [*given, "--json"]).stdout)["runs"]
     assert told["costs"] is None and told["clips"]["ser/train"] == 18

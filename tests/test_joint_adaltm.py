@@ -308,7 +308,7 @@ def test_with_heads_given_and_no_epoch_a_run_answers_as_the_heads_do(
     [
         ({"training": {"epochs": 0}}, "give both heads in start_heads"),
         ({"training": {"epochs": 0}, "start_heads": {"ser": "x"}}, "give both heads in start_heads"),
-        ({"training": {"epochs": -1}}, "greater than or equal to 0"),
+        ({"training": {"epochs": -1}}, "at least 0 is needed"),
         ({"tasks": {"ser": {}}}, "both ser and asr"),
         ({"tasks": {}, "coefficients": "per_task"}, "with tasks only"),
         ({"tasks": {}, "start_heads": {"ser": "x"}}, "with tasks only"),

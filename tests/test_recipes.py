@@ -187,7 +187,7 @@ def test_overrides_that_do_not_hold_are_named(overrides, message):
         ("training.epochs=1.5", "training.epochs: found 1.5; a whole number is needed$"),
         ("training.epochs=1e12", "training.epochs: found .*; at most 1,000,000,000 is allowed$"),
         ("training.keep_best=maybe", "training.keep_best: found 'maybe'; true or false is needed$"),
-        ("training.betas=[1, 2, 3]", r"training.betas: found \[1, 2, 3\]; at most 2 are allowed$"),
+        ("training.betas=[1, 2, 3]", r"training.betas: found \[1, 2, 3\]; no more than 2 are allowed$"),
         ("training.betas=[0.9]", r"training.betas.1: found \[0.9\]; one value more is needed$"),
         ("training.precision=fp64", "training.precision: found 'fp64'; allowed: fp32, bf16$"),
         ("base=null", "base: found null; a text is needed$"),

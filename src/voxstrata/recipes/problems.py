@@ -28,8 +28,8 @@ _WANTED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "greater_than": lambda context: f"more than {context['gt']:,} is needed",
     "less_than_equal": lambda context: f"at most {context['le']:,} is allowed",
     "less_than": lambda context: f"less than {context['lt']:,} is needed",
-    "too_short": lambda context: f"at least {context['min_length']} are needed",
-    "too_long": lambda context: f"at most {context['max_length']} are allowed",
+    "too_short": lambda context: f"{context['min_length']} or more are needed",
+    "too_long": lambda context: f"no more than {context['max_length']} are allowed",
 }
 
 
