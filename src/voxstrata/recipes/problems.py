@@ -24,10 +24,10 @@ _WANTED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "list_": lambda context: _LIST,
     "dict_": lambda context: _NAMES,
     "model_": lambda context: _KEYS,
-    "greater_than_equal": lambda context: f"at least {context['ge']:,} is needed",
-    "greater_than": lambda context: f"more than {context['gt']:,} is needed",
-    "less_than_equal": lambda context: f"at most {context['le']:,} is allowed",
-    "less_than": lambda context: f"less than {context['lt']:,} is needed",
+    "greater_than_equal": lambda context: f"at least {_figure(context['ge'])} is needed",
+    "greater_than": lambda context: f"more than {_figure(context['gt'])} is needed",
+    "less_than_equal": lambda context: f"at most {_figure(context['le'])} is allowed",
+    "less_than": lambda context: f"less than {_figure(context['lt'])} is needed",
     "too_short": lambda context: f"{context['min_length']} or more are needed",
     "too_long": lambda context: f"no more than {context['max_length']} are allowed",
 }
@@ -48,6 +48,10 @@ def problems_in(fault: ValidationError, schema: Mapping[str, Any]) -> Iterator[s
             yield f"{place}: there is no such key{_meant(error['loc'], schema)}"
         else:
             yield f"{place or 'recipe'}: {_sentence(error)}"
+
+
+def _figure(value: float) -> str:
+    return f"{int(value):,}" if value == int(value) else f"{value:g}"
 
 
 def shown(value: Any) -> str:
