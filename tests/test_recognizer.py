@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import re
@@ -24,7 +26,7 @@ from voxstrata.corpora.shar import write_shar
 from voxstrata.errors import AudioError, CheckpointError, CorpusError
 from voxstrata.evaluation.score import score
 from voxstrata.heads.ctc import CTCHead
-from voxstrata.inference import recognizer
+from voxstrata.inference import given
 from voxstrata.inference.path import predict
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.labels import LabelSet
@@ -138,7 +140,7 @@ def test_whatever_a_recording_causes_stays_its_own(runs, recordings, monkeypatch
             raise fault
         return load_with_remarks(path)
 
-    monkeypatch.setattr(recognizer, "load_with_remarks", load)
+    monkeypatch.setattr(given, "load_with_remarks", load)
     rows = list(Recognizer.load(runs / "ser").predictions(recordings[:3]))
     assert [row.id for row in rows] == [str(path) for path in recordings[:3]]
     assert [row.error is None for row in rows] == [True, False, True]
@@ -294,3 +296,25 @@ def test_real_recordings_are_answered_alone_as_together(runs, real_data):
     together = list(predict(load_model(runs / "ser/model"), [batch(paths)]))
     for a, b in zip(rows, together, strict=True):
         assert a.probabilities == pytest.approx(b.probabilities, abs=1e-4)
+
+
+def test_predict_writes_a_table(runs, recordings, bad):
+    asked = (bad["broken"], recordings[0], recordings[1], bad["absent"], "--model", runs / "dual")
+    done = cli(*asked, "--csv")
+    told = [json.loads(line) for line in cli(*asked, "--json").stdout.splitlines()]
+    table = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert done.exit_code == 3 and "2 of 4 recordings failed" in done.stderr
+    probabilities = [f"probability:{name}" for name in LABELS]
+    assert list(table[0]) == ["path", "emotion", *probabilities, "transcript", "note", "error"]
+    for row, known in zip(table, told, strict=True):
+        assert all(row[name] == known.get(name, "") for name in ("path", "emotion", "transcript", "error"))
+        for name in LABELS:
+            cell = row[f"probability:{name}"]
+            assert (float(cell) if cell else None) == (known.get("probabilities") or {}).get(name)
+    assert "choose one" in str(cli(*asked, "--csv", "--json").exception)
+
+
+def test_a_table_without_any_answer_has_its_columns(runs, bad):
+    done = cli(bad["broken"], "--model", runs / "dual", "--csv")
+    (row,) = csv.DictReader(io.StringIO(done.stdout))
+    assert list(row) == ["path", "emotion", "transcript", "note", "error"] and "is text" in row["error"]

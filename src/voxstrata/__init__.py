@@ -4,26 +4,45 @@ Merge = combine weights, fuse = combine activations. Importing costs no torch: n
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    "load_backbone": "voxstrata.backbone.encoder",
-    "SpeechEncoder": "voxstrata.backbone.encoder",
-    "TaskVector": "voxstrata.merging.task_vector",
-    "MergedBackbone": "voxstrata.merging.merged",
-    "Recognizer": "voxstrata.inference.recognizer",
-    "Recognition": "voxstrata.inference.recognizer",
+# Named three times: checkers of types read the imports and `__all__`, a running program `_PLACES`.
+if TYPE_CHECKING:
+    from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
+    from voxstrata.inference.recognizer import Recognition, Recognizer
+    from voxstrata.merging.merged import MergedBackbone
+    from voxstrata.merging.task_vector import TaskVector
+
+# In the order in which they are used.
+__all__ = [  # noqa: RUF022
+    "load_backbone",
+    "SpeechEncoder",
+    "TaskVector",
+    "MergedBackbone",
+    "Recognizer",
+    "Recognition",
+    "__version__",
+]
+
+_PLACES = {
+    "load_backbone": "backbone.encoder",
+    "SpeechEncoder": "backbone.encoder",
+    "TaskVector": "merging.task_vector",
+    "MergedBackbone": "merging.merged",
+    "Recognizer": "inference.recognizer",
+    "Recognition": "inference.recognizer",
 }
 
-__all__ = [*_PUBLIC, "__version__"]
+# Hidden from checkers: seeing it, they would let any name pass.
+if not TYPE_CHECKING:
 
-
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'voxstrata' has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        """A public name, from its module at its first use."""
+        if name in _PLACES:
+            return getattr(import_module(f"voxstrata.{_PLACES[name]}"), name)
+        raise AttributeError(f"module 'voxstrata' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 
 def __dir__() -> list[str]:

@@ -41,6 +41,13 @@ class States:
         frames = torch.arange(self.layers[0].shape[1], device=self.lengths.device)
         return frames < self.lengths.unsqueeze(1)
 
+    def __repr__(self) -> str:
+        """One line: how many states of which shape, and how many frames are valid."""
+        shape = list(self.layers[0].shape) if self.layers else []
+        valid = self.lengths.tolist()
+        frames = f"{min(valid)} to {max(valid)}" if valid else "no"
+        return f"States({len(self.layers)} layers of {shape}, {frames} valid frames)"
+
 
 #: Bytes that the attention of one layer may take for one clip: heads times frames squared, in float32.
 MOST_ATTENTION_BYTES = 2**31
@@ -166,6 +173,20 @@ class SpeechEncoder(nn.Module):
         """The front end's output in the width of the layers [B, T, D], and the states of layers 1..L."""
         features = self.features(waveforms, lengths)
         return self.family.layer_zero(self.model, features), self.from_features(features, lengths)
+
+    def __repr__(self) -> str:
+        """One line: what it is, how large, whether it is trained, where it lies; its tree is `model`'s."""
+        parameters = [*self.model.parameters()]
+        count = sum(parameter.numel() for parameter in parameters) / 1e6
+        trained = any(parameter.requires_grad for parameter in parameters)
+        return (
+            f"SpeechEncoder({self.described()}, {count:.3g} million parameters, "
+            f"{'trained' if trained else 'frozen'}, {parameters[0].device})"
+        )
+
+    def described(self) -> str:
+        """Its kind and size, e.g. "wavlm, 24 layers of 1024"."""
+        return f"{self.model.config.model_type}, {self.num_layers} layers of {self.hidden_size}"
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
         """Valid frames [B] of clips with these many samples [B]."""

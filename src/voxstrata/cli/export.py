@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from voxstrata.systems.model_folder import Model
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -16,14 +21,17 @@ def register(app: typer.Typer) -> None:
 
 def export(
     run: str = typer.Argument(..., help="A run or model folder, or a packaged name."),
-    out: Path = typer.Argument(..., help="Folder to write; must not exist."),
+    out: Path = typer.Argument(..., help="Folder to write; new or empty."),
     dtype: str = typer.Option(
         "float32", "--dtype", help="Of the stored weights: float32, float16, bfloat16."
     ),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="OUT may hold something; an older export in it goes.")
+    ] = False,
 ) -> None:
     """Write a run's encoder (and its head, where it has one) to a folder of its own.
 
-    The encoder is a plain transformers folder; with a head it lies in OUT/encoder.
+    The encoder is a plain transformers folder; with a head it lies in OUT/encoder. README.md is its card.
     """
     import shutil
 
@@ -32,23 +40,74 @@ def export(
     from voxstrata.backbone.encoder import load_backbone
     from voxstrata.errors import VoxstrataError
     from voxstrata.experiments.leaks.training_clips import list_of
-    from voxstrata.runs import TRAINING_CLIPS, written_whole
-    from voxstrata.systems.model_folder import find_model, load_model, save_model
+    from voxstrata.merging.export_folder import CARD, COEFFICIENTS, export_folder, require_free
+    from voxstrata.runs import TRAINING_CLIPS
+    from voxstrata.systems.model_card import NO_HEAD, card
+    from voxstrata.systems.model_folder import find_model, save_model
 
     if dtype not in DTYPES:
         raise VoxstrataError(f"--dtype is {dtype!r}; allowed are {', '.join(DTYPES)}")
-    if out.exists():
-        raise VoxstrataError(f"{out} is there already; give a folder that is not")
     precision = getattr(torch, dtype)
+    require_free(out, overwrite=overwrite)
+    _require_elsewhere(run, out)
     found = find_model(run)
     encoder = load_backbone(run) if found is None else None
-    model = None if found is None else load_model(found)
+    model, left_out, notes = _loaded(run, found)
+    text = card(run, out.resolve().name, model=found, left_out=left_out)
     listed = list_of(run)
-    with written_whole(out) as partial:
+    with export_folder(out, overwrite=overwrite) as partial:
         if model is not None:
             save_model(model, partial, dtype=precision)
         elif encoder is not None:
             encoder.save(partial, dtype=precision)
+        if found is not None and (found / COEFFICIENTS).is_file():
+            shutil.copyfile(found / COEFFICIENTS, partial / COEFFICIENTS)
         if listed is not None:
             shutil.copyfile(listed, partial / TRAINING_CLIPS)
+        (partial / CARD).write_text(text, encoding="utf-8")
+    for note in notes:
+        _tell(note)
+    if left_out:
+        _tell(f"left out: {'; '.join(left_out)}")
+    beside = "" if found is None else "; its own head lies beside it, for voxstrata"
+    _tell(f"{out if found is None else out / 'encoder'} is {NO_HEAD}{beside}")
     typer.echo(out)
+
+
+def _loaded(run: str, found: Path | None) -> tuple[Model | None, list[str], list[str]]:
+    """The model to write, if there is more than an encoder; what is not written with it; what else to say."""
+    from voxstrata.backbone.layouts import describe_left_out
+    from voxstrata.backbone.origin import find_origin
+    from voxstrata.errors import CheckpointError
+    from voxstrata.inference.models import find_models
+    from voxstrata.systems.model_folder import load_model
+    from voxstrata.systems.whisper_decoder import WhisperTranscriber
+
+    if found is None:
+        dropped = find_origin(run).checkpoint.left_out
+        return None, [describe_left_out(dropped)] if dropped else [], []
+    try:
+        (model, *others), notes = find_models(run)
+    except CheckpointError as fault:
+        # The model itself must be whole; what stands beside it need not.
+        return load_model(found), ["what writes the run's words"], [f"it cannot be read: {fault}"]
+    assert not isinstance(model, WhisperTranscriber)
+    kinds = [
+        "Whisper's decoder of its base, which writes the run's words"
+        if isinstance(other, WhisperTranscriber)
+        else "the ASR expert with its CTC head, which writes the run's words"
+        for other in others
+    ]
+    return model, kinds, notes
+
+
+def _require_elsewhere(run: str, out: Path) -> None:
+    """Refuses to write over what is exported."""
+    from voxstrata.errors import VoxstrataError
+
+    if Path(run).exists() and Path(run).resolve().is_relative_to(out.resolve()):
+        raise VoxstrataError(f"{out} is, or holds, what is to be exported; give a folder elsewhere")
+
+
+def _tell(line: str) -> None:
+    print(f"voxstrata: {line}", file=sys.stderr)

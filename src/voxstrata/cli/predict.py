@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 DEMO_TABLE = Path("tables") / "adaltm-demo"
 DEMO_ROW = "joint"
+#: Columns of the table before those of classes and ratings, and behind them.
+_FIRST, _LAST = ("path", "emotion"), ("transcript", "note", "error")
 
 
 def register(app: typer.Typer) -> None:
@@ -45,14 +47,17 @@ def predict(
     split: str | None = typer.Option(None, "--split", help="Of prepared corpora; default: test."),
     fold: int | None = typer.Option(None, "--fold", help="Of prepared corpora; default: their own division."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object a line."),
+    as_csv: bool = typer.Option(False, "--csv", help="A table: a row a recording, a column a class."),
 ) -> None:
     """Tell emotion (with the probabilities of all classes) and words of recordings.
 
     Of a prepared corpus each row also has the references, ready for `voxstrata evaluate`.
     """
-    from voxstrata.errors import CorpusError
+    from voxstrata.errors import CorpusError, VoxstrataError
     from voxstrata.inference.recognizer import Recognizer
 
+    if as_json and as_csv:
+        raise VoxstrataError("--json and --csv were both given; choose one")
     sources = [_source(path) for path in paths]
     if all(isinstance(source, list) for source in sources) and (split, fold) != (None, None):
         raise CorpusError("--split and --fold are of prepared corpora, and none was given; leave them out")
@@ -61,19 +66,33 @@ def predict(
     )
     for note in recognizer.notes:
         _tell(note)
-    count = failed = 0
-    for row in _rows(sources, recognizer, split or "test", fold):
-        count, failed = count + 1, failed + (row.error is not None)
-        if as_json:
-            typer.echo(json.dumps(row.as_dict(), ensure_ascii=not _speaks_utf8()))
-        elif row.error is not None:
-            print(f"{row.path}: {row.error}", file=sys.stderr)
-        else:
-            encoding = sys.stdout.encoding or "utf-8"
-            typer.echo(readable(row).encode(encoding, "backslashreplace").decode(encoding))
-    if failed:
-        _tell(f"{failed} of {count} recordings failed")
+    counts = {"all": 0, "failed": 0}
+    rows = _counted(_rows(sources, recognizer, split or "test", fold), counts)
+    if as_csv:
+        for line in table_lines(rows):
+            _print(line)
+    else:
+        for row in rows:
+            _show(row, as_json)
+    if counts["failed"]:
+        _tell(f"{counts['failed']} of {counts['all']} recordings failed")
         raise typer.Exit(3)
+
+
+def _counted(rows: Iterable[Prediction], counts: dict[str, int]) -> Iterator[Prediction]:
+    for row in rows:
+        counts["all"] += 1
+        counts["failed"] += row.error is not None
+        yield row
+
+
+def _show(row: Prediction, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(row.as_dict(), ensure_ascii=not _speaks_utf8()))
+    elif row.error is not None:
+        print(f"{row.path}: {row.error}", file=sys.stderr)
+    else:
+        _print(readable(row))
 
 
 def _model(given: Path | None, transcribes: bool) -> Path | None:
@@ -122,6 +141,12 @@ def _speaks_utf8() -> bool:
     return (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
 
 
+def _print(text: str) -> None:
+    """Prints what standard output cannot spell escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
 def _tell(line: str) -> None:
     print(f"voxstrata: {line}", file=sys.stderr)
 
@@ -164,6 +189,55 @@ def demo_model(runs: Path) -> Path:
     rows = json.loads(table.read_text(encoding="utf-8"))["rows"]
     run = next(row["runs"][0] for row in rows if row["name"] == DEMO_ROW)
     return (table.parent / run).resolve()
+
+
+def table_lines(rows: Iterable[Prediction]) -> Iterator[str]:
+    """Rows as lines of CSV, the names of the columns first: what the first answer has, all have.
+
+    Failed rows wait for it; without any answer there are no columns of classes.
+    """
+    held: list[Prediction] = []
+    columns: list[str] | None = None
+    for row in rows:
+        if columns is None:
+            held.append(row)
+            if row.error is not None:
+                continue
+            columns = [*_FIRST, *_numbers(row), *_LAST]
+            yield _csv(columns)
+            yield from (_csv(_cells(one, columns)) for one in held)
+            continue
+        yield _csv(_cells(row, columns))
+    if columns is None:
+        columns = [*_FIRST, *_LAST]
+        yield _csv(columns)
+        yield from (_csv(_cells(one, columns)) for one in held)
+
+
+def _numbers(row: Prediction) -> dict[str, float]:
+    """Probabilities, ratings and further classes of a row, by column."""
+    from voxstrata.labels import DIMENSIONS
+
+    found = {f"probability:{name}": share for name, share in (row.probabilities or {}).items()}
+    found |= {name: value for name in DIMENSIONS if (value := getattr(row, name)) is not None}
+    for field, shares in (row.classes or {}).items():
+        found |= {f"{field}:{name}": share for name, share in shares.items()}
+    return found
+
+
+def _cells(row: Prediction, columns: Iterable[str]) -> list[object]:
+    numbers = _numbers(row)
+    return [getattr(row, name) if name in (*_FIRST, *_LAST) else numbers.get(name) for name in columns]
+
+
+def _csv(cells: Iterable[object]) -> str:
+    """A line of CSV without its end; a cell without a value is empty."""
+    import csv
+    import io
+
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()
 
 
 def readable(row: Prediction) -> str:

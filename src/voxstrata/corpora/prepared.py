@@ -13,8 +13,9 @@ from typing import Any
 
 from lhotse import AudioSource, CutSet, MonoCut, Recording, SupervisionSegment
 
-from voxstrata.audio import SAMPLE_RATE, audio_file
+from voxstrata.audio import SAMPLE_RATE, audio_file, shown
 from voxstrata.corpora.clip import SPLITS, Clip
+from voxstrata.corpora.manifest import ADVICE, read_about, read_rows
 from voxstrata.corpora.summary import CorpusSummary
 from voxstrata.errors import CorpusError
 from voxstrata.labels import DIMENSIONS
@@ -61,34 +62,38 @@ class PreparedCorpus:
         Raises:
             CorpusError: if the folder holds none, one of another format, or files of two different ones.
         """
-        advice = "make it with `voxstrata corpus prepare`"
         try:
-            content = json.loads((folder / CORPUS_FILE).read_text(encoding="utf-8"))
-            version = content["format_version"]
-            if version != FORMAT_VERSION:
-                raise CorpusError(f"{folder} has format {version}, this is format {FORMAT_VERSION}; {advice}")
-            if sha256_of(folder / CUTS_FILE) != content["cuts_sha256"]:
-                raise CorpusError(
-                    f"{folder / CUTS_FILE} is not the file that {CORPUS_FILE} describes; {advice} again"
-                )
-            return cls(
-                folder=folder,
-                name=content["name"],
-                labels=tuple(content["labels"]),
-                folds=tuple(map(tuple, content["folds"])),
-                fingerprint=content["fingerprint"],
-                summary=CorpusSummary.from_dict(content["summary"]),
-                left_out=tuple(content["left_out"]),
-                notes=tuple(content.get("notes", ())),
-                options=content.get("options", {}),
-                maps=tuple(content.get("maps", ())),
-            )
-        except OSError as fault:
-            raise CorpusError(
-                f"no prepared corpus in {folder} ({fault.strerror}: {fault.filename}); {advice}"
-            ) from None
-        except (ValueError, KeyError, TypeError):
-            raise CorpusError(f"{folder / CORPUS_FILE} cannot be read; {advice} again") from None
+            (folder / CORPUS_FILE).open("rb").close()
+            held = sha256_of(folder / CUTS_FILE)
+        except (OSError, ValueError) as fault:
+            # A name with a zero byte is no file's, and no OSError.
+            told = f"{fault.strerror}: {fault.filename}" if isinstance(fault, OSError) else str(fault)
+            raise CorpusError(f"no prepared corpus in {shown(folder)} ({told}); {ADVICE}") from None
+        about = read_about(folder / CORPUS_FILE, FORMAT_VERSION)
+        if held != about["cuts_sha256"]:
+            raise CorpusError(f"{folder / CUTS_FILE} is not the file that {CORPUS_FILE} describes; {ADVICE}")
+        return cls(
+            folder=folder,
+            name=about["name"],
+            labels=tuple(about["labels"]),
+            folds=tuple(map(tuple, about["folds"])),
+            fingerprint=about["fingerprint"],
+            summary=CorpusSummary.from_dict(about["summary"]),
+            left_out=tuple(about["left_out"]),
+            notes=tuple(about["notes"]),
+            options=about["options"],
+            maps=tuple(about["maps"]),
+        )
+
+    def __repr__(self) -> str:
+        """One line: name and place, clips by split, speakers, classes and folds."""
+        counts = self.summary.splits
+        clips = ", ".join(f"{split} {counts[split].clips}" for split in self.splits) or "none"
+        speakers = counts["all"].speakers if "all" in counts else 0
+        return (
+            f"PreparedCorpus({self.name!r} in {str(self.folder)!r}; clips: {clips}; {speakers} speakers, "
+            f"{len(self.labels)} classes, {len(self.folds)} folds)"
+        )
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -136,7 +141,7 @@ class PreparedCorpus:
             counts[row["custom"]["split"]] += 1
             if split in (None, row["custom"]["split"]):
                 given += 1
-                yield MonoCut.from_dict(row)
+                yield self._cut(row)
         if not given:
             held = ", ".join(f"{name} {counts[name]}" for name in SPLITS if counts[name])
             raise CorpusError(f"{self.name} in {self.folder} has no clips in {split}; it has {held}")
@@ -147,13 +152,21 @@ class PreparedCorpus:
             yield audio_file(Path(row["recording"]["sources"][0]["source"]))
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        with gzip.open(self.folder / CUTS_FILE, "rt", encoding="utf-8") as file:
-            for line in file:
-                row = json.loads(line)
-                for source in row["recording"]["sources"]:
-                    # Relative where the audio lies in the folder, so that it can be moved.
-                    source["source"] = str(self.folder.absolute() / source["source"])
-                yield row
+        for row in read_rows(self.folder / CUTS_FILE, self.summary.splits):
+            for source in row["recording"]["sources"]:
+                # Relative where the audio lies in the folder, so that it can be moved.
+                source["source"] = str(self.folder.absolute() / source["source"])
+            yield row
+
+    def _cut(self, row: dict[str, Any]) -> MonoCut:
+        name = row["id"]
+        try:
+            return MonoCut.from_dict(row)
+        except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as fault:
+            told = " ".join(str(fault).split())
+            raise CorpusError(
+                f"{self.folder / CUTS_FILE}: clip {name!r} is no cut of lhotse ({told}); {ADVICE}"
+            ) from None
 
     def _check_folds(self, fold: int | None, without_folds: Sequence[int]) -> None:
         allowed = f"1 to {len(self.folds)}" if self.folds else "none"

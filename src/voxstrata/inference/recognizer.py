@@ -10,16 +10,19 @@ from typing import Any
 
 import torch
 
-from voxstrata.audio import SAMPLE_RATE, Remark, load_with_remarks, remarks_on_band, shown
+from voxstrata.audio import SAMPLE_RATE, Remark, remarks_on_band, shown
+from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.batches.batch import Batch, Reference
 from voxstrata.batches.processes import Share
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import VoxstrataError
+from voxstrata.inference.given import Recording, heard
 from voxstrata.inference.models import AnyModel, find_models
 from voxstrata.inference.one_pass import one_pass
 from voxstrata.inference.path import device_of, fastest_device, predict
 from voxstrata.labels import DIMENSIONS, is_one_line
+from voxstrata.merging.merged import MergedBackbone
 from voxstrata.predictions import Prediction, one_row_each
 from voxstrata.systems.recognition import DimensionModel
 from voxstrata.systems.whisper_decoder import WhisperTranscriber
@@ -88,17 +91,28 @@ class Recognizer:
         models, notes = find_models(folder, transcriber=transcriber, language=language, words=words)
         return cls([model.to(fastest_device()) for model in models], notes)
 
-    def __call__(self, path: str | Path) -> Recognition:
+    def __repr__(self) -> str:
+        """One line: the models that answer, and where they lie."""
+        models = ", ".join(f"{type(model).__name__} over {_described(model)}" for model in self.models)
+        where = f"; on {device_of(self.models[0])}" if self.models else ""
+        return f"Recognizer({models or 'no models'}{where})"
+
+    def __call__(self, recording: Recording, *, sample_rate: float | None = None) -> Recognition:
         """Listens to one recording.
 
+        Args:
+            recording: a path; the bytes of an audio file, or a file that is open for bytes; or samples (numpy
+                or torch), [N] or [channels, N]: floats in [-1, 1], int16, int32 or uint8.
+            sample_rate: of samples, in Hz; a file tells its own.
+
         Raises:
-            AudioError: if it cannot be read, or is too short for the encoder.
+            AudioError: if it cannot be read, holds nothing to hear, or is too short for the encoder.
         """
-        row, duration_s = self._recognize(Path(path))
+        row, duration_s = self._recognize(recording, sample_rate)
         ratings = {name: value for name in DIMENSIONS if (value := getattr(row, name)) is not None}
-        heard = ((0.0, duration_s),)
+        segments = ((0.0, duration_s),)
         return Recognition(
-            row.emotion, row.probabilities, row.transcript, heard, ratings or None, row.classes, row.note
+            row.emotion, row.probabilities, row.transcript, segments, ratings or None, row.classes, row.note
         )
 
     def predictions(self, paths: Iterable[str | Path]) -> Iterator[Prediction]:
@@ -153,8 +167,8 @@ class Recognizer:
         for batch in batches:
             for place, rows in enumerate(zip(*self._rows(batch), strict=True)):
                 (answer,) = one_row_each(rows)
-                heard = batch.waveforms[place, : int(batch.lengths[place])].float().cpu().numpy()
-                yield _noted(answer, remarks_on_band(heard))
+                samples = batch.waveforms[place, : int(batch.lengths[place])].float().cpu().numpy()
+                yield _noted(answer, remarks_on_band(samples))
 
     def batches_of(
         self, corpus: PreparedCorpus, split: str, fold: int | None = None, *, batch_size: int = 8
@@ -187,13 +201,21 @@ class Recognizer:
             ]
         return found
 
-    def _recognize(self, path: Path) -> tuple[Prediction, float]:
-        heard, remarks = load_with_remarks(path)
-        samples = torch.from_numpy(heard)
-        name = _printable(str(path))
-        batch = Batch((Reference(id=name, path=name),), samples.unsqueeze(0), torch.tensor([len(samples)]))
+    def _recognize(self, recording: Recording, sample_rate: float | None = None) -> tuple[Prediction, float]:
+        mono, remarks, told = heard(recording, sample_rate)
+        samples = torch.from_numpy(mono)
+        name = _printable(told)
+        path = name if isinstance(recording, str | Path) else None
+        batch = Batch((Reference(id=name, path=path),), samples.unsqueeze(0), torch.tensor([len(samples)]))
         (row,) = self.answers([batch])
         return _noted(row, remarks), len(samples) / SAMPLE_RATE
+
+
+def _described(model: AnyModel) -> str:
+    """The encoder of a model, in short."""
+    encoder = model.encoder
+    base = encoder.base if isinstance(encoder, MergedBackbone) else encoder
+    return base.described() if isinstance(base, SpeechEncoder) else type(base).__name__
 
 
 def _asked_only(row: Prediction, asked: Collection[str]) -> Prediction:

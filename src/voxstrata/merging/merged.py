@@ -18,6 +18,7 @@ from voxstrata.backbone.encoder import SpeechEncoder, States
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.errors import CheckpointError
 from voxstrata.merging.engine import Merge, merging, swapped
+from voxstrata.merging.export_folder import COEFFICIENTS, export_folder
 from voxstrata.merging.front import fixed_layers, from_front, front_features, front_states
 from voxstrata.merging.heap import Heap
 from voxstrata.merging.rebuilt import forget
@@ -241,19 +242,35 @@ class MergedBackbone(nn.Module):
         }
         return {name: tensor.clone() for name, tensor in (self._counters | merged).items()}
 
-    def export(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+    def export(
+        self, folder: str | Path, *, dtype: torch.dtype | None = None, overwrite: bool = False
+    ) -> None:
         """Writes the merged encoder as a plain transformers folder, and coefficients.json beside it.
 
         Args:
-            folder: made if need be.
+            folder: new or empty.
             dtype: of the stored tensors; None keeps the base's.
+            overwrite: take a folder that holds something: an older export in it goes, other files stay.
+
+        Raises:
+            CheckpointError: if the folder holds something, or cannot be written.
         """
         told = {
             "granularity": self.granularity,
             "vectors": list(self.vectors),
             "coefficients": self.coefficients_by_layer(),
         }
-        self.base.save_with(folder, self.merged_state(), dtype=dtype, extras={"coefficients.json": told})
+        with export_folder(Path(folder), overwrite=overwrite) as partial:
+            self.base.save_with(partial, self.merged_state(), dtype=dtype, extras={COEFFICIENTS: told})
+
+    def __repr__(self) -> str:
+        """One line: the base, the vectors with their mean coefficients, the engine."""
+        means = self.coefficients.detach().float().mean(dim=0).tolist()
+        vectors = ", ".join(f"{name} {mean:.2f}" for name, mean in zip(self.vectors, means, strict=True))
+        return (
+            f"MergedBackbone({self.base.described()}; {vectors or 'no vectors'} (mean coefficients); "
+            f"{self.granularity}, {self.engine})"
+        )
 
     def _encode(self, weights: dict[str, Tensor], waveforms: Tensor, lengths: Tensor) -> States:
         tensors = {f"model.{name}": tensor for name, tensor in (self._counters | weights).items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from voxstrata.runs import written_whole
 FORMAT = "voxstrata-task-vector-1"
 #: Of safetensors: the number formats in which differences are stored.
 _TYPES = ("F64", "F32", "F16", "BF16")
+#: Characters of a source that stand in one line with the rest; of a longer path the end.
+_LONGEST_SOURCE = 60
 
 
 def is_task_vector(path: str | Path) -> bool:
@@ -129,6 +132,18 @@ class TaskVector:
                 "fine-tuned from, or allow a foreign expert (allow_foreign)"
             )
         return vector
+
+    def __repr__(self) -> str:
+        """One line: where it comes from, what it holds, which groups are zero, its Euclidean norm."""
+        source = (
+            self.source if len(self.source) <= _LONGEST_SOURCE else f"...{self.source[-_LONGEST_SOURCE:]}"
+        )
+        zero = ", ".join(map(str, self.zero_groups())) or "none"
+        norm = math.hypot(*self.norms())
+        return (
+            f"TaskVector(source={source!r}, tensors={len(self.deltas)}, groups={len(self.groups)}, "
+            f"zero groups: {zero}, norm={norm:.4g})"
+        )
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
