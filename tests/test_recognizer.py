@@ -264,6 +264,16 @@ def test_a_prepared_corpus_is_answered_with_its_references(runs, recordings, pre
     assert len(cli(prepared, "--split", "train", "--model", runs / "asr", "--json").stdout.splitlines()) == 2
 
 
+def test_a_limit_answers_a_few_of_each_folder_and_corpus(runs, recordings, prepared):
+    given = (recordings[0].parent, prepared, "--model", runs / "dual", "--json")
+    ids = [
+        [json.loads(line)["id"] for line in cli(*given, *more).stdout.splitlines()]
+        for more in ((), ("--limit", 2))
+    ]
+    few = [name for name in ids[1] if name.startswith("table/")]
+    assert len(few) == len(ids[1]) - 2 == 2 and ids[1][:2] == ids[0][:2] and set(ids[1]) < set(ids[0])
+
+
 def test_what_a_corpus_has_not_is_told(runs, recordings, prepared):
     assert "none was given" in str(cli(recordings[0], "--split", "dev", "--model", runs / "dual").exception)
     for arguments, told in ((("--split", "dev"), "dev"), (("--fold", 1), "fold")):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from heapq import nsmallest
 from itertools import pairwise
 
 from lhotse import CutSet, MonoCut
+from lhotse.cut import Cut
 from lhotse.dataset.sampling import SimpleCutSampler
 
 #: With fewer, the same clips would meet in the same batches in every epoch.
@@ -22,6 +25,17 @@ def derived_seed(*parts: object) -> int:
     """
     digest = hashlib.sha256("/".join(map(str, parts)).encode("utf-8")).digest()
     return int.from_bytes(digest[:8], "big")
+
+
+def drawn(found: Callable[[], Iterable[Cut]], limit: int) -> Iterator[Cut]:
+    """Some of the clips, by a hash of their ids: the same ones for the same ids, in their order.
+
+    Args:
+        found: gives the clips, one at a time, at each call.
+        limit: at most so many.
+    """
+    kept = set(nsmallest(limit, (cut.id for cut in found()), key=partial(derived_seed, "limit")))
+    return (cut for cut in found() if cut.id in kept)
 
 
 def plan_epoch(

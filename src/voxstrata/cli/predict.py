@@ -46,6 +46,9 @@ def predict(
     ),
     split: str | None = typer.Option(None, "--split", help="Of prepared corpora; default: test."),
     fold: int | None = typer.Option(None, "--fold", help="Of prepared corpora; default: their own division."),
+    limit: int | None = typer.Option(
+        None, "--limit", min=1, help="Of each folder or corpus at most so many recordings, for a quick try."
+    ),
     as_json: bool = typer.Option(False, "--json", help="One JSON object a line."),
     as_csv: bool = typer.Option(False, "--csv", help="A table: a row a recording, a column a class."),
 ) -> None:
@@ -67,7 +70,7 @@ def predict(
     for note in recognizer.notes:
         _tell(note)
     counts = {"all": 0, "failed": 0}
-    rows = _counted(_rows(sources, recognizer, split or "test", fold), counts)
+    rows = _counted(_rows(sources, recognizer, split or "test", fold, limit), counts)
     if as_csv:
         for line in table_lines(rows):
             _print(line)
@@ -124,13 +127,17 @@ def _source(path: Path) -> PreparedCorpus | list[Path]:
 
 
 def _rows(
-    sources: Iterable[PreparedCorpus | list[Path]], recognizer: Recognizer, split: str, fold: int | None
+    sources: Iterable[PreparedCorpus | list[Path]],
+    recognizer: Recognizer,
+    split: str,
+    fold: int | None,
+    limit: int | None,
 ) -> Iterator[Prediction]:
     for source in sources:
         if isinstance(source, list):
-            yield from recognizer.predictions(source)
+            yield from recognizer.predictions(source[:limit])
             continue
-        batches = recognizer.batches_of(source, split, fold)
+        batches = recognizer.batches_of(source, split, fold, limit=limit)
         for reason, clips in batches.left_out.items():
             _tell(f"{source.folder}: {clips} clips left out: {reason}")
         yield from recognizer.corpus_predictions(batches)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from heapq import nsmallest
 from pathlib import Path
 
 from lhotse import CutSet
 from lhotse.cut import Cut
 
-from voxstrata.batches.plan import derived_seed
+from voxstrata.batches.plan import drawn
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.corpora.speaker_parts import SpeakerShare, taken_speakers
 from voxstrata.errors import CorpusError, RecipeError
@@ -61,7 +60,7 @@ def read_cuts(corpora: Iterable[CorpusUse], split: str) -> Iterator[Cut]:
             if part not in use.splits or (use.fold is None and part not in corpus.splits):
                 continue
             found = partial(_of_part, corpus, use, part)
-            yield from found() if use.limit is None else _drawn(found, use.limit)
+            yield from found() if use.limit is None else drawn(found, use.limit)
 
 
 def limited(recipe: AnyRecipe, limit: int) -> AnyRecipe:
@@ -84,12 +83,6 @@ def _of_part(corpus: PreparedCorpus, use: CorpusUse, part: str) -> Iterable[Cut]
         return corpus.stream(part, use.fold, use.without_folds)
     cuts = corpus.cuts(part, use.fold, use.without_folds)
     return taken_speakers(cuts, _share(use.speakers), corpus.name)
-
-
-def _drawn(found: Callable[[], Iterable[Cut]], limit: int) -> Iterator[Cut]:
-    """Some clips, the same for the same ids."""
-    kept = set(nsmallest(limit, (cut.id for cut in found()), key=partial(derived_seed, "limit")))
-    return (cut for cut in found() if cut.id in kept)
 
 
 def _parts(use: CorpusUse, split: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from voxstrata.audio import SAMPLE_RATE, Remark, remarks_on_band, shown
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.batches.batch import Batch, Reference
+from voxstrata.batches.plan import drawn
 from voxstrata.batches.processes import Share
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.corpora.prepared import PreparedCorpus
@@ -171,9 +173,22 @@ class Recognizer:
                 yield _noted(answer, remarks_on_band(samples))
 
     def batches_of(
-        self, corpus: PreparedCorpus, split: str, fold: int | None = None, *, batch_size: int = 8
+        self,
+        corpus: PreparedCorpus,
+        split: str,
+        fold: int | None = None,
+        *,
+        batch_size: int = 8,
+        limit: int | None = None,
     ) -> BatchSource:
         """The clips of a prepared corpus, from short to long; for a model of ratings those that are rated.
+
+        Args:
+            corpus: whose clips they are.
+            split: of it.
+            fold: of it; None: its own division.
+            batch_size: clips in a batch.
+            limit: at most so many clips, drawn by a hash of their ids; None: all.
 
         Raises:
             CorpusError: if split or fold does not exist, or no clip is left.
@@ -185,7 +200,8 @@ class Recognizer:
             targets="dimensions" if rated else "consensus",
             cache_bytes=0,
         )
-        return BatchSource(corpus.stream(split, fold), options)
+        found = partial(corpus.stream, split, fold)
+        return BatchSource(found() if limit is None else drawn(found, limit), options)
 
     def _rows(self, batch: Batch) -> list[list[Prediction]]:
         """The rows of each model."""
