@@ -106,10 +106,12 @@ def test_the_shape_is_the_one_that_reports_read():
     assert (found["clips"], found["speakers"], found["unanswered"], found["errors"]) == (90, 6, 0, "wrong")
     emotion, transcript = found["emotion"], found["transcript"]
     assert set(emotion) == {
-        "labels", "uar", "precision", "macro_f1", "accuracy", "recall", "support", "confusion",
+        "clips", "speakers", "labels", "uar", "precision", "macro_f1", "accuracy", "recall", "support",
+        "confusion",
     }  # fmt: skip
     assert set(transcript) == {
-        "normalizer", "wer", "cer", "substitutions", "deletions", "insertions", "words", "characters",
+        "clips", "speakers", "normalizer", "wer", "cer", "substitutions", "deletions", "insertions", "words",
+        "characters",
     }  # fmt: skip
     for metric in (emotion["uar"], emotion["accuracy"], transcript["cer"]):
         assert set(metric) == {"value", "iid", "speaker"}

@@ -286,12 +286,12 @@ def test_loss_that_is_not_finite_is_still_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("metrics.json", "{", "cannot be read as JSON"),
+        ("metrics.json", "{", "is not JSON"),
         ("metrics.json", '{"test": {"emotion": {"labels": ["a", "b"], "confusion": [[1, 2]]}}}', "2 x 2"),
         ("metrics.json", '{"test": {"emotion": {"labels": ["a", "b"], "uar": {}}}}', "uar.value"),
         ("journal.jsonl", '{"kind": "step", "step": 1}', '"step" and "loss"'),
         ("model/coefficients.json", '{"vectors": ["a"], "coefficients": [[1, 2]]}', "layer 0 has 2"),
-        ("provenance.json", "[]", "an object is needed"),
+        ("provenance.json", "[]", "must hold a JSON object"),
     ],
 )
 def test_file_that_does_not_fit_is_named(tmp_path: Path, name: str, content: str, expected: str) -> None:
@@ -346,7 +346,7 @@ def test_table_page_sets_the_papers_numbers_beside_ours(table: Path) -> None:
     page = write_table_report(table)
     assert_offline_and_safe(page)
     elements = Elements(page)
-    ours = ("41.0", "[35.9, 46.2]", "[31.0, 51.0] spk", "40.2, 41.8")
+    ours = ("41.0", "[35.9, 46.2] by clip", "[31.0, 51.0] by speaker", "40.2, 41.8")
     for expected in ("plumbing, not evidence", *ours, "38.94", HOSTILE):
         assert expected in elements.text, expected
     found = rows(table / "figures/forest-uar.csv")

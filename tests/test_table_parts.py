@@ -16,11 +16,13 @@ import yaml
 from typer.testing import CliRunner
 
 from voxstrata.cli.main import app
+from voxstrata.corpora.prepare import prepare
 from voxstrata.errors import RecipeError, VoxstrataError
 from voxstrata.experiments import run
 from voxstrata.experiments.tables.archive import _placeless
+from voxstrata.experiments.tables.corpora import given_corpora
 from voxstrata.experiments.tables.pieces import Piece, narrowed, points
-from voxstrata.experiments.tables.table import read_table
+from voxstrata.experiments.tables.table import Scale, read_table
 from voxstrata.reporting import page
 from voxstrata.runs import RunFolder, folder_lock, is_held
 
@@ -115,6 +117,62 @@ def test_what_another_process_is_doing_is_left_to_it_while_there_is_other_work(
     work.join(120)
     assert not is_held(held) and len(list(held.parent.glob("*/COMPLETE"))) == 4
     assert {Path(folder).name for folder in found[0]} >= {held.name}
+
+
+def test_a_corpus_that_is_prepared_already_serves_in_the_place_of_the_tables_own(
+    table: Path, corpus_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its runs are the same ones, wherever the corpus lies; no data root is needed."""
+    monkeypatch.setattr(page, "write_report", lambda run: None)
+    monkeypatch.delenv("VOXSTRATA_DATA", raising=False)
+    runs = table.parent / "runs"
+    ready = ["--corpus", f"speech={corpus_folder}", "--only", "ser", "--seed", "0"]
+    words = ["reproduce", str(table), "--scale", "toy", "--out", str(runs), "--json", *ready]
+    checked = CliRunner().invoke(app, [*words, "--dry-run"])
+    found = json.loads(checked.stdout)
+    assert (checked.exit_code, found["faults"]) == (0, []), checked.output
+    assert [run["name"] for run in found["runs"]] == ["ser"]
+    assert [corpus["folder"] for corpus in found["corpora"]] == [str(corpus_folder)]
+    first = json.loads(CliRunner().invoke(app, words).stdout)
+    assert not list((runs / "corpora").glob("speech-*"))
+    recipe = yaml.safe_load((Path(first[0]) / "recipe.yaml").read_text())
+    assert recipe["data"]["corpora"][0]["path"] == str(corpus_folder)
+    done = (Path(first[0]) / "COMPLETE").stat().st_mtime_ns
+    assert json.loads(reproduce(table, corpus_folder, "--only", "ser", "--seed", "0").stdout) == first
+    assert (
+        list((runs / "corpora").glob("speech-*")) and (Path(first[0]) / "COMPLETE").stat().st_mtime_ns == done
+    )
+
+
+def test_a_corpus_that_was_prepared_in_another_way_is_refused(
+    table: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    def scale(**changes: object) -> Scale:
+        values = yaml.safe_load(table.read_text())
+        values["scales"]["toy"]["corpora"]["speech"] |= changes
+        values["scales"]["toy"]["corpora"]["spoken"] = {"synth": {}}
+        (tmp_path / "changed.yaml").write_text(yaml.safe_dump(values))
+        return read_table(tmp_path / "changed.yaml").scale("toy")
+
+    trimmed = prepare("table", corpus_folder.parent, tmp_path / "trimmed", trim_silence=True).folder
+    for changes, given, message in (
+        ({}, ["speech"], "has the form NAME=FOLDER; found 'speech'"),
+        ({}, ["other=x"], "this scale's corpora are speech"),
+        ({}, ["spoken=x"], "synthetic corpora are spoken anew"),
+        ({}, [f"speech={corpus_folder}"] * 2, "given twice"),
+        ({}, [f"speech={tmp_path / 'nowhere'}"], "nowhere"),
+        ({"reader": "ravdess"}, [f"speech={corpus_folder}"], "its reader is table, here ravdess"),
+        ({"maps": ["four"]}, [f"speech={corpus_folder}"], "its label maps are none, here four"),
+        ({"trim_silence": True}, [f"speech={corpus_folder}"], "its silence is kept"),
+        ({}, [f"speech={trimmed}"], "its silence is trimmed"),
+    ):
+        with pytest.raises(VoxstrataError, match=message) as fault:
+            given_corpora(scale(**changes), given)
+        assert "\n" not in str(fault.value)
+    (one,) = given_corpora(scale(), [f"speech={corpus_folder}"]).values()
+    assert one.folder == corpus_folder
+    (one,) = given_corpora(scale(trim_silence=True, skip_bad=True), [f"speech={trimmed}"]).values()
+    assert one.folder == trimmed
 
 
 def test_an_archive_gives_the_same_table_without_training_and_tells_no_places(

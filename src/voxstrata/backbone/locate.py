@@ -17,6 +17,8 @@ _TOKENIZER_FILES = (
     *("vocab.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json", "merges.txt"),
 )
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+#: The folder that runs lie in, unless told otherwise.
+_RUNS = "runs"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -63,9 +65,28 @@ def locate(name: str | Path, *, download: bool = True) -> Path:
         raise CheckpointError(f"cannot look for {str(path)[:80]!r}: {fault}; give a folder or file") from None
     if there:
         return _encoder_in(path)
+    if _RUNS in path.parts[:-1]:
+        raise CheckpointError(
+            f"no run or checkpoint at {name}; train it first, or give a folder, a hub id, or {_packaged()}"
+        )
     if isinstance(name, Path) or not _HUB_NAME.fullmatch(name):
         raise CheckpointError(f"no model folder or file at {name}; give a folder, a hub id, or {_packaged()}")
     return _download(name, local_only=not download)
+
+
+def is_missing_run(name: str) -> bool:
+    """Whether a name that is not there is of a run or a checkpoint here, and not of a model of the hub.
+
+    That is so below a folder `runs`, and in any folder that is here.
+    """
+    path = Path(name)
+    try:
+        if packaged(name) is not None or path.exists():
+            return False
+        return _RUNS in path.parts[:-1] or (len(path.parts) > 1 and path.parent.is_dir())
+    except (OSError, ValueError):
+        # No name of a file: `locate` says so.
+        return False
 
 
 def _packaged() -> str:
@@ -83,12 +104,13 @@ def _download(name: str, *, local_only: bool) -> Path:
         folder = fetch("*.safetensors", "*.safetensors.index.json")
         return folder if any(folder.glob("*.safetensors")) else fetch(*_TORCH_FILES)
     except (OSError, ValueError) as fault:
+        begin = f"no run or checkpoint at {name}: it" if is_missing_run(name) else name
         if local_only:
             raise CheckpointError(
-                f"{name} is no folder here and not in the Hugging Face cache; fetch it: hf download {name}"
+                f"{begin} is no folder here and not in the Hugging Face cache; fetch it: hf download {name}"
             ) from None
         reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
         raise CheckpointError(
-            f"{name} is no folder here and cannot be had from the Hugging Face hub ({reason}); "
+            f"{begin} is no folder here and cannot be had from the Hugging Face hub ({reason}); "
             f"give a folder, an id the hub knows (and a connection), or {_packaged()}"
         ) from None

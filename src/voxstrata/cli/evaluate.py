@@ -169,7 +169,19 @@ def clips_line(clips: int, speakers: int, unanswered: int, errors: str) -> str:
     """What was scored, and how clips without an answer were counted."""
     counted = "counted as wrong" if errors == "wrong" else "left out"
     lost = f", {unanswered} WITHOUT AN ANSWER ({counted})" if unanswered else ""
-    return f"{clips} clips, {speakers or 'unknown'} speakers{lost}"
+    return f"{_clips_of(clips, speakers)}{lost}"
+
+
+def task_lines(scores: Scores) -> list[str]:
+    """The clips of each task, where a task has not all of them."""
+    counts = {name: _clips_of(task.clips, task.speakers) for name, task in scores.tasks.items()}
+    if set(counts.values()) == {_clips_of(scores.clips, scores.speakers)}:
+        return []
+    return [f"  {name}: {told}" for name, told in counts.items()]
+
+
+def _clips_of(clips: int, speakers: int) -> str:
+    return f"{clips} clips, {speakers or 'unknown'} speakers"
 
 
 def word_errors_line(errors: WordErrors) -> str:
@@ -194,6 +206,8 @@ def _print_scores(console: Console, name: str, scores: Scores) -> None:
 
     console.print(name, soft_wrap=True)
     console.print(clips_line(scores.clips, scores.speakers, scores.unanswered, scores.errors), soft_wrap=True)
+    for line in task_lines(scores):
+        console.print(line, soft_wrap=True)
     table = Table("percent", box=box.SIMPLE)
     for heading in ("value", "95 % by clip", "95 % by speaker"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -19,13 +19,9 @@ def outcome(run: RunFolder) -> Iterator[str]:
     Args:
         run: that is complete.
     """
-    from voxstrata.reporting.wording import metric_title
-
     metrics = _metrics(run)
     for split, scores in metrics.items():
-        shown = "   ".join(f"{metric_title(name)} {_metric(metric)}" for metric, name in _parts(scores))
-        people = f", {scores['speakers']} speakers" if scores.get("speakers") else ""
-        yield f"{split + ':':<8}{shown}   ({scores['clips']:,} clips{people})"
+        yield f"{split + ':':<8}{'   '.join(_shown(scores))}"
     if metrics:
         yield f"        percent, 95 % intervals {_drawn(metrics)}"
     if (line := _best(run)) is not None:
@@ -72,10 +68,27 @@ def _metrics(run: RunFolder) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _parts(scores: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """The metrics that are shown of a split, each with its key."""
-    yield from ((scores[part][metric], metric) for part, metric in _SHOWN.items() if part in scores)
-    yield from ((part["uar"], f"uar_{field}") for field, part in scores.get("classes", {}).items())
+def _parts(scores: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, str]]:
+    """What is shown of a split: a task's scores, the key of its metric there, and the metric's name."""
+    yield from ((scores[part], metric, metric) for part, metric in _SHOWN.items() if part in scores)
+    yield from ((part, "uar", f"uar_{field}") for field, part in scores.get("classes", {}).items())
+
+
+def _shown(scores: Mapping[str, Any]) -> list[str]:
+    """The metrics of a split and its clips: once behind them all, or of each where not all tasks have all."""
+    from voxstrata.reporting.wording import metric_title
+
+    metrics = [f"{metric_title(name)} {_metric(part[metric])}" for part, metric, name in _parts(scores)]
+    counts = [_counted(part if "clips" in part else scores) for part, _, _ in _parts(scores)]
+    if set(counts) <= {_counted(scores)}:
+        return [*metrics, _counted(scores)]
+    return [f"{metric} {count}" for metric, count in zip(metrics, counts, strict=True)]
+
+
+def _counted(scores: Mapping[str, Any]) -> str:
+    from voxstrata.reporting.wording import counted
+
+    return f"({counted(scores['clips'], scores.get('speakers'))})"
 
 
 def _metric(metric: Mapping[str, Any]) -> str:
@@ -86,8 +99,8 @@ def _metric(metric: Mapping[str, Any]) -> str:
 
 def _drawn(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """What the intervals were resampled by."""
-    parts = [part for scores in metrics.values() for part, _ in _parts(scores)]
-    by_speaker = {metric["speaker"] is not None for metric in parts}
+    shown = [part[metric] for scores in metrics.values() for part, metric, _ in _parts(scores)]
+    by_speaker = {metric["speaker"] is not None for metric in shown}
     if len(by_speaker) > 1:
         return "by speaker, or by clip where there are not two speakers"
     return "by speaker" if by_speaker == {True} else "by clip"

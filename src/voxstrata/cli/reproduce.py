@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ def reproduce(
     table: str = typer.Argument(..., help="A packaged table (adaltm) or a YAML file."),
     scale: str = typer.Option(..., "--scale", help="One of the table's scales: demo, real, ..."),
     data: Path | None = typer.Option(None, "--data", help="Folder of the corpora; default $VOXSTRATA_DATA."),
+    corpus: list[str] | None = typer.Option(
+        None, "--corpus", metavar="NAME=FOLDER", help="Use this prepared corpus; may be repeated."
+    ),
     out: Path = typer.Option(Path("runs"), "--out", help="Folder for runs, corpora and tables."),
     only: str | None = typer.Option(
         None, "--only", help="Train these rows (comma-separated) and what they need; print their runs."
@@ -48,17 +52,18 @@ def reproduce(
     rows = None if only is None else tuple(filter(None, map(str.strip, only.split(","))))
     piece = Piece(rows, fold, part, seed)
     written = {"--results": results is not None, "--archive": archive is not None}
-    _refuse(piece, as_table, {"--dry-run": dry_run, **({} if as_table else written)})
+    _refuse(piece, as_table, {} if as_table or dry_run else written)
+    ready = tuple(corpus or ())
     if dry_run:
-        _refuse_to_write(written)
-        _check(table, scale, data, out, tflops, as_json)
+        _refuse_to_write(written | {"--table": as_table})
+        _check(table, scale, data, out, piece, ready, tflops, as_json)
         return
     refuse_without_dry_run({"--tflops": tflops is not None})
     if piece != WHOLE and not as_table:
-        runs = [str(run) for run in train_piece(table, scale, data, out, piece)]
+        runs = [str(run) for run in train_piece(table, scale, data, out, piece, ready)]
         typer.echo(json.dumps(runs, indent=2) if as_json else "\n".join(runs))
         return
-    folder = run_table(table, scale, data, out, piece, archive)
+    folder = run_table(table, scale, data, out, piece, archive, ready)
     show(folder, as_json)
     if results is not None:
         from voxstrata.experiments.tables.results import write_section
@@ -73,8 +78,8 @@ def _refuse(piece: Piece, as_table: bool, others: dict[str, bool]) -> None:
 
     if piece != WHOLE and (given := [name for name, there in others.items() if there]):
         raise RecipeError(
-            f"{given[0]} is for a whole table; leave it or --only, --fold, --part and --seed out"
-            + ("" if given[0] == "--dry-run" else ", or add --table")
+            f"{given[0]} is for a whole table; leave it or --only, --fold, --part and --seed out, "
+            "or add --table"
         )
     if piece.rows == ():
         raise RecipeError("--only names no row; name rows, separated by commas, or leave it out")
@@ -82,8 +87,8 @@ def _refuse(piece: Piece, as_table: bool, others: dict[str, bool]) -> None:
         raise RecipeError("--table is for a piece: add --only, --fold, --part or --seed, or leave it out")
     if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise RecipeError(
-            f"started {count} times by a launcher; start `train` so, and divide a table with --only, --fold, "
-            "--part and --seed into jobs of one process"
+            f"started {count} times by a launcher; start `train` so, and give each GPU a piece of the table: "
+            "CUDA_VISIBLE_DEVICES=0 for the one, =1 for the other, and --only, --fold, --part or --seed"
         )
 
 
@@ -95,21 +100,26 @@ def _refuse_to_write(written: dict[str, bool]) -> None:
         raise RecipeError(f"a dry run has no numbers for {given[0]}; leave one of the two out")
 
 
-def train_piece(table: str, scale: str, data: Path | None, out: Path, piece: Piece) -> list[Path]:
+def train_piece(
+    table: str, scale: str, data: Path | None, out: Path, piece: Piece, ready: Sequence[str] = ()
+) -> list[Path]:
     """Trains a piece of a table under a progress bar; returns the run folders of its rows."""
     from voxstrata.cli.progress import bar
+    from voxstrata.experiments.tables.corpora import given_corpora
     from voxstrata.experiments.tables.pieces import narrowed
     from voxstrata.experiments.tables.reproduce import train_part
     from voxstrata.experiments.tables.table import read_table
 
-    given = read_table(table)
-    chosen = narrowed(given, given.scale(scale), piece)
+    read = read_table(table)
+    chosen = narrowed(read, read.scale(scale), piece)
+    given = given_corpora(chosen, ready)
     with bar() as (say, advance):
         return train_part(
-            given,
+            read,
             chosen,
             out=out,
             data=data_root(data),
+            given=given,
             say=say,
             tick=lambda now: advance(now.done, now.total, f"{now.run} {now.detail}"),
         )
@@ -122,22 +132,27 @@ def run_table(
     out: Path,
     piece: Piece | None = None,
     archive: Path | None = None,
+    ready: Sequence[str] = (),
 ) -> Path:
     """Runs a table, or a piece of it, under a progress bar; returns its folder."""
     from voxstrata.cli.progress import bar
+    from voxstrata.experiments.tables.corpora import given_corpora
     from voxstrata.experiments.tables.pieces import WHOLE
     from voxstrata.experiments.tables.reproduce import reproduce as run
     from voxstrata.experiments.tables.table import read_table
 
+    read = read_table(table)
+    given = given_corpora(read.scale(scale), ready)
     with bar() as (say, advance):
         return run(
-            read_table(table),
+            read,
             table,
             scale,
             piece or WHOLE,
             out=out,
             data=data_root(data),
             archive=archive,
+            given=given,
             say=say,
             tick=lambda now: advance(now.done, now.total, f"{now.run} {now.detail}"),
         )
@@ -150,13 +165,24 @@ def data_root(given: Path | None) -> Path | None:
     return given
 
 
-def _check(table: str, scale: str, data: Path | None, out: Path, tflops: float | None, as_json: bool) -> None:
+def _check(
+    table: str,
+    scale: str,
+    data: Path | None,
+    out: Path,
+    piece: Piece,
+    ready: Sequence[str],
+    tflops: float | None,
+    as_json: bool,
+) -> None:
     from voxstrata.cli.dry_run import show as show_found
     from voxstrata.experiments.dry_run.table import dry_run_table
+    from voxstrata.experiments.tables.corpora import given_corpora
     from voxstrata.experiments.tables.table import read_table
 
-    assumed = assumptions(tflops)
-    found = dry_run_table(read_table(table), scale, out=out, data=data_root(data), assumed=assumed)
+    assumed, read = assumptions(tflops), read_table(table)
+    given = given_corpora(read.scale(scale), ready)
+    found = dry_run_table(read, scale, piece, out=out, data=data_root(data), given=given, assumed=assumed)
     show_found(found, as_json)
 
 

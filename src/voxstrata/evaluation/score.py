@@ -70,6 +70,8 @@ class EmotionScores:
         recall: name -> recall, None where the references do not have the class.
         support: name -> reference clips.
         confusion: counts, rows = reference, columns = prediction; clips without an answer stand in no column.
+        clips: scored.
+        speakers: distinct names among them.
     """
 
     labels: tuple[str, ...]
@@ -77,10 +79,14 @@ class EmotionScores:
     recall: Mapping[str, float | None]
     support: Mapping[str, int]
     confusion: tuple[tuple[int, ...], ...]
+    clips: int
+    speakers: int
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
+            "clips": self.clips,
+            "speakers": self.speakers,
             "labels": list(self.labels),
             **{name: metric.as_dict() for name, metric in self.metrics.items()},
             "recall": dict(self.recall),
@@ -98,12 +104,16 @@ class TranscriptScores:
         metrics: `wer`, `cer`.
         errors: word errors by kind, and the words of the references.
         characters: in the references.
+        clips: scored.
+        speakers: distinct names among them.
     """
 
     normalizer: str
     metrics: Mapping[str, Metric]
     errors: WordErrors
     characters: int
+    clips: int
+    speakers: int
 
     @property
     def words(self) -> int:
@@ -113,6 +123,8 @@ class TranscriptScores:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
+            "clips": self.clips,
+            "speakers": self.speakers,
             "normalizer": self.normalizer,
             **{name: metric.as_dict() for name, metric in self.metrics.items()},
             **self.errors.as_dict(),
@@ -127,16 +139,22 @@ class DimensionScores:
 
     Args:
         clips: scored.
+        speakers: distinct names among them.
         metrics: `ccc_arousal`, `ccc_valence`, `ccc_dominance` as far as they were answered, and `ccc`, their
             mean; each in [-1, 1].
     """
 
     clips: int
+    speakers: int
     metrics: Mapping[str, Metric]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"clips": self.clips, **{name: metric.as_dict() for name, metric in self.metrics.items()}}
+        return {
+            "clips": self.clips,
+            "speakers": self.speakers,
+            **{name: metric.as_dict() for name, metric in self.metrics.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -144,7 +162,7 @@ class Scores:
     """Scores of one predictions file.
 
     Args:
-        clips: scored.
+        clips: scored, of any task; each task tells its own.
         speakers: distinct names among the scored clips.
         emotion: None where the file answers no emotions.
         transcript: None where the file answers no words.
@@ -165,14 +183,19 @@ class Scores:
     errors: str
     warnings: tuple[str, ...]
 
+    @property
+    def tasks(self) -> dict[str, EmotionScores | TranscriptScores | DimensionScores]:
+        """Those scored: `emotion`, `transcript`, `dimensions` and the fields of further classes."""
+        known = {"emotion": self.emotion, "transcript": self.transcript, "dimensions": self.dimensions}
+        return {name: found for name, found in {**known, **self.classes}.items() if found is not None}
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON; an absent task is absent."""
         classes = {field: scores.as_dict() for field, scores in self.classes.items()}
-        tasks = {"emotion": self.emotion, "transcript": self.transcript, "dimensions": self.dimensions}
         return {
             "clips": self.clips,
             "speakers": self.speakers,
-            **{name: scores.as_dict() for name, scores in tasks.items() if scores is not None},
+            **{name: found.as_dict() for name, found in self.tasks.items() if name not in classes},
             **({"classes": classes} if classes else {}),
             "unanswered": self.unanswered,
             "errors": self.errors,
@@ -250,6 +273,8 @@ def _emotion_scores(found: Answers, labels: Sequence[str] | None, resamples: int
         },
         support=support,
         confusion=tuple(tuple(map(int, row)) for row in confusion),
+        clips=len(found),
+        speakers=_speakers(found),
     )
 
 
@@ -260,6 +285,8 @@ def _transcript_scores(found: Answers, normalizer: str, resamples: int, seed: in
         metrics=metrics_of(tally, found, resamples, seed),
         errors=word_errors(found.references, found.answers, normalizer),
         characters=int(tally.total[3]),
+        clips=len(found),
+        speakers=_speakers(found),
     )
 
 
@@ -275,7 +302,13 @@ def warnings_of(predictions: Sequence[Prediction], tasks: Tasks) -> tuple[str, .
 
 
 def _dimension_scores(found: Ratings, resamples: int, seed: int) -> DimensionScores:
-    return DimensionScores(len(found), metrics_of(rating_tally(found), found, resamples, seed))
+    return DimensionScores(
+        len(found), _speakers(found), metrics_of(rating_tally(found), found, resamples, seed)
+    )
+
+
+def _speakers(found: Answers | Ratings) -> int:
+    return len(set(found.speakers) - {None})
 
 
 def metrics_of(

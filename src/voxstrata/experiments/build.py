@@ -11,6 +11,7 @@ from voxstrata.backbone.encoder import SpeechEncoder, build_backbone, load_backb
 from voxstrata.experiments.build_harmonifuse import build_harmonifuse
 from voxstrata.experiments.build_joint import build_joint
 from voxstrata.experiments.frames import hold_against_frames
+from voxstrata.experiments.missing_runs import require_runs
 from voxstrata.experiments.sources import AnySources, Sources
 from voxstrata.experiments.task_sources import TaskSources
 from voxstrata.fusion.parallel_encoders import ParallelEncoders
@@ -59,6 +60,7 @@ def build_system(recipe: TrainedRecipe, sources: AnySources, say: Say) -> System
     Raises:
         VoxstrataError: if clips, encoders and recipe do not fit together.
     """
+    require_runs(recipe)
     if isinstance(recipe, HarmoniFuseRecipe):
         assert isinstance(sources, TaskSources)
         return build_harmonifuse(recipe, sources, say)

@@ -14,81 +14,9 @@ from voxstrata.predictions import Prediction, read_predictions
 from voxstrata.reporting.coefficients import Coefficients, coefficients_so_far, read_coefficients
 from voxstrata.reporting.files import first_fault, read_json, read_recipe
 from voxstrata.reporting.fusion import FusionWeights, read_fusion
+from voxstrata.reporting.heading import run_heading
+from voxstrata.reporting.scores import SplitScores
 from voxstrata.runs import RunFolder
-
-
-class Score(BaseModel):
-    """A metric in [0, 1] (error rates may pass 1, CCC may be negative) with its 95 % intervals.
-
-    Of several seeds: their mean, and the value of each.
-    """
-
-    model_config = ConfigDict(frozen=True)
-    value: float
-    iid: tuple[float, float] | None = None
-    speaker: tuple[float, float] | None = None
-    by_seed: tuple[float, ...] = ()
-
-
-class EmotionScores(BaseModel):
-    """Emotion part of `metrics.json`; confusion [C, C] counts, rows = reference."""
-
-    model_config = ConfigDict(frozen=True)
-    labels: tuple[str, ...]
-    uar: Score | None = None
-    macro_f1: Score | None = None
-    precision: Score | None = None
-    accuracy: Score | None = None
-    recall: dict[str, float | None] = {}
-    support: dict[str, int] = {}
-    confusion: tuple[tuple[int, ...], ...] = ()
-
-
-class ErrorKind(BaseModel):
-    """Word errors of one kind: how many, and their rate over the reference words."""
-
-    model_config = ConfigDict(frozen=True)
-    count: int
-    rate: float
-
-
-class TranscriptScores(BaseModel):
-    """Transcript part of `metrics.json`."""
-
-    model_config = ConfigDict(frozen=True)
-    normalizer: str | None = None
-    wer: Score | None = None
-    cer: Score | None = None
-    substitutions: ErrorKind | None = None
-    deletions: ErrorKind | None = None
-    insertions: ErrorKind | None = None
-    words: int | None = None
-    characters: int | None = None
-
-
-class DimensionScores(BaseModel):
-    """Ratings part of `metrics.json`."""
-
-    model_config = ConfigDict(frozen=True)
-    ccc: Score | None = None
-    ccc_arousal: Score | None = None
-    ccc_valence: Score | None = None
-    ccc_dominance: Score | None = None
-
-
-class SplitScores(BaseModel):
-    """Scores of one predictions file."""
-
-    model_config = ConfigDict(frozen=True)
-    clips: int | None = None
-    speakers: int | None = None
-    emotion: EmotionScores | None = None
-    transcript: TranscriptScores | None = None
-    dimensions: DimensionScores | None = None
-    classes: dict[str, EmotionScores] = {}
-    unanswered: int = 0
-    errors: str = ""
-    warnings: tuple[str, ...] = ()
 
 
 class LeakFound(BaseModel):
@@ -129,9 +57,9 @@ class RunContents:
 
     Args:
         name: name of the run folder.
+        heading: what it is: system, tasks and corpora, as far as the recipe tells.
         complete: whether the run is done.
         recipe: text of the resolved recipe.
-        system: the recipe's system, where it names one.
         provenance: as stored.
         steps: journal rows of training steps, one a step.
         validations: journal rows of validations, one a step.
@@ -143,9 +71,9 @@ class RunContents:
     """
 
     name: str
+    heading: str
     complete: bool
     recipe: str
-    system: str | None
     provenance: Mapping[str, Any]
     steps: Sequence[Mapping[str, Any]]
     validations: Sequence[Mapping[str, Any]]
@@ -175,17 +103,17 @@ def read_run(run: RunFolder) -> RunContents:
     validations = _journal(run, "validation")
     provenance = read_json(run.provenance)
     recipe = read_recipe(run)
-    system = recipe.get("system")
+    scores = _scores(run.metrics)
     kept = kept_validation(validations, recipe)
     return RunContents(
         name=run.path.resolve().name,
+        heading=run_heading(recipe, scores.values()),
         complete=run.is_complete or provenance.get("finished") is not None,
         recipe=run.recipe.read_text(encoding="utf-8"),
-        system=system if isinstance(system, str) else None,
         provenance=provenance,
         steps=_journal(run, "step"),
         validations=validations,
-        scores=_scores(run.metrics),
+        scores=scores,
         predictions={
             path.stem: read_predictions(path) for path in sorted((run.path / "predictions").glob("*.jsonl"))
         },

@@ -99,6 +99,24 @@ class Drawing:
         atomic_write(folder / f"{self.name}.csv", self.csv)
 
 
+def laid_out(drawings: Sequence[Drawing]) -> list[tuple[Drawing, str]]:
+    """Figures in rows of two, so that none stands beside a hole.
+
+    Returns:
+        each with its place: "wide" fills a row, "alone" has a row to itself, "" is one of two.
+    """
+    places: list[tuple[Drawing, str]] = []
+    pair = False
+    for index, drawing in enumerate(drawings):
+        if drawing.wide:
+            places.append((drawing, "wide"))
+            continue
+        follows = index + 1 < len(drawings) and not drawings[index + 1].wide
+        places.append((drawing, "" if pair or follows else "alone"))
+        pair = not pair and follows
+    return places
+
+
 def label(text: str, width: int = 28) -> str:
     """A name as a figure can show it: one line, no control characters, not too long."""
     clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from voxstrata.reporting.coefficients import Coefficients
-from voxstrata.reporting.contents import EmotionScores
 from voxstrata.reporting.drawing import (
     GRID,
     INK,
@@ -20,6 +19,7 @@ from voxstrata.reporting.drawing import (
     legend_below,
     to_svg,
 )
+from voxstrata.reporting.scores import EmotionScores
 from voxstrata.reporting.wording import percent
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _PLATE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 #: Coefficients that hardly moved must not look as if they had: the axis shows at least this much around init.
 LEAST_HALF_RANGE = 0.05
+#: A confusion matrix of more classes takes the width of the page.
+MOST_NARROW_CLASSES = 10
 
 
 def coefficient_limits(values: Iterable[float], starts: Iterable[float]) -> tuple[float, float]:
@@ -137,14 +139,27 @@ def confusion_figure(split: str, emotion: EmotionScores) -> Drawing:
     labels, counts = emotion.labels, emotion.confusion
     size = len(labels)
     shares = [[count / sum(row) if sum(row) else 0.0 for count in row] for row in counts]
-    with canvas(4.6, 1.4 + 0.38 * size) as (figure, axes):
+    wide = size > MOST_NARROW_CLASSES
+    # Three digits (1.9 times as wide as high) fit a cell; all cells together are some 240 or 520 pt wide.
+    large = min(9.0, (520 if wide else 240) / size / 2.2)
+    with canvas(9.0 if wide else 4.6, 1.4 + 0.38 * size) as (figure, axes):
         cmap = LinearSegmentedColormap.from_list("share", ["#ffffff", "#56B4E9", "#0072B2", "#00436b"])
         axes.pcolormesh(shares, cmap=cmap, vmin=0, vmax=1, edgecolors="#d0d7de", linewidth=0.6)
         for y, row in enumerate(counts):
             for x, count in enumerate(row):
                 ink = "white" if shares[y][x] > 0.45 else INK
-                axes.text(x + 0.5, y + 0.42, percent(shares[y][x], 0), ha="center", va="center", color=ink)
-                axes.text(x + 0.5, y + 0.76, str(count), ha="center", va="center", color=ink, fontsize=6.5)
+                axes.text(
+                    x + 0.5,
+                    y + 0.42,
+                    percent(shares[y][x], 0),
+                    ha="center",
+                    va="center",
+                    color=ink,
+                    fontsize=large,
+                )
+                axes.text(
+                    x + 0.5, y + 0.76, str(count), ha="center", va="center", color=ink, fontsize=0.72 * large
+                )
         ticks = [index + 0.5 for index in range(size)]
         names = [label(name, 14) for name in labels]
         axes.set_xticks(ticks, names, rotation=35, ha="right", rotation_mode="anchor")
@@ -168,6 +183,7 @@ def confusion_figure(split: str, emotion: EmotionScores) -> Drawing:
             for y, reference in enumerate(labels)
             for x, prediction in enumerate(labels)
         ),
+        wide=wide,
     )
 
 
@@ -183,11 +199,11 @@ def recall_figure(split: str, emotion: EmotionScores) -> Drawing:
             axes.text(values[y] + 1.2, y, percent(recall[y]), va="center", ha="left", bbox=_PLATE)
             if clips is not None:
                 axes.text(
-                    1.15,
+                    1.02,
                     y,
                     f"n = {clips}",
                     va="center",
-                    ha="right",
+                    ha="left",
                     color=MUTED,
                     transform=axes.get_yaxis_transform(),
                 )
@@ -197,7 +213,8 @@ def recall_figure(split: str, emotion: EmotionScores) -> Drawing:
             )
         axes.set_yticks(range(len(labels)), [label(name, 14) for name in labels])
         axes.invert_yaxis()
-        axes.set_xlim(0, 108)
+        # Room for the widest number behind a bar of 100, before the column of n begins.
+        axes.set_xlim(0, 124)
         axes.set_xticks(range(0, 101, 20))
         axes.set_xlabel("recall in %")
         axes.grid(axis="x", color=GRID)

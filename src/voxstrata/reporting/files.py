@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from voxstrata.documents import read_json_object, read_yaml_file
 from voxstrata.errors import VoxstrataError
 from voxstrata.runs import RunFolder
 
@@ -19,15 +18,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         VoxstrataError: if the file is not one.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as fault:
-        raise VoxstrataError(
-            f"{path} cannot be read as JSON ({fault}); run the command that wrote it again"
-        ) from None
-    if not isinstance(value, dict):
-        raise VoxstrataError(f"{path} holds a {type(value).__name__}; an object is needed")
-    return value
+    return read_json_object(path, advice="run the command that wrote it again", nan=True)
 
 
 def first_fault(fault: ValidationError) -> str:
@@ -45,7 +36,7 @@ def read_recipe(run: RunFolder) -> dict[str, Any]:
     if not run.recipe.is_file():
         return {}
     try:
-        values = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError):
-        raise VoxstrataError(f"{run.recipe} is not YAML; train the run again") from None
+        values = read_yaml_file(run.recipe)
+    except VoxstrataError as fault:
+        raise VoxstrataError(f"{fault}; train the run again") from None
     return values if isinstance(values, dict) else {}

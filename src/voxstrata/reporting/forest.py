@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 
 from voxstrata.reporting.coefficients import Coefficients
-from voxstrata.reporting.contents import Score
 from voxstrata.reporting.drawing import GRID, INK, PALETTE, Drawing, canvas, label, legend_below, to_svg
 from voxstrata.reporting.figures import (
     MARKERS,
@@ -18,6 +17,7 @@ from voxstrata.reporting.figures import (
     layer_axis,
     slug,
 )
+from voxstrata.reporting.scores import Score
 from voxstrata.reporting.wording import about_metric, metric_title, sentence
 
 
@@ -153,7 +153,7 @@ def forest_figure(metric: str, rows: Sequence[ForestRow]) -> Drawing:
         name=f"forest-{slug(metric)}",
         title=title,
         alt=f"Forest plot of {title}. {words}.",
-        caption=f"{about_metric(metric)} Thick: clips i.i.d.; thin: by speaker.{theirs}",
+        caption=f"{about_metric(metric)} Intervals of 95 %; thick: by clip; thin: by speaker.{theirs}",
         svg=svg,
         header=("row", "value", "iid_low", "iid_high", "speaker_low", "speaker_high", "paper_percent"),
         rows=tuple(_numbers(row) for row in rows),
@@ -162,8 +162,8 @@ def forest_figure(metric: str, rows: Sequence[ForestRow]) -> Drawing:
 
 def _draw_score(axes: Axes, y: int, score: Score, once: Callable[[str], str]) -> None:
     for bounds, width, color, name in (
-        (score.speaker, 1.2, INK, "95 %, by speaker"),
-        (score.iid, 5.0, PALETTE[5], "95 %, i.i.d."),
+        (score.speaker, 1.2, INK, "95 % by speaker"),
+        (score.iid, 5.0, PALETTE[5], "95 % by clip"),
     ):
         if bounds:
             axes.plot(

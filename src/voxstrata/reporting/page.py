@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from voxstrata.reporting.contents import read_run
 from voxstrata.reporting.contrasts import contrast_figure
+from voxstrata.reporting.drawing import laid_out
 from voxstrata.reporting.forest import ForestRow, forest_figure, overlay_figure
 from voxstrata.reporting.sections import (
     flat,
@@ -38,7 +39,8 @@ def write_report(run: RunFolder) -> Path:
     contents = read_run(run)
     sections = [split_section(contents, split) for split in contents.splits]
     model, training = model_drawings(contents), training_drawings(contents)
-    for drawing in [*model, *training, *(d for section in sections for d in section.drawings)]:
+    answered = [drawing for section in sections for part in section.parts for drawing in part.drawings]
+    for drawing in [*model, *training, *answered]:
         drawing.save(run.figures)
     page = _templates().get_template("run.html.j2")
     html = page.render(
@@ -106,6 +108,7 @@ def _templates() -> Environment:
         percents=percents,
         interval=interval,
         cell=cell,
+        laid_out=laid_out,
         metric_title=metric_title,
         points=points,
     )

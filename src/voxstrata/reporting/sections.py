@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from voxstrata.evaluation.tasks import tasks_in
+from voxstrata.predictions import Prediction
 from voxstrata.reporting.answers import Mistake, TranscriptPair, confident_mistakes, transcript_sample
-from voxstrata.reporting.contents import EmotionScores, RunContents, Score, SplitScores
+from voxstrata.reporting.contents import RunContents
 from voxstrata.reporting.curves import learning_rate_figure, loss_figure
 from voxstrata.reporting.drawing import Drawing
 from voxstrata.reporting.figures import (
@@ -18,7 +20,15 @@ from voxstrata.reporting.figures import (
     slug,
 )
 from voxstrata.reporting.fusion_figures import fusion_drawings
-from voxstrata.reporting.wording import METRICS, metric_title, percent
+from voxstrata.reporting.heading import TASKS
+from voxstrata.reporting.scores import (
+    DimensionScores,
+    EmotionScores,
+    Score,
+    SplitScores,
+    TranscriptScores,
+)
+from voxstrata.reporting.wording import METRICS, counted, metric_title, percent
 
 #: Provenance shown first, in this order; whatever else the file holds follows.
 _FIRST = ("commit", "started", "finished", "seed", "device", "machine", "threads", "data", "parents")
@@ -34,14 +44,25 @@ class Headline:
 
 
 @dataclass(frozen=True)
+class TaskPart:
+    """What the page shows of a task: its clips and speakers in words, cards, word errors, figures."""
+
+    title: str
+    counted: str
+    headlines: Sequence[Headline]
+    transcript: TranscriptScores | None
+    drawings: Sequence[Drawing]
+
+
+@dataclass(frozen=True)
 class SplitSection:
     """What the page shows of one split."""
 
     name: str
     slug: str
+    counted: str
     scores: SplitScores | None
-    headlines: Sequence[Headline]
-    drawings: Sequence[Drawing]
+    parts: Sequence[TaskPart]
     mistakes: Sequence[Mistake]
     transcripts: Sequence[TranscriptPair]
     failures: Sequence[tuple[str, str]]
@@ -52,18 +73,12 @@ def split_section(contents: RunContents, split: str) -> SplitSection:
     """Numbers, figures and tables of a split."""
     scores = contents.scores.get(split)
     predictions = contents.predictions.get(split, ())
-    drawings = []
-    for name, classes in _class_tasks(split, scores).items():
-        if classes.confusion:
-            drawings.append(confusion_figure(name, classes))
-        if classes.recall:
-            drawings.append(recall_figure(name, classes))
     return SplitSection(
         name=split,
         slug=slug(split),
+        counted=counted(scores.clips, scores.speakers) if scores else "",
         scores=scores,
-        headlines=headlines(scores) if scores else (),
-        drawings=drawings,
+        parts=_parts(split, scores, predictions) if scores else (),
         mistakes=confident_mistakes(predictions),
         transcripts=transcript_sample(predictions),
         failures=[(p.id, p.error) for p in predictions if p.error is not None],
@@ -71,31 +86,53 @@ def split_section(contents: RunContents, split: str) -> SplitSection:
     )
 
 
-def headlines(scores: SplitScores) -> list[Headline]:
-    """The metrics that a split has, in the order of `wording.METRICS`."""
+def _parts(split: str, scores: SplitScores, predictions: Sequence[Prediction]) -> list[TaskPart]:
+    """Every task of a split, with the clips and speakers that are its own.
+
+    Scores of older versions do not tell these; the predictions do.
+    """
+    answered = {} if all(task.clips for task in scores.tasks.values()) else tasks_in(predictions).by_name
+    parts = []
+    for name, task in scores.tasks.items():
+        clips, speakers = task.clips, task.speakers
+        if clips is None and (rows := answered.get(name)) is not None:
+            clips, speakers = len(rows), len({*rows.speakers} - {None})
+        drawings = []
+        if isinstance(task, EmotionScores):
+            figures = split if name not in scores.classes else f"{split}-{name}"
+            drawings += [confusion_figure(figures, task)] if task.confusion else []
+            drawings += [recall_figure(figures, task)] if task.recall else []
+        field = name if name in scores.classes else ""
+        title = TASKS.get(name, name)
+        parts.append(
+            TaskPart(
+                title=title[:1].upper() + title[1:],
+                counted=counted(clips, speakers),
+                headlines=headlines(task, field),
+                transcript=task if isinstance(task, TranscriptScores) else None,
+                drawings=drawings,
+            )
+        )
+    return parts
+
+
+def headlines(task: EmotionScores | TranscriptScores | DimensionScores, field: str = "") -> list[Headline]:
+    """The metrics of a task, in the order of `wording.METRICS`.
+
+    Args:
+        task: its scores.
+        field: of a further class task, of which UAR alone is shown; "" for the others.
+    """
     found = []
-    for key, (title, about) in METRICS.items():
-        parts = (scores.emotion, scores.transcript, scores.dimensions)
-        score = next((given for part in parts if (given := getattr(part, key, None)) is not None), None)
-        if score is None:
+    for key, (_, about) in METRICS.items():
+        score = getattr(task, key, None)
+        if score is None or (field and key != "uar"):
             continue
-        if key == "uar" and scores.emotion is not None:
-            classes = sum(n > 0 for n in scores.emotion.support.values()) or len(scores.emotion.labels)
-            about = f"{about}, chance {percent(1 / classes)}"
-        found.append(Headline(title, about, score))
-    for field, task in scores.classes.items():
-        if task.uar is not None:
-            about = f"unweighted average recall, chance {percent(1 / max(1, len(task.labels)))}"
-            found.append(Headline(metric_title(f"uar_{field}"), about, task.uar))
+        if key == "uar" and isinstance(task, EmotionScores):
+            classes = sum(n > 0 for n in task.support.values()) or len(task.labels)
+            about = f"{about}, chance {percent(1 / max(1, classes))}"
+        found.append(Headline(metric_title(f"{key}_{field}" if field else key), about, score))
     return found
-
-
-def _class_tasks(split: str, scores: SplitScores | None) -> dict[str, EmotionScores]:
-    """Name of a figure -> scores of emotion, and of further class tasks."""
-    if scores is None:
-        return {}
-    found = {} if scores.emotion is None else {split: scores.emotion}
-    return found | {f"{split}-{field}": classes for field, classes in scores.classes.items()}
 
 
 def model_drawings(contents: RunContents) -> list[Drawing]:

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from voxstrata.errors import VoxstrataError
 from voxstrata.reporting.coefficients import read_coefficients
-from voxstrata.reporting.contents import Score
 from voxstrata.reporting.files import first_fault, read_json
 from voxstrata.reporting.forest import LayerCurve, layer_curves
+from voxstrata.reporting.scores import Score
 from voxstrata.runs import RunFolder
 
 TABLE_FILE = "table.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from voxstrata.reporting.contents import Score
+from voxstrata.reporting.scores import Score
 
 #: Metric -> short name and what it is.
 METRICS = {
@@ -51,6 +51,18 @@ def metric_and_field(name: str) -> tuple[str | None, str]:
     return of, "" if of is None else name.removeprefix(f"{of}_")
 
 
+def counted(clips: int | None, speakers: int | None) -> str:
+    """Clips and their speakers, as far as they are known.
+
+    >>> counted(1200, 1), counted(1, 0), counted(None, 3)
+    ('1,200 clips, 1 speaker', '1 clip', '')
+    """
+    if clips is None:
+        return ""
+    people = f", {speakers:,} speaker{'s' * (speakers != 1)}" if speakers else ""
+    return f"{clips:,} clip{'s' * (clips != 1)}{people}"
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """A rate in percent.
 
@@ -93,11 +105,11 @@ def sentence(score: Score) -> str:
     """A score with its intervals, in words.
 
     >>> sentence(Score(value=0.5, iid=(0.4, 0.6)))
-    '50.0 %, 95 % interval [40.0, 60.0]'
+    '50.0 %, 95 % interval by clip [40.0, 60.0]'
     """
     text = f"{percent(score.value)} %"
     if score.iid:
-        text += f", 95 % interval {interval(score.iid)}"
+        text += f", 95 % interval by clip {interval(score.iid)}"
     if score.speaker:
         text += f", by speaker {interval(score.speaker)}"
     return text

@@ -29,6 +29,7 @@ from voxstrata.experiments.dry_run.inspection import Inspection
 from voxstrata.experiments.frames import ClipNeeds, require_frames, told_left_out, too_many_words
 from voxstrata.experiments.leaks.guard import guard
 from voxstrata.experiments.leaks.training_clips import TrainingClips
+from voxstrata.experiments.missing_runs import require_run
 from voxstrata.experiments.parents import base_of, experts_of
 from voxstrata.experiments.plan_checks import plan_findings
 from voxstrata.experiments.sources import AnySources, Sources
@@ -278,6 +279,7 @@ def _check_encoders(
             _note_base(f"{role}, still to be trained,", base_of(parent), recipe.base, findings)
             continue
         with findings.collected():
+            require_run(name)
             if base is None:
                 inspection.checkpoint(name)
             else:
@@ -291,6 +293,7 @@ def _headers(name: str, architecture: str | None, plan: _Plan, inspection: Inspe
     place = plan.encoder(name)
     if isinstance(parent := plan.parent(place), PretrainRecipe):
         return inspection.coming(place, parent)
+    require_run(place)
     return inspection.base(place, architecture)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from voxstrata.corpora.clip import SPLITS
 from voxstrata.corpora.msp_podcast import PAPER_CLIPS
+from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.corpora.synthetic.espeak import require
 from voxstrata.errors import VoxstrataError
 from voxstrata.experiments.dry_run.corpus_checks import MSP, CorpusCheck, check_release
@@ -19,7 +20,7 @@ from voxstrata.experiments.tables.corpora import (
     how_to_prepare,
     synthesis_options,
 )
-from voxstrata.experiments.tables.pieces import points, variants
+from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, points, variants
 from voxstrata.experiments.tables.recipes import order, run_values, substitute
 from voxstrata.experiments.tables.table import Scale, Table
 from voxstrata.recipes.reading import validate
@@ -27,21 +28,30 @@ from voxstrata.recipes.schema.any_recipe import AnyRecipe
 
 
 def dry_run_table(
-    table: Table, scale_name: str, *, out: Path, data: Path | None, assumed: Assumptions | None = None
+    table: Table,
+    scale_name: str,
+    piece: Piece = WHOLE,
+    *,
+    out: Path,
+    data: Path | None,
+    given: Mapping[str, PreparedCorpus] | None = None,
+    assumed: Assumptions | None = None,
 ) -> DryRun:
-    """Checks all runs of a scale, without preparing a corpus or reading a weight.
+    """Checks all runs of a scale or a piece of it, without preparing a corpus or reading a weight.
 
     Args:
         table: what would be run.
         scale_name: one of its scales.
+        piece: of that scale.
         out: folder for runs, corpora and tables.
         data: root of the corpora's folders.
+        given: corpora that are prepared already, see `given_corpora`.
         assumed: behind the costs; None takes the defaults.
 
     Raises:
-        RecipeError: if there is no such scale, or runs need each other in a circle.
+        RecipeError: if there is no such scale or piece, or runs need each other in a circle.
     """
-    scale = table.scale(scale_name)
+    scale, given = narrowed(table, table.scale(scale_name), piece), given or {}
     faults: list[str] = []
     unprepared: dict[str, Mapping[str, int]] = {}
     releases: dict[str, CorpusCheck] = {}
@@ -50,7 +60,8 @@ def dry_run_table(
     for title, variant in variants(scale).items():
         corpora: dict[str, str] = {}
         for name, spec in variant.corpora.items():
-            folder = corpus_folder(name, spec, out / "corpora", data)
+            ready = given.get(name)
+            folder = corpus_folder(name, spec, out / "corpora", data) if ready is None else ready.folder
             corpora[f"$corpus.{name}"] = str(folder)
             if not (folder / "corpus.json").is_file() and str(folder) not in unprepared:
                 told, release = _unprepared(name, variant, out, data)

@@ -3,21 +3,87 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from voxstrata.corpora.options import chosen_options
 from voxstrata.corpora.prepare import prepare
 from voxstrata.corpora.prepared import PreparedCorpus
+from voxstrata.corpora.readers import READERS
 from voxstrata.corpora.synthetic.generate import generate
 from voxstrata.corpora.synthetic.plan import SynthesisOptions
 from voxstrata.errors import CorpusError, RecipeError
 from voxstrata.experiments.tables.recipes import content_key
-from voxstrata.experiments.tables.table import CorpusSpec
+from voxstrata.experiments.tables.table import CorpusSpec, Scale
 from voxstrata.labels import EMOTIONS
 
 #: Called with what is done, clips done and clips in all.
 Counted = Callable[[str, int, int], None]
+
+#: How a prepared corpus says, in its notes, that silence was trimmed.
+TRIMMED = "silence at both ends trimmed"
+
+
+def given_corpora(scale: Scale, texts: Iterable[str]) -> dict[str, PreparedCorpus]:
+    """Corpora of a scale that are prepared already, each held against its specification.
+
+    Args:
+        scale: that names the corpora.
+        texts: NAME=FOLDER, with a name of the scale.
+
+    Raises:
+        RecipeError: if a text has another form, or the scale prepares no corpus of that name.
+        CorpusError: if a folder holds no prepared corpus, or one that was prepared in another way.
+    """
+    given: dict[str, PreparedCorpus] = {}
+    readable = [name for name, spec in scale.corpora.items() if spec.synth is None]
+    for text in texts:
+        name, separator, folder = map(str.strip, text.partition("="))
+        if not (name and separator and folder):
+            raise RecipeError(f"--corpus has the form NAME=FOLDER; found {text!r}")
+        if name not in readable:
+            spoken = " (synthetic corpora are spoken anew)" if name in scale.corpora else ""
+            there = ", ".join(readable) or "none that is read"
+            raise RecipeError(f"--corpus {name}: this scale's corpora are {there}{spoken}")
+        if name in given:
+            raise RecipeError(f"--corpus {name} is given twice; give it once")
+        corpus = PreparedCorpus.load(Path(folder))
+        if differences := list(_differences(corpus, scale.corpora[name])):
+            how = _command(name, scale.corpora[name], "FOLDER", folder)
+            raise CorpusError(
+                f"{folder} is not prepared as corpus {name} of this table: {'; '.join(differences)}; "
+                f"give another, or prepare it anew: {how}"
+            )
+        given[name] = corpus
+    return given
+
+
+def _differences(corpus: PreparedCorpus, spec: CorpusSpec) -> Iterator[str]:
+    """In what a prepared corpus is not as specified: what it is, and what is wanted."""
+    if corpus.name != spec.reader:
+        yield f"its reader is {corpus.name}, here {spec.reader}"
+        return
+    reader = READERS[corpus.name]
+    # What an older version did not write down has the reader's default.
+    found, wanted = (
+        chosen_options(reader.name, reader.options, one) for one in (corpus.options, spec.options)
+    )
+    yield from (
+        f"{option}={found[option]}, here {option}={value}"
+        for option, value in wanted.items()
+        if found[option] != value
+    )
+    if corpus.maps != spec.maps:
+        yield f"its label maps are {_named(corpus.maps)}, here {_named(spec.maps)}"
+    if corpus.left_out and not spec.skip_bad:
+        yield "clips with faults were left out, here none may be"
+    if any(note.startswith(TRIMMED) for note in corpus.notes) != spec.trim_silence:
+        yield f"its silence is {'kept' if spec.trim_silence else 'trimmed'}, here it is not"
+
+
+def _named(maps: Iterable[str]) -> str:
+    return ", ".join(maps) or "none"
 
 
 def prepare_corpus(
@@ -69,15 +135,15 @@ def how_to_prepare(name: str, spec: CorpusSpec, out: Path, data: Path | None) ->
         CorpusError: if it needs a data root and none was given, or its folder is missing.
         RecipeError: if the specification does not hold.
     """
+    return _command(name, spec, corpus_source(name, spec, data), corpus_folder(name, spec, out, data))
+
+
+def _command(name: str, spec: CorpusSpec, source: str | Path, folder: str | Path) -> str:
     options = [f"--option {shlex.quote(f'{key}={value}')}" for key, value in spec.options.items()]
     maps = [f"--map {shlex.quote(str(label_map))}" for label_map in spec.maps]
     words = [
-        *(
-            "voxstrata corpus prepare",
-            _required(name, spec.reader),
-            shlex.quote(str(corpus_source(name, spec, data))),
-        ),
-        *(shlex.quote(str(corpus_folder(name, spec, out, data))), *options, *maps),
+        *("voxstrata corpus prepare", _required(name, spec.reader)),
+        *(shlex.quote(str(source)), shlex.quote(str(folder)), *options, *maps),
         *(["--skip-bad"] if spec.skip_bad else []),
         *(["--trim-silence"] if spec.trim_silence else []),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -57,6 +57,7 @@ def reproduce(
     out: Path,
     data: Path | None,
     archive: Path | None = None,
+    given: Mapping[str, PreparedCorpus] | None = None,
     say: Say,
     tick: Callable[[Tick], None],
 ) -> Path:
@@ -70,6 +71,7 @@ def reproduce(
         out: folder for runs, corpora and tables.
         data: root of the corpora's folders, for scales on real recordings.
         archive: file for what the table is read from, see `write_archive`.
+        given: corpora that are prepared already, see `given_corpora`.
         say: receives lines for the user.
         tick: receives progress over the whole table.
 
@@ -79,7 +81,7 @@ def reproduce(
     from voxstrata.reporting.page import write_table_report
 
     scale = narrowed(table, table.scale(scale_name), piece)
-    corpora = _prepared(scale, out, data, say, tick)
+    corpora = _prepared(scale, out, data, given or {}, say, tick)
     planned = _planned(table, scale, corpora, out)
     _execute_all([run for runs in planned.values() for run in runs], say, tick)
     name = Path(source).stem
@@ -110,6 +112,7 @@ def train_part(
     *,
     out: Path,
     data: Path | None,
+    given: Mapping[str, PreparedCorpus] | None = None,
     say: Say,
     tick: Callable[[Tick], None],
 ) -> list[Path]:
@@ -123,21 +126,31 @@ def train_part(
         scale: a part of one of its scales.
         out: folder for runs and corpora, the same for all parts.
         data: root of the corpora's folders, for scales on real recordings.
+        given: corpora that are prepared already, see `given_corpora`.
         say: receives lines for the user.
         tick: receives progress over the part.
 
     Returns:
         The run folders of the rows.
     """
-    of_variants = _planned(table, scale, _prepared(scale, out, data, say, tick), out)
+    of_variants = _planned(table, scale, _prepared(scale, out, data, given or {}, say, tick), out)
     planned = [run for runs in of_variants.values() for run in runs]
     _execute_all(planned, say, tick, patient=True)
     shown = {member for row in table.shown(scale) for member in table.members(scale, row.run)}
     return list(dict.fromkeys(run.folder.path for run in planned if run.name in shown))
 
 
-def _prepared(scale: Scale, out: Path, data: Path | None, say: Say, tick: Callable[[Tick], None]) -> _Corpora:
-    return {title: _corpora(variant, out, data, say, tick) for title, variant in variants(scale).items()}
+def _prepared(
+    scale: Scale,
+    out: Path,
+    data: Path | None,
+    given: Mapping[str, PreparedCorpus],
+    say: Say,
+    tick: Callable[[Tick], None],
+) -> _Corpora:
+    return {
+        title: _corpora(variant, out, data, given, say, tick) for title, variant in variants(scale).items()
+    }
 
 
 def _planned(table: Table, scale: Scale, corpora: _Corpora, out: Path) -> dict[str, list[PlannedRun]]:
@@ -171,15 +184,22 @@ def _collected(table: Table, scale: Scale, planned: dict[str, list[PlannedRun]])
 
 
 def _corpora(
-    scale: Scale, out: Path, data: Path | None, say: Say, tick: Callable[[Tick], None]
+    scale: Scale,
+    out: Path,
+    data: Path | None,
+    given: Mapping[str, PreparedCorpus],
+    say: Say,
+    tick: Callable[[Tick], None],
 ) -> dict[str, PreparedCorpus]:
     """The prepared corpora of a scale; several processes that need them prepare them once."""
+
+    def counted(what: str, done: int, total: int) -> None:
+        tick(Tick(done, total, what))
+
     with folder_lock(out / "corpora", waiting=say):
         return {
-            corpus: prepare_corpus(
-                corpus, spec, out / "corpora", data, lambda what, done, total: tick(Tick(done, total, what))
-            )
-            for corpus, spec in scale.corpora.items()
+            name: given.get(name) or prepare_corpus(name, spec, out / "corpora", data, counted)
+            for name, spec in scale.corpora.items()
         }
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from rich import box
 from rich.table import Table as RichTable
 
-from voxstrata.reporting.contents import Score
+from voxstrata.reporting.scores import Score
 from voxstrata.reporting.table import Contrast, Table, read_table
 from voxstrata.reporting.wording import interval, metric_title, percent, percents, points
 from voxstrata.runs import atomic_write
 
 
 def scored(score: Score | None) -> str:
-    """A rate with its interval, in percent: by speaker where speakers are known, else i.i.d.
+    """A rate with its interval, in percent: by speaker where speakers are known, else by clip.
 
     >>> scored(Score(value=0.5, iid=(0.4, 0.6), speaker=(0.3, 0.7)))
     '50.0 [30.0, 70.0]'
