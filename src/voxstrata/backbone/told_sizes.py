@@ -33,7 +33,6 @@ _LARGEST = 10_000_000
 _SHARED = (
     ("hidden_size", "num_attention_heads"),
     ("d_model", "encoder_attention_heads"),
-    ("d_model", "decoder_attention_heads"),
     ("hidden_size", "num_conv_pos_embedding_groups"),
 )
 
