@@ -60,6 +60,8 @@ def write_manifest(folder: Path, name: str, rows: int, recording: Path) -> None:
             file.write(line)
     about = json.loads((folder / "corpus.json").read_text())
     about["cuts_sha256"] = hashlib.sha256((folder / "cuts.jsonl.gz").read_bytes()).hexdigest()
+    for counts in about["summary"]["splits"].values():
+        counts["clips"] = rows
     (folder / "corpus.json").write_text(json.dumps(about))
 
 

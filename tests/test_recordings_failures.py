@@ -207,3 +207,15 @@ def test_a_header_with_a_tag_of_any_size_is_one_row(tmp_path) -> None:
         with pytest.raises(AudioError) as told:
             load_audio(path)
         assert "\n" not in str(told.value) and "a.wav" in str(told.value)
+
+
+@pytest.mark.parametrize("size", [2**62, 0x610000000000002B])
+def test_a_place_that_no_file_has_is_one_line_and_nothing_else_is_printed(size, tmp_path, capfd) -> None:
+    """PyAV prints the traceback of what a file's own `seek` raises."""
+    pytest.importorskip("av")
+    form = b"desc" + struct.pack(">qd4sIIIII", 32, 16_000.0, b"lpcm", 0, 2, 1, 1, 16)
+    path = tmp_path / "a.caf"
+    path.write_bytes(b"caff\0\1\0\0" + form + b"\0dat" + struct.pack(">q", size) + bytes(4000))
+    with pytest.raises(AudioError, match=r"cannot decode .*a\.caf") as told:
+        load_audio(path)
+    assert "\n" not in str(told.value) and capfd.readouterr().err == ""

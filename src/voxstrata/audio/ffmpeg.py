@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, BinaryIO
@@ -21,6 +23,24 @@ _SLACK_S, _SLACK = 0.1, 0.01
 
 class Undecodable(Exception):
     """Why FFmpeg does not read a file, in words."""
+
+
+class _Source:
+    """A file as FFmpeg reads it: a place that no file has, as a broken header names it, is told by a number.
+
+    PyAV prints the traceback of what a file's own methods raise.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.read, self.tell = file.read, file.tell
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """The new place, or less than 0."""
+        try:
+            return self.file.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -errno.EINVAL
 
 
 def decode_av(file: BinaryIO, name: str, av_format: str, most_values: int) -> tuple[NDArray[np.float32], int]:
@@ -52,7 +72,7 @@ def decode_av(file: BinaryIO, name: str, av_format: str, most_values: int) -> tu
     declared_s = None
     try:
         # Tags are no matter: any bytes may stand in them.
-        with av.open(file, format=av_format, metadata_errors="replace") as container:
+        with av.open(_Source(file), format=av_format, metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise AudioError(f"{name} has no audio stream; leave it out")
             stream = container.streams.audio[0]

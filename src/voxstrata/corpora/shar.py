@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from voxstrata.audio import SAMPLE_RATE, load_audio
 from voxstrata.corpora.clip import is_plain_id
 from voxstrata.corpora.prepared import CORPUS_FILE, CUTS_FILE, PreparedCorpus, sha256_of
+from voxstrata.documents import read_json_object
 from voxstrata.errors import CorpusError
 from voxstrata.runs import write_json
 
@@ -58,7 +59,7 @@ def write_shar(
         (work / SHAR_FOLDER).mkdir(parents=True)
         counts = _write_shards(corpus, work / SHAR_FOLDER, shard_clips, progress)
         _write_rows(corpus, work, counts)
-        about = json.loads((corpus.folder / CORPUS_FILE).read_text(encoding="utf-8"))
+        about = read_json_object(corpus.folder / CORPUS_FILE, error=CorpusError)
         write_json(work / CORPUS_FILE, about | {"cuts_sha256": sha256_of(work / CUTS_FILE)})
         if out.exists():
             out.rmdir()

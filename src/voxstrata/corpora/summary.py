@@ -12,6 +12,8 @@ from voxstrata.corpora.clip import SPLITS, Clip
 
 #: Stands for clips whose speaker is not known, or that carry no emotion.
 UNKNOWN = "-"
+#: Stands for all splits together.
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def summarize(clips: Sequence[Clip], samples: Sequence[int], labels: Sequence[st
     present = [split for split in SPLITS if any(clip.split == split for clip in clips)]
     lengths = list(zip(clips, samples, strict=True))
     splits = {split: _counts([pair for pair in lengths if pair[0].split == split]) for split in present}
-    splits["all"] = _counts(lengths)
+    splits[ALL] = _counts(lengths)
     found = {clip.emotion for clip in clips if clip.emotion is not None}
     classes = [*labels, *sorted(found - set(labels))]
     if any(clip.emotion is None for clip in clips):
