@@ -109,7 +109,7 @@ def test_a_vector_that_does_not_fit_the_dtype_is_refused():
     large = TaskVector(
         {n: d * 1e7 for n, d in vectors["asr"].deltas.items()}, vectors["asr"].base_fingerprint, "large"
     )
-    with pytest.raises(CheckpointError, match="infinite .*does not fit its number format"):
+    with pytest.raises(CheckpointError, match=r"infinite .*does not fit its number format"):
         MergedBackbone(base, {"asr": large}, dtype=torch.float16)
 
 
