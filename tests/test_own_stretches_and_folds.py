@@ -66,6 +66,8 @@ def test_columns_tell_a_stretch(told: dict[str, object], expected: tuple[float, 
     [
         ({"start": -1, "end": 2}, "start must be seconds from 0 on, as in 12.5; found -1"),
         ({"offset": "00:01"}, "offset must be seconds"),
+        ({"start": 1e308}, r"start must be seconds from 0 on, as in 12.5; found 1e\+308"),
+        ({"offset": "9" * 600}, "offset must be seconds from 0 on, as in 12.5; found '9{39}$"),
         ({"start": 1, "end": float("inf")}, "end must be seconds"),
         ({"start": True, "end": 2}, "start must be seconds"),
         ({"start": 2, "end": 2}, "from 2 to 2 s holds nothing"),

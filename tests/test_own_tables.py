@@ -8,12 +8,15 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from voxstrata.corpora import table
 from voxstrata.corpora.clip import Clip
+from voxstrata.corpora.prepare import prepare
 from voxstrata.errors import CorpusError
 
 
@@ -169,3 +172,25 @@ def test_lines_that_are_not_json_are_named(tmp_path: Path, line: str) -> None:
 def test_an_id_made_of_a_path_leads_nowhere(tmp_path: Path, path: str, expected: str) -> None:
     (clip,) = clips_of(tmp_path, "x.jsonl", json.dumps({"path": path}))
     assert clip.id == expected and clip.path == tmp_path / path.replace("\\", "/")
+
+
+def test_names_are_compared_in_one_form(tmp_path: Path) -> None:
+    """Composed or not, with or without what is not seen: one speaker, one class."""
+    spellings = ["J\u00fcrgen", "Ju\u0308rgen", "J\u00fcrgen\u200b"]
+    for i in range(6):
+        soundfile.write(tmp_path / f"{i}.wav", np.random.default_rng(i).normal(size=8000) * 0.1, 16_000)
+    rows = [
+        {
+            "path": f"{i}.wav",
+            "speaker": spellings[i % 3],
+            "emotion": ["a\u0308rger", "\u00e4rger", "ruhe"][i % 3],
+        }
+        for i in range(6)
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepared = prepare("table", tmp_path / "t.jsonl", tmp_path / "p")
+    assert prepared.labels == ("ruhe", "\u00e4rger") and list(prepared.summary.speakers) == ["t-J\u00fcrgen"]
+    leak = [{**row, "split": "train" if i % 3 else "test"} for i, row in enumerate(rows)]
+    (tmp_path / "leak.jsonl").write_text("".join(json.dumps(row) + "\n" for row in leak))
+    with pytest.raises(CorpusError, match="two splits"):
+        prepare("table", tmp_path / "leak.jsonl", tmp_path / "q")

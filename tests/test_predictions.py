@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -21,15 +22,17 @@ def shares(numbers):
     return {name: number / sum(numbers.values()) for name, number in numbers.items()}
 
 
+#: Names of speakers and classes are read in one form.
+NAME = TEXT.map(lambda name: unicodedata.normalize("NFC", name))
 ROWS = st.lists(
     st.builds(
         Prediction,
         id=st.text("abc/1", min_size=1),
         path=st.none() | TEXT,
-        speaker=st.none() | TEXT,
-        emotion=st.none() | TEXT,
+        speaker=st.none() | NAME,
+        emotion=st.none() | NAME,
         probabilities=st.none()
-        | st.dictionaries(TEXT, st.floats(0.1, 1), min_size=1, max_size=3).map(shares),
+        | st.dictionaries(NAME, st.floats(0.1, 1), min_size=1, max_size=3).map(shares),
         transcript=st.none() | TEXT,
         reference_transcript=st.none() | TEXT,
         error=st.none() | TEXT,
@@ -221,3 +224,18 @@ def test_a_journal_line_that_a_crash_cut_off_is_passed_over(tmp_path):
         file.write(json.dumps({"kind": "step"})[:-4])
     assert run.journal_rows() == rows
     assert run.journal_rows("validation") == rows[1:]
+
+
+def test_names_that_differ_in_unicode_only_are_the_same(tmp_path):
+    composed, parted = "\u00e4rger", "a\u0308rger"
+    row = {
+        "id": "1",
+        "emotion": parted,
+        "reference_emotion": composed,
+        "probabilities": {parted: 1.0},
+        "speaker": "a\u0308",
+    }
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    (found,) = read_predictions(tmp_path / "p.jsonl")
+    assert found.emotion == found.reference_emotion == composed and found.speaker == "\u00e4"
+    assert found.probabilities == {composed: 1.0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -117,6 +118,10 @@ def as_lines(predictions: Iterable[Prediction]) -> Iterator[str]:
     return (json.dumps(p.as_dict(), ensure_ascii=False) + "\n" for p in predictions)
 
 
+#: Fields that hold names of speakers and classes.
+_NAMED = ("speaker", "emotion", "reference_emotion", "probabilities", "classes", "reference_classes")
+
+
 def read_predictions(path: Path) -> list[Prediction]:
     """Reads a predictions file; unknown fields are passed over, so other systems may add their own.
 
@@ -164,6 +169,7 @@ def parse_predictions(content: bytes, name: str) -> list[Prediction]:
         for field, value in known.items():
             if wanted := _fault(field, value):
                 raise PredictionsError(f"{where}: {field!r} must be {wanted}; found {_short(value)}")
+        known = {field: _composed(value) if field in _NAMED else value for field, value in known.items()}
         if known["id"] in seen:
             raise PredictionsError(f"{where}: id {known['id']!r} stands already in line {seen[known['id']]}")
         seen[known["id"]] = number
@@ -171,6 +177,15 @@ def parse_predictions(content: bytes, name: str) -> list[Prediction]:
     if not predictions:
         raise PredictionsError(f"{name} holds no rows")
     return predictions
+
+
+def _composed(value: Any) -> Any:
+    """Names of speakers and classes, alone or in mappings, in the form (NFC) in which they are compared."""
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value)
+    if isinstance(value, Mapping):
+        return {_composed(name): _composed(inner) for name, inner in value.items()}
+    return value
 
 
 def _fault(field: str, value: Any) -> str:

@@ -31,7 +31,7 @@ def compare(
     labels: str | None = typer.Option(
         None, help="Emotions allowed, comma-separated. Default: all that occur."
     ),
-    resamples: int = typer.Option(2000, min=2, help="Bootstrap samples."),
+    resamples: int = typer.Option(2000, min=2, max=1_000_000, help="Bootstrap samples."),
     seed: int = typer.Option(0, min=0, help="Of the resampling."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:

@@ -66,7 +66,7 @@ def evaluate(
     train_prior: str | None = typer.Option(
         None, help="Class prior the model was trained under: as --prior, or corpus.json of a prepared corpus."
     ),
-    resamples: int = typer.Option(1000, min=2, help="Bootstrap samples of either kind."),
+    resamples: int = typer.Option(1000, min=2, max=1_000_000, help="Bootstrap samples of either kind."),
     seed: int = typer.Option(0, min=0, help="Of the resampling by speaker."),
     as_json: bool = typer.Option(
         False, "--json", help="Print JSON: the scores, or {name: scores} for several files or parts."

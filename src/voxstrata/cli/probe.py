@@ -39,7 +39,9 @@ def probe(
     max_frames: int = typer.Option(
         10_000, "--max-frames", min=100, help="To train on; dev and test have half as many."
     ),
-    resamples: int = typer.Option(1000, "--resamples", min=2, help="Bootstrap samples of the intervals."),
+    resamples: int = typer.Option(
+        1000, "--resamples", min=2, max=1_000_000, help="Bootstrap samples of the intervals."
+    ),
     seed: int = typer.Option(0, "--seed", min=0, help="Of draws and resampling."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:

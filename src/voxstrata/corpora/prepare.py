@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from voxstrata.audio import SAMPLE_RATE
@@ -27,6 +28,7 @@ from voxstrata.corpora.silence import BELOW_DB, MARGIN_S
 from voxstrata.corpora.speaker_parts import folds_by_speaker, told_folds
 from voxstrata.corpora.summary import summarize
 from voxstrata.errors import CorpusError
+from voxstrata.evaluation.letters import one_form
 from voxstrata.labels import LabelSet
 
 
@@ -103,11 +105,21 @@ def _read(
 ) -> tuple[list[Clip], list[str]]:
     """The clips with their labels mapped, and what reader and maps have to say."""
     notes: list[str] = []
-    clips = reader.clips(folder, options, notes.append)
+    clips = [_in_one_form(clip) for clip in reader.clips(folder, options, notes.append)]
     for label_map in label_maps:
         clips, account = map_labels(clips, label_map)
         notes.append(account)
     return clips, notes
+
+
+def _in_one_form(clip: Clip) -> Clip:
+    """A clip whose speaker and classes are spelled as they are compared."""
+    speaker = None if clip.speaker is None else one_form(clip.speaker)
+    emotion = None if clip.emotion is None else one_form(clip.emotion)
+    votes: dict[str, float] = {}
+    for name, count in clip.votes.items():
+        votes[one_form(name)] = votes.get(one_form(name), 0) + count
+    return replace(clip, speaker=speaker, emotion=emotion, votes=votes)
 
 
 def _allowed(reader: Reader, label_maps: Sequence[LabelMap], labels: Sequence[str] | None) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ from voxstrata.corpora.rows import RowError
 
 #: Columns that tell where a clip starts in its file.
 _STARTS = ("start", "offset")
+#: More than a year: no recording.
+_LONGEST_S = 4e7
 _COLUMNS = (*_STARTS, "end", "duration")
 
 
@@ -71,6 +73,6 @@ def _seconds(name: str, value: Any) -> float:
         seconds = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise RowError(f"{name} must be seconds from 0 on, as in 12.5; found {value!r}")
+    if not 0 <= seconds < _LONGEST_S:
+        raise RowError(f"{name} must be seconds from 0 on, as in 12.5; found {repr(value)[:40]}")
     return seconds

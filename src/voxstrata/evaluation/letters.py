@@ -32,6 +32,15 @@ def visible(text: str) -> str:
     return _INVISIBLE.sub("", text)
 
 
+def one_form(name: str) -> str:
+    r"""A name of a speaker or class as it is compared: composed (NFC), without what is not seen.
+
+    >>> one_form("Ju\u0308rgen\u200b") == "J\u00fcrgen"
+    True
+    """
+    return unicodedata.normalize("NFC", visible(name))
+
+
 def letters(text: str, form: Literal["NFC", "NFKC"]) -> str:
     """Lower case; apostrophes plain; all but letters, digits, marks and apostrophes as spaces.
 

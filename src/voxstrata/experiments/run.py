@@ -132,7 +132,15 @@ def _measure(recipe: YardstickRecipe, sources: Sources, guarded: Guarded, run: R
 
 def _refuse_another(recipe: AnyRecipe, run: RunFolder) -> None:
     if run.recipe.is_file() and not _is_of(recipe, run):
-        raise RecipeError(f"{run.path} holds a run of another recipe; choose another folder with --out")
+        begun = "" if run.is_complete or any(run.checkpoints.glob("step-*")) else ", or remove that one"
+        raise RecipeError(
+            f"{run.path} holds a run of another recipe; choose another folder with --out{begun}"
+        )
+    held = () if run.recipe.is_file() or not run.path.is_dir() else sorted(run.path.iterdir())
+    if named := [path.name for path in held if not path.name.startswith(".")]:
+        raise RecipeError(
+            f"{run.path} holds {named[0]} and is no run; choose an empty or new folder with --out"
+        )
 
 
 def _is_of(recipe: AnyRecipe, run: RunFolder) -> bool:

@@ -19,6 +19,7 @@ _WANTED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "float_": lambda context: "a number is needed",
     "finite_": lambda context: "a finite number is needed",
     "bool_": lambda context: "true or false is needed",
+    "string_pattern": lambda context: "a name of letters, digits, spaces and . _ + - is needed",
     "string_": lambda context: "a text is needed",
     "tuple_": lambda context: _LIST,
     "list_": lambda context: _LIST,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from voxstrata.recipes.schema.strict import Fraction, Positive, PositiveNumber, Rate, Strict
 
@@ -50,6 +50,17 @@ class CorpusUse(Strict):
     limit: Positive | None = None
 
 
+def different(corpora: tuple[CorpusUse, ...]) -> tuple[CorpusUse, ...]:
+    """The same corpora.
+
+    Raises:
+        ValueError: if one is named twice in the same way.
+    """
+    if twice := sorted({use.path for use in corpora if corpora.count(use) > 1}):
+        raise ValueError(f"{', '.join(twice)} is named twice; name each corpus once")
+    return corpora
+
+
 class Augment(Strict):
     """See `batches.augment.Augmentation`; of training clips only."""
 
@@ -67,7 +78,7 @@ class Data(Strict):
     case, beside those of the training texts.
     """
 
-    corpora: tuple[CorpusUse, ...] = ()
+    corpora: Annotated[tuple[CorpusUse, ...], AfterValidator(different)] = ()
     labels: tuple[str, ...] | None = None
     alphabet: str = "abcdefghijklmnopqrstuvwxyz' "
     targets: Literal["consensus", "votes", "dimensions"] = "consensus"

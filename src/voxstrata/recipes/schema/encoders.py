@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from voxstrata.recipes.schema.recipe import BaseRecipe, Head, Recipe, Training, TrainingOrNone
-from voxstrata.recipes.schema.strict import Count, Gigabytes, Rate, Strict
+from voxstrata.recipes.schema.strict import Coefficient, Count, Gigabytes, Name, Rate, Strict
 from voxstrata.recipes.schema.tasks import TaskUse
 
 #: What an encoder can be merged for.
 JointTask = Literal["ser", "asr"]
+
+
+def _require_init(init: object, vectors: Mapping[str, str]) -> None:
+    if isinstance(init, dict) and init.keys() != vectors.keys():
+        raise ValueError(
+            f"init names {', '.join(init) or 'nothing'}, and the vectors are {', '.join(vectors) or 'none'}; "
+            "give a coefficient for each vector, or one number for all"
+        )
 
 
 class FinetuneRates(Strict):
@@ -70,9 +79,9 @@ class AdaLTMRecipe(BaseRecipe):
     """
 
     system: Literal["adaltm"] = "adaltm"
-    vectors: dict[str, str] = Field(default_factory=dict)
+    vectors: dict[Name, str] = Field(default_factory=dict)
     granularity: Literal["layer", "global", "static"] = "layer"
-    init: float | dict[str, float] = 0.5
+    init: Coefficient | dict[str, Coefficient] = 0.5
     words: Literal["plain", "merged"] = "plain"
     tasks: dict[JointTask, TaskUse] = Field(default_factory=dict)
     coefficients: Literal["shared", "per_task"] = "shared"
@@ -83,6 +92,11 @@ class AdaLTMRecipe(BaseRecipe):
     head: Head = Head()
     cache_gb: Gigabytes = 10.0
     training: TrainingOrNone
+
+    @model_validator(mode="after")
+    def _each_vector_has_its_coefficient(self) -> AdaLTMRecipe:
+        _require_init(self.init, self.vectors)
+        return self
 
     @model_validator(mode="after")
     def _heads_are_learned_or_given(self) -> AdaLTMRecipe:
@@ -129,8 +143,8 @@ class MultitaskRecipe(BaseRecipe):
     """
 
     system: Literal["multitask"] = "multitask"
-    vectors: dict[str, str] = Field(default_factory=dict)
-    init: float | dict[str, float] = 0.5
+    vectors: dict[Name, str] = Field(default_factory=dict)
+    init: Coefficient | dict[str, Coefficient] = 0.5
     asr_weight: Rate = 0.1
     selected_by: Literal["joint", "emotion"] = "joint"
     clips: Literal["both", "any"] = "both"
@@ -171,7 +185,7 @@ class LateFusionRecipe(Recipe):
     """
 
     system: Literal["late-fusion"] = "late-fusion"
-    experts: dict[str, str] = Field(default_factory=dict)
+    experts: dict[Name, str] = Field(default_factory=dict)
     architecture: str | None = None
     final_norm: bool = False
     normalize: bool | None = None

@@ -29,13 +29,16 @@ def _plain_number(value: Any) -> Any:
 
 
 Whole = Annotated[int, BeforeValidator(_plain_number)]
-Rate = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[Whole, Field(gt=0, le=MOST)]
 Size = Annotated[Whole, Field(gt=0, le=WIDEST)]
 PositiveNumber = Annotated[float, Field(gt=0)]
 Count = Annotated[Whole, Field(ge=0, le=MOST)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
+#: Of a vector, where a merge starts from: any more leaves every model behind.
+Coefficient = Annotated[float, Field(ge=-1000, le=1000)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]*$")]
 Gigabytes = Annotated[float, Field(ge=0)]
 
 

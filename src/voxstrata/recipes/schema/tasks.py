@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from voxstrata.recipes.schema.data import CorpusUse
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from voxstrata.recipes.schema.data import CorpusUse, different
 from voxstrata.recipes.schema.strict import Positive, PositiveNumber, Strict
 
 
@@ -13,7 +17,7 @@ class TaskUse(Strict):
     "emotion" for ser, else the task's name. Labels: None takes those of the training clips.
     """
 
-    corpora: tuple[CorpusUse, ...] = ()
+    corpora: Annotated[tuple[CorpusUse, ...], AfterValidator(different)] = ()
     field: str | None = None
     labels: tuple[str, ...] | None = None
     weight: PositiveNumber = 1.0
