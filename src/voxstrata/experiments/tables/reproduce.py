@@ -24,6 +24,7 @@ from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, variants
 from voxstrata.experiments.tables.plan import PlannedRun, plan
 from voxstrata.experiments.tables.rows import rows_of
 from voxstrata.experiments.tables.table import Scale, Table
+from voxstrata.recipes.schema.encoders import AdaLTMRecipe, LateFusionRecipe
 from voxstrata.runs import folder_lock, is_held, write_json
 from voxstrata.training.options import Progress
 
@@ -219,7 +220,7 @@ def _execute_all(
     steps = {path: planned_steps(run.recipe, build_sources(run.recipe)) for path, run in open_runs.items()}
     total, done = sum(steps.values()), 0
     while open_runs:
-        run = _free(open_runs) if patient else next(iter(open_runs.values()))
+        run = _free(open_runs, steps) if patient else next(iter(open_runs.values()))
         start = done
 
         def progress(now: Progress, start: int = start, run: PlannedRun = run) -> None:
@@ -239,13 +240,25 @@ def _execute_all(
         tick(Tick(done, total, run.folder.path.name))
 
 
-def _free(open_runs: dict[Path, PlannedRun]) -> PlannedRun:
-    """The first run whose parents are done and that no other process holds; if there is none, the first."""
+def _free(open_runs: dict[Path, PlannedRun], steps: Mapping[Path, int]) -> PlannedRun:
+    """Of the runs whose parents are done and that no other process holds, the longest; else the first one.
+
+    The longest ones first, so that all processes end at about the same time.
+    """
+    free = []
     for run in open_runs.values():
         parents = [*experts_of(run.recipe).values(), base_of(run.recipe) or ""]
         if all(_is_done(open_runs, Path(parent)) for parent in parents) and not is_held(run.folder.path):
-            return run
-    return next(iter(open_runs.values()))
+            free.append(run)
+    return max(free or [next(iter(open_runs.values()))], key=lambda run: _length(run, steps))
+
+
+def _length(run: PlannedRun, steps: Mapping[Path, int]) -> float:
+    """How long a run takes, in steps in which an encoder runs."""
+    recipe, count = run.recipe, steps[run.folder.path]
+    still = isinstance(recipe, AdaLTMRecipe) and (recipe.granularity == "static" or not recipe.vectors)
+    # The encoder runs once over the clips.
+    return count / 20 if still or isinstance(recipe, LateFusionRecipe) else count
 
 
 def _is_done(open_runs: dict[Path, PlannedRun], path: Path) -> bool:
