@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     out: Path = typer.Option(Path("runs"), "--out", help="Folder for runs, corpora and tables."),
 ) -> None:
-    """Speak two corpora, fine-tune two experts, merge them, and compare (some minutes on two cores)."""
+    """Speak two corpora, fine-tune two experts, merge them, and compare (eight minutes on two cores)."""
     import torch
 
     from voxstrata.cli.program import program
