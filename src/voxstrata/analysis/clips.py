@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lhotse import MonoCut
 
 from voxstrata.analysis.frame_answers import ENERGY, FRAME_TARGETS, PHONEMES, PITCH
-from voxstrata.batches.plan import derived_seed
+from voxstrata.batches.plan import derived_seed, drawn_ids
 from voxstrata.corpora.clip import SPLITS
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import CorpusError
@@ -209,7 +209,7 @@ def _drawn(clips: dict[str, ProbedClip], choice: ClipChoice) -> dict[str, Probed
     kept: set[str] = set()
     for part in set(choice.parts.values()):
         own = [clip_id for clip_id, clip in clips.items() if clip.part == part]
-        kept.update(sorted(own, key=lambda clip_id: derived_seed(choice.seed, clip_id))[: choice.max_clips])
+        kept |= drawn_ids(own, choice.max_clips, choice.seed)
     return {clip_id: clip for clip_id, clip in clips.items() if clip_id in kept}
 
 

@@ -27,14 +27,20 @@ def derived_seed(*parts: object) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def drawn(found: Callable[[], Iterable[Cut]], limit: int) -> Iterator[Cut]:
-    """Some of the clips, by a hash of their ids: the same ones for the same ids, in their order.
+def drawn_ids(ids: Iterable[str], limit: int, seed: object) -> set[str]:
+    """Some of the ids, by a hash of seed and id: the same ones whatever their order."""
+    return set(nsmallest(limit, ids, key=partial(derived_seed, seed)))
+
+
+def drawn(found: Callable[[], Iterable[Cut]], limit: int, seed: object = "limit") -> Iterator[Cut]:
+    """Some of the clips, as `drawn_ids` draws them, in their order.
 
     Args:
         found: gives the clips, one at a time, at each call.
         limit: at most so many.
+        seed: of the draw.
     """
-    kept = set(nsmallest(limit, (cut.id for cut in found()), key=partial(derived_seed, "limit")))
+    kept = drawn_ids((cut.id for cut in found()), limit, seed)
     return (cut for cut in found() if cut.id in kept)
 
 

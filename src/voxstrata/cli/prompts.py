@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,13 +106,12 @@ def drawn_clips(
     Raises:
         CorpusError: if split or fold does not exist, or has no clips.
     """
-    from voxstrata.batches.plan import derived_seed
+    from voxstrata.batches.plan import drawn
     from voxstrata.batches.source import BatchOptions, BatchSource
 
-    ids = (cut.id for cut in corpus.stream(split, fold))
-    kept = set(sorted(ids, key=lambda clip: derived_seed(seed, clip))[:count])
+    found = partial(corpus.stream, split, fold)
     return BatchSource(
-        (cut for cut in corpus.stream(split, fold) if cut.id in kept),
+        found() if count is None else drawn(found, count, seed),
         BatchOptions(batch_size=BATCH_CLIPS, shuffle=False, cache_bytes=0),
     )
 
