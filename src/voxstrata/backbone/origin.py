@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,17 +122,10 @@ def _tells_itself(place: Path) -> bool:
 
 def _told_config(checkpoint: Checkpoint) -> tuple[PretrainedConfig, bool | None] | None:
     """What a torch file tells of its architecture, and whether it wants normalised waveforms."""
-    try:
+    with _named(f"{checkpoint.path} does not describe its architecture"):
         config = told_config(checkpoint.settings)
         if config is not None:
             check_sizes(config.to_dict(), checkpoint.path)
-    except VoxstrataError:
-        raise
-    except Exception as fault:  # a stranger's settings fail in as many ways as there are settings
-        raise CheckpointError(
-            f"{checkpoint.path} does not describe its architecture ({_line(fault)}); name an encoder of "
-            "the same architecture"
-        ) from None
     if config is None:
         return None
     cfg = checkpoint.settings.get("cfg")
@@ -150,20 +144,20 @@ def _require_buildable(config: PretrainedConfig, checkpoint: Checkpoint) -> None
             f"{checkpoint.path} has {checkpoint.num_layers} transformer layers, but its configuration tells "
             f"of {layers}; choose the checkpoint and the model of one architecture and size"
         )
+    with _named(f"the configuration of {checkpoint.path} cannot be built"), torch.device("meta"):
+        family_of(config).build(config)
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Makes one line of whatever fails within: a stranger's settings fail in as many ways as there are."""
     try:
-        with torch.device("meta"):
-            family_of(config).build(config)
+        yield
     except VoxstrataError:
         raise
-    except Exception as fault:  # a stranger's settings fail in as many ways as there are settings
-        raise CheckpointError(
-            f"the configuration of {checkpoint.path} cannot be built ({_line(fault)}); name an encoder of "
-            "the same architecture"
-        ) from None
-
-
-def _line(fault: Exception) -> str:
-    return str(fault).partition("\n")[0].rstrip(". ") or type(fault).__name__
+    except Exception as fault:
+        reason = str(fault).partition("\n")[0].rstrip(". ") or type(fault).__name__
+        raise CheckpointError(f"{what} ({reason}); name an encoder of the same architecture") from None
 
 
 def _configuration(place: Path) -> tuple[PretrainedConfig, bool | None]:
