@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from voxstrata.cli.program import program
+from voxstrata.documents import read_json_object
 from voxstrata.runs import RunFolder
 
 #: Part of a split's scores -> the metric that is shown of it.
@@ -39,8 +39,7 @@ def outcome_object(run: RunFolder) -> dict[str, Any]:
     Args:
         run: that is complete.
     """
-    steps, validations = run.journal_rows("step"), run.journal_rows("validation")
-    lowest = next((row for row in reversed(validations) if row["best"]), None)
+    steps, lowest = run.journal_rows("step"), _lowest(run)
     return {
         "run": str(run.path),
         "model": str(run.model) if run.model.is_dir() else None,
@@ -64,8 +63,7 @@ def outcome_warnings(run: RunFolder) -> Iterator[str]:
 def _metrics(run: RunFolder) -> dict[str, dict[str, Any]]:
     if not run.metrics.is_file():
         return {}
-    found: dict[str, dict[str, Any]] = json.loads(run.metrics.read_text(encoding="utf-8"))
-    return found
+    return read_json_object(run.metrics, nan=True)
 
 
 def _parts(scores: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, str]]:
@@ -110,14 +108,14 @@ def _best(run: RunFolder) -> str | None:
     """Which weights the model has, of how many steps."""
     from voxstrata.recipes.reading import read_yaml
 
-    steps, validations = run.journal_rows("step"), run.journal_rows("validation")
+    steps = run.journal_rows("step")
     if not steps:
         return None
     training = read_yaml(run.recipe).get("training") or {}
     last = steps[-1]
     epochs = training.get("epochs") or last["epoch"] + 1
     early = " (stopped early)" if training.get("epochs") and last["epoch"] + 1 < epochs else ""
-    lowest = next((row for row in reversed(validations) if row["best"]), None)
+    lowest = _lowest(run)
     if lowest is None:
         return f"the last of {last['step']:,} steps, as there are no dev clips to choose by"
     place = (
@@ -128,3 +126,8 @@ def _best(run: RunFolder) -> str | None:
     if not training.get("keep_best", True) and lowest["step"] != last["step"]:
         return f"{place}; kept are the weights of the last step (training.keep_best is off)"
     return place
+
+
+def _lowest(run: RunFolder) -> dict[str, Any] | None:
+    """The journal's row of the validation with the lowest loss; None where there was none."""
+    return next((row for row in reversed(run.journal_rows("validation")) if row["best"]), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from voxstrata.corpora.clip import Clip
+from voxstrata.documents import parse_json
 from voxstrata.errors import CorpusError
 
 NAMES = ("pseudo-labels.jsonl", "pseudo-labels.csv")
@@ -79,7 +79,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 return
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    content = json.loads(line)
+                    content = parse_json(line, f"{path}, line {number}", error=CorpusError)
                     if not isinstance(content, dict):
                         raise CorpusError(f"{path}, line {number}: expected an object; found {line[:80]!r}")
                     yield number, content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from voxstrata.backbone.checkpoints import open_checkpoint
 from voxstrata.backbone.locate import locate
 from voxstrata.batches.processes import Processes
 from voxstrata.corpora.prepared import PreparedCorpus
+from voxstrata.documents import read_json_object
 from voxstrata.errors import RecipeError
 from voxstrata.evaluation.score import score
 from voxstrata.experiments.build import Say, build_system, fit_options
@@ -254,7 +254,7 @@ def _write_scored(
 def _finish(run: RunFolder) -> None:
     from voxstrata.reporting.page import write_report
 
-    about = json.loads(run.provenance.read_text(encoding="utf-8"))
+    about = read_json_object(run.provenance)
     write_json(run.provenance, about | {"finished": now()})
     write_report(run)
     atomic_write(run.complete, now() + "\n")
