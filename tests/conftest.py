@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import torch
 from hypothesis import settings
+from safetensors.torch import load_file
 
 from voxstrata.batches.batch import Batch, Reference
 
@@ -172,3 +173,19 @@ def corpus_folder(tmp_path_factory) -> Path:
     (folder / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     prepare("table", folder / "table.jsonl", folder / "prepared")
     return folder / "prepared"
+
+
+@pytest.fixture
+def state(encoder_folder) -> dict[str, torch.Tensor]:
+    """The tensors of the tiny encoder's folder."""
+    return load_file(encoder_folder / "model.safetensors")
+
+
+@pytest.fixture
+def folder(encoder_folder, tmp_path) -> Path:
+    """A copy of the tiny encoder's folder."""
+    made = tmp_path / "copied"
+    made.mkdir()
+    for file in encoder_folder.iterdir():
+        (made / file.name).write_bytes(file.read_bytes())
+    return made

@@ -16,36 +16,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from hostile import refused
 from voxstrata.backbone.checkpoints import open_checkpoint
 from voxstrata.backbone.encoder import load_backbone
-from voxstrata.errors import CheckpointError
 from voxstrata.merging.task_vector import TaskVector, is_task_vector
 
 Q_PROJ = "encoder.layers.0.attention.q_proj.weight"
-
-
-@pytest.fixture
-def state(encoder_folder) -> dict[str, torch.Tensor]:
-    return load_file(encoder_folder / "model.safetensors")
-
-
-@pytest.fixture
-def folder(encoder_folder, tmp_path) -> Path:
-    """A copy of the tiny encoder's folder."""
-    made = tmp_path / "copied"
-    made.mkdir()
-    for file in encoder_folder.iterdir():
-        (made / file.name).write_bytes(file.read_bytes())
-    return made
-
-
-def refused(message: str, read, *arguments) -> str:
-    with pytest.raises(CheckpointError, match=message) as caught:
-        read(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(

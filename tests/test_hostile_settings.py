@@ -10,32 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hostile import refused
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.backbone.headers import read_base, read_expert
-from voxstrata.errors import CheckpointError
 from voxstrata.merging.task_vector import TaskVector
-
-
-@pytest.fixture
-def state(encoder_folder) -> dict[str, torch.Tensor]:
-    return load_file(encoder_folder / "model.safetensors")
-
-
-@pytest.fixture
-def folder(encoder_folder, tmp_path) -> Path:
-    """A copy of the tiny encoder's folder."""
-    made = tmp_path / "copied"
-    made.mkdir()
-    for file in encoder_folder.iterdir():
-        (made / file.name).write_bytes(file.read_bytes())
-    return made
-
-
-def refused(message: str, read, *arguments) -> str:
-    with pytest.raises(CheckpointError, match=message) as caught:
-        read(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def changed(folder: Path, file: str, **settings) -> Path:

@@ -229,7 +229,7 @@ def test_the_command_prints_tables_and_writes_the_numbers(called, run, corpora):
     shares = told["shares"]
     total = shares["scalars"] + shares["network_mean"] + shares["network_variation"]
     assert total == pytest.approx(1)
-    assert any(line.endswith(", test: 3 clips") for line in out.splitlines())
+    assert out.splitlines()[0].endswith(", test: 3 clips")
     for heading in ("alpha of asr, swapped for ser", "alpha of ser, swapped for asr", "asr to ser",
                     "network, beyond that mean", "ser, swapped for asr"):  # fmt: skip
         assert heading in out
