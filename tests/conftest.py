@@ -76,7 +76,7 @@ def real_data() -> Path:
 def tiny_encoder():
     """A function of a seed: a trainable WavLM of two layers of 32, with random weights."""
     from voxstrata.backbone.encoder import build_backbone
-    from voxstrata.systems.pretraining.tiny_encoder import start_front_end, tiny_config
+    from voxstrata.methods.pretraining.tiny_encoder import start_front_end, tiny_config
 
     def build(seed: int = 0):
         sizes = {"hidden_size": 32, "layers": 2, "attention_heads": 2, "feed_forward": 64}

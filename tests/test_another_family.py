@@ -31,9 +31,9 @@ from voxstrata.backbone.families.family import Convolution, Family, FrontEnd, Wi
 from voxstrata.backbone.groups import group_sizes
 from voxstrata.backbone.layouts import Layout, rules
 from voxstrata.errors import CheckpointError
-from voxstrata.merging.front_cache import FrontCache
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.lean.front_cache import FrontCache
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
 from whisper_by_hand import clips, distance, group_of, whisper
 
 PACKAGE = Path(voxstrata.__file__).parent

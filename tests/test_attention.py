@@ -18,8 +18,8 @@ from voxstrata.backbone.attention import FastWavLMAttention, set_attention
 from voxstrata.backbone.encoder import SpeechEncoder, build_backbone, load_backbone
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.errors import CheckpointError
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
 
 #: Of transformers' own attention on padded batches.
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from voxstrata.benchmarks import cached
 from voxstrata.cli.main import app
 from voxstrata.errors import VoxstrataError
-from voxstrata.systems.cached_states import CachedStates
+from voxstrata.methods.cached_states import CachedStates
 
 
 def test_bench_cached_prints_and_writes_what_it_found(tmp_path, monkeypatch):

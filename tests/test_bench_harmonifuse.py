@@ -12,7 +12,7 @@ from toy_tasks import write_corpus
 from voxstrata.benchmarks import harmonifuse
 from voxstrata.benchmarks.harmonifuse import HarmoniFuseBenchOptions, padding_efficiency
 from voxstrata.cli.main import app
-from voxstrata.speech_lm.language_model import LanguageModel
+from voxstrata.methods.harmonifuse.lm.language_model import LanguageModel
 
 
 def test_bench_harmonifuse_prints_and_writes_what_it_found(tmp_path):

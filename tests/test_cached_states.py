@@ -21,13 +21,13 @@ from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.inference.path import predict
 from voxstrata.labels import LabelSet
 from voxstrata.losses import class_balanced_weights
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
 from voxstrata.runs import RunFolder
-from voxstrata.systems import cached_states as module
-from voxstrata.systems.adaltm import AdaLTM, AdaLTMRates
-from voxstrata.systems.cached_states import FrozenLayers, cached_states
-from voxstrata.systems.recognition import EmotionModel
+from voxstrata.methods import cached_states as module
+from voxstrata.methods.adaltm.system import AdaLTM, AdaLTMRates
+from voxstrata.methods.cached_states import FrozenLayers, cached_states
+from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 

@@ -26,8 +26,8 @@ from voxstrata.experiments.dry_run.costs import (
     tuning_step_bytes,
 )
 from voxstrata.experiments.dry_run.estimate import Assumptions, Loads, estimate
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
 from voxstrata.recipes.reading import validate
 
 LARGE = EncoderSizes.of(wavlm_config("large"), 315_453_120)

@@ -9,8 +9,8 @@ import torch
 
 from tiny_language_models import EOS, V, gpt2, lm, prefixes, row_of, score
 from voxstrata.errors import RecipeError
-from voxstrata.speech_lm.decoding import DecodingOptions, decode, forbid_repeats
-from voxstrata.speech_lm.sequences import Sequences
+from voxstrata.methods.harmonifuse.lm.decoding import DecodingOptions, decode, forbid_repeats
+from voxstrata.methods.harmonifuse.lm.sequences import Sequences
 
 
 def search(model, prefix, **options) -> list[list[int]]:

@@ -17,7 +17,7 @@ from voxstrata.backbone.headers import model_shapes
 from voxstrata.errors import CheckpointError, RecipeError
 from voxstrata.recipes.defaults import SIZES, TABLE, kind_of
 from voxstrata.recipes.reading import dump, packaged, read_recipe, read_yaml, validate
-from voxstrata.recipes.schema.any_recipe import AnyRecipe
+from voxstrata.methods.any_recipe import AnyRecipe
 
 FITTED = ("finetune-ser", "finetune-asr", "adaltm", "multitask", "late-fusion")
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}

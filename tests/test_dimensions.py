@@ -25,8 +25,8 @@ from voxstrata.losses import class_balanced_weights
 from voxstrata.predictions import Prediction, read_predictions
 from voxstrata.recipes.reading import validate
 from voxstrata.runs import RunFolder
-from voxstrata.systems.model_folder import load_model
-from voxstrata.systems.recognition import DimensionModel
+from voxstrata.methods.model_folder import load_model
+from voxstrata.methods.encoder_models import DimensionModel
 
 EMOTIONS = ("anger", "neutral", "sadness")
 

@@ -23,11 +23,11 @@ from voxstrata.cli.main import app
 from voxstrata.corpora.synthetic.plan import SynthesisOptions
 from voxstrata.experiments.tables.table import Table, read_table
 from voxstrata.recipes.reading import packaged, read_recipe
-from voxstrata.recipes.schema.encoders import AdaLTMRecipe, FinetuneRecipe, LateFusionRecipe, MultitaskRecipe
-from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
-from voxstrata.recipes.schema.pretraining import PretrainRecipe
-from voxstrata.recipes.schema.recipe import Recipe
-from voxstrata.recipes.schema.yardsticks import StatisticsRecipe, TextRecipe
+from voxstrata.methods.encoder_recipes import AdaLTMRecipe, FinetuneRecipe, LateFusionRecipe, MultitaskRecipe
+from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
+from voxstrata.methods.pretraining.recipe import PretrainRecipe
+from voxstrata.config.recipe import Recipe
+from voxstrata.methods.baselines.recipes import StatisticsRecipe, TextRecipe
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "voxstrata"
@@ -77,8 +77,8 @@ def test_the_eight_lines_of_the_readme_run(
 
     from voxstrata.backbone.encoder import load_backbone
     from voxstrata.labels import LabelSet
-    from voxstrata.systems.model_folder import save_model
-    from voxstrata.systems.recognition import EmotionModel
+    from voxstrata.methods.model_folder import save_model
+    from voxstrata.methods.encoder_models import EmotionModel
 
     shutil.copytree(encoder_folder, tmp_path / "microsoft" / "wavlm-large")
     for name, folder in expert_folders.items():

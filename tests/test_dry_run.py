@@ -27,7 +27,7 @@ from voxstrata.experiments.dry_run.table import dry_run_table
 from voxstrata.experiments.tables.corpora import corpus_folder
 from voxstrata.experiments.tables.table import read_table
 from voxstrata.recipes.reading import packaged, read_recipe
-from voxstrata.recipes.schema.encoders import AdaLTMRecipe, MultitaskRecipe
+from voxstrata.methods.encoder_recipes import AdaLTMRecipe, MultitaskRecipe
 
 BASE, SER = "microsoft/wavlm-large", "tiantiaf/wavlm-large-categorical-emotion"
 ASR = "patrickvonplaten/wavlm-libri-clean-100h-large"

@@ -14,7 +14,7 @@ import yaml
 from voxstrata.backbone.encoder import build_backbone
 from voxstrata.experiments.tables.table import read_table
 from voxstrata.labels import EMOTIONS
-from voxstrata.systems.pretraining.tiny_encoder import tiny_config
+from voxstrata.methods.pretraining.tiny_encoder import tiny_config
 
 SYNTH = {"clips": [48, 8, 16], "voices": [4, 2, 2], "labelled": 0.5, "seed": 3}
 LENGTH = {"epochs": 1, "warmup_steps": 0}

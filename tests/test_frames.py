@@ -16,15 +16,15 @@ from voxstrata.backbone.families.family import Convolution, FrontEnd
 from voxstrata.batches.augment import Augmentation, augment
 from voxstrata.corpora.prepare import prepare
 from voxstrata.errors import AudioError, CorpusError, RecipeError
-from voxstrata.experiments.build import build_system
+from voxstrata.methods.build import build_system
 from voxstrata.experiments.dry_run.run import dry_run
-from voxstrata.experiments.frames import ClipNeeds
+from voxstrata.methods.frames import ClipNeeds
 from voxstrata.experiments.run import execute
-from voxstrata.experiments.sources import Sources, build_sources
+from voxstrata.methods.sources import Sources, build_sources
 from voxstrata.losses import ctc_frames, ctc_loss
 from voxstrata.predictions import read_predictions
 from voxstrata.recipes.reading import validate
-from voxstrata.recipes.schema.any_recipe import AnyRecipe
+from voxstrata.methods.any_recipe import AnyRecipe
 from voxstrata.reporting import page
 from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit

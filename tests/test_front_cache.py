@@ -6,8 +6,8 @@ import torch
 from tiny_merges import KINDS, batch, moved, parts, score
 from voxstrata.backbone.attention import set_attention
 from voxstrata.errors import AudioError, CheckpointError
-from voxstrata.merging.front_cache import FrontCache, front_bytes
-from voxstrata.merging.merged import MergedBackbone
+from voxstrata.methods.adaltm.lean.front_cache import FrontCache, front_bytes
+from voxstrata.methods.adaltm.merged import MergedBackbone
 
 IDS = ("a", "b", "c")
 

@@ -12,10 +12,10 @@ from voxstrata.batches.batch import Batch
 from voxstrata.errors import RecipeError
 from voxstrata.inference.path import predict
 from voxstrata.losses import class_balanced_weights, soft_cross_entropy
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
-from voxstrata.speech_lm.decoding import DecodingOptions
-from voxstrata.systems.harmonifuse.system import HarmoniFuse
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
+from voxstrata.methods.harmonifuse.lm.decoding import DecodingOptions
+from voxstrata.methods.harmonifuse.system import HarmoniFuse
 
 
 def gradients(system: HarmoniFuse, batch: Batch) -> tuple[set[str], set[str]]:

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from toy_tasks import recipe, two_corpora
-from voxstrata.experiments.build_harmonifuse import harmonifuse_options
-from voxstrata.experiments.sources import build_sources
-from voxstrata.experiments.task_sources import TaskSources
-from voxstrata.heads.tasks import Task
+from voxstrata.methods.harmonifuse.build import harmonifuse_options
+from voxstrata.methods.sources import build_sources
+from voxstrata.methods.task_sources import TaskSources
+from voxstrata.heads.task import Task
 from voxstrata.recipes.reading import read_yaml, validate
-from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe, TaskUse
-from voxstrata.speech_lm.decoding import DecodingOptions
-from voxstrata.speech_lm.language_model import SmallLM
-from voxstrata.speech_lm.pretrained import PretrainedLM
-from voxstrata.systems.harmonifuse.options import (
+from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe, TaskUse
+from voxstrata.methods.harmonifuse.lm.decoding import DecodingOptions
+from voxstrata.methods.harmonifuse.lm.language_model import SmallLM
+from voxstrata.methods.harmonifuse.lm.pretrained import PretrainedLM
+from voxstrata.methods.harmonifuse.options import (
     ConnectorOptions,
     EncoderFusionOptions,
     HarmoniFuseOptions,

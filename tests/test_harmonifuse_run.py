@@ -21,16 +21,16 @@ from toy_tasks import recipe, two_corpora, write_corpus
 from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
 from voxstrata.cli.main import app
 from voxstrata.errors import CorpusError, RecipeError, VoxstrataError
-from voxstrata.experiments.build import build_system
+from voxstrata.methods.build import build_system
 from voxstrata.experiments.run import execute
-from voxstrata.experiments.sources import build_sources
+from voxstrata.methods.sources import build_sources
 from voxstrata.inference.path import predict
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.predictions import read_predictions
 from voxstrata.recipes.reading import dump, merged_values
 from voxstrata.runs import RunFolder
-from voxstrata.systems.harmonifuse.system import HarmoniFuse
-from voxstrata.systems.model_folder import load_model, save_model
+from voxstrata.methods.harmonifuse.system import HarmoniFuse
+from voxstrata.methods.model_folder import load_model, save_model
 from voxstrata.training.options import Progress
 
 

@@ -13,14 +13,14 @@ import yaml
 
 import toy_tasks
 from voxstrata.backbone.encoder import build_backbone
-from voxstrata.experiments.build import build_system
-from voxstrata.experiments.sources import build_sources
+from voxstrata.methods.build import build_system
+from voxstrata.methods.sources import build_sources
 from voxstrata.experiments.tables.plan import plan
 from voxstrata.experiments.tables.table import read_table
 from voxstrata.recipes.reading import merged_values, read_yaml
-from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
-from voxstrata.systems.harmonifuse.system import HarmoniFuse
-from voxstrata.systems.pretraining.tiny_encoder import tiny_config
+from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
+from voxstrata.methods.harmonifuse.system import HarmoniFuse
+from voxstrata.methods.pretraining.tiny_encoder import tiny_config
 
 TABLE = read_table("harmonifuse")
 SINGLE = {f"{task}-{form}" for task in ("asr", "ser") for form in ("middle", "last", "gated")}

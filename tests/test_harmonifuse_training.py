@@ -9,13 +9,13 @@ import torch
 
 from tiny_harmonifuse import ASR, GENDER, GENDERS, SER, SMALL, build, of
 from voxstrata.errors import LabelError, RecipeError
-from voxstrata.heads.tasks import Task
+from voxstrata.heads.task import Task
 from voxstrata.inference.path import predict
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
 from voxstrata.runs import RunFolder
-from voxstrata.systems.harmonifuse.notes import ValidationNotes
-from voxstrata.systems.harmonifuse.options import (
+from voxstrata.methods.validation_notes import ValidationNotes
+from voxstrata.methods.harmonifuse.options import (
     ConnectorOptions,
     EncoderFusionOptions,
     HarmoniFuseRates,

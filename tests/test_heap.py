@@ -8,7 +8,7 @@ import pytest
 HEAP = """
 from pathlib import Path
 import numpy as np
-from voxstrata.merging.heap import Heap
+from voxstrata.methods.adaltm.lean.heap import Heap
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

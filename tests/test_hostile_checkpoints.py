@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from hostile import refused
 from voxstrata.backbone.checkpoints import open_checkpoint
 from voxstrata.backbone.encoder import load_backbone
-from voxstrata.merging.task_vector import TaskVector, is_task_vector
+from voxstrata.methods.adaltm.task_vector import TaskVector, is_task_vector
 
 Q_PROJ = "encoder.layers.0.attention.q_proj.weight"
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from hostile import refused
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.backbone.headers import read_base, read_expert
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.task_vector import TaskVector
 
 
 def changed(folder: Path, file: str, **settings) -> Path:

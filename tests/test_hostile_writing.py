@@ -14,7 +14,7 @@ import torch
 
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.errors import CheckpointError, VoxstrataError
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.task_vector import TaskVector
 from voxstrata.runs import RunFolder, atomic_write, sweep, written_whole
 
 MAIN = [sys.executable, "-m", "voxstrata.cli.main"]

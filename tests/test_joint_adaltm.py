@@ -16,21 +16,21 @@ from toy_tasks import two_corpora
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.batches.batch import Batch
 from voxstrata.errors import CheckpointError, RecipeError
-from voxstrata.experiments.build import build_system
+from voxstrata.methods.build import build_system
 from voxstrata.experiments.run import execute
-from voxstrata.experiments.sources import build_sources
+from voxstrata.methods.sources import build_sources
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.labels import LabelSet
 from voxstrata.losses import class_balanced_weights
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
 from voxstrata.predictions import read_predictions
 from voxstrata.recipes.reading import validate
-from voxstrata.recipes.schema.encoders import AdaLTMRecipe
+from voxstrata.methods.encoder_recipes import AdaLTMRecipe
 from voxstrata.runs import RunFolder
-from voxstrata.systems.joint_adaltm import JointAdaLTM, JointModel, JointRates
-from voxstrata.systems.model_folder import load_model, save_model
+from voxstrata.methods.adaltm.joint import JointAdaLTM, JointModel, JointRates
+from voxstrata.methods.model_folder import load_model, save_model
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 from voxstrata.vocabulary import Vocabulary

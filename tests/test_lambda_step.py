@@ -11,11 +11,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from tiny_merges import KINDS, batch, by_hand, moved, parts, score, tiny
 from voxstrata.backbone.encoder import build_backbone
 from voxstrata.errors import CheckpointError
-from voxstrata.merging import engine, merged, rebuilt
-from voxstrata.merging.heap import Heap
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.rules import inner_products, merge_values
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm import merged
+from voxstrata.methods.adaltm.lean import engine, rebuilt
+from voxstrata.methods.adaltm.lean.heap import Heap
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.rules import inner_products, merge_values
+from voxstrata.methods.adaltm.task_vector import TaskVector
 
 GRANULARITIES = ["layer", "global"]
 

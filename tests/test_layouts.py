@@ -15,7 +15,7 @@ from voxstrata.backbone.checkpoints import open_checkpoint
 from voxstrata.backbone.encoder import build_backbone, load_backbone
 from voxstrata.backbone.unilm import conv_layers, wavlm_config
 from voxstrata.errors import CheckpointError
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.task_vector import TaskVector
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 FRONT = {"conv_dim": [16] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}

@@ -25,10 +25,10 @@ from voxstrata.experiments.leaks.report import LeakError, LeakReport
 from voxstrata.experiments.leaks.training_clips import ClipTrace, TrainingClips, Use, training_clips_of
 from voxstrata.experiments.parents import experts_of
 from voxstrata.experiments.run import execute
-from voxstrata.experiments.sources import build_sources
-from voxstrata.recipes.leaks import FIT, LEAKS, MATCHES, SPLITS, STAGES
+from voxstrata.methods.sources import build_sources
+from voxstrata.config.leaks import FIT, LEAKS, MATCHES, SPLITS, STAGES
 from voxstrata.recipes.reading import validate
-from voxstrata.recipes.schema.any_recipe import AnyRecipe
+from voxstrata.methods.any_recipe import AnyRecipe
 from voxstrata.reporting.contents import read_run
 from voxstrata.reporting.sections import leak_lines
 from voxstrata.runs import RunFolder
@@ -147,7 +147,7 @@ def test_a_list_is_found_from_the_run_its_model_its_encoder_and_a_task_vector(
     tmp_path: Path, encoder_folder: Path, expert_folders: dict[str, Path]
 ) -> None:
     from voxstrata.backbone.encoder import load_backbone
-    from voxstrata.merging.task_vector import TaskVector
+    from voxstrata.methods.adaltm.task_vector import TaskVector
 
     encoder = tmp_path / "run" / "model" / "encoder"
     load_backbone(expert_folders["ser"]).save(encoder)

@@ -17,11 +17,11 @@ from voxstrata.corpora.summary import summarize
 from voxstrata.experiments.leaks.guard import guard
 from voxstrata.experiments.leaks.report import LeakError
 from voxstrata.experiments.leaks.training_clips import TrainingClips
-from voxstrata.experiments.sources import build_sources
+from voxstrata.methods.sources import build_sources
 from voxstrata.experiments.tables.pieces import Piece, narrowed
 from voxstrata.experiments.tables.plan import plan
 from voxstrata.experiments.tables.table import Table, read_table
-from voxstrata.recipes.leaks import MATCHES
+from voxstrata.config.leaks import MATCHES
 from voxstrata.recipes.reading import dump, validate
 from voxstrata.runs import RunFolder
 

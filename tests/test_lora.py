@@ -15,7 +15,7 @@ from voxstrata.backbone.checkpoints import open_checkpoint
 from voxstrata.backbone.encoder import build_backbone, load_backbone
 from voxstrata.cli.main import app
 from voxstrata.errors import CheckpointError
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.task_vector import TaskVector
 
 Q, UP, DOWN = "attention.q_proj", "feed_forward.intermediate_dense", "feed_forward.output_dense"
 

@@ -8,9 +8,9 @@ from transformers import AutoModel
 from tiny_merges import KINDS, batch, by_hand, group_of, moved, parts, score
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.errors import CheckpointError
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.rules import task_arithmetic
-from voxstrata.merging.task_vector import TaskVector, is_task_vector
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.rules import task_arithmetic
+from voxstrata.methods.adaltm.task_vector import TaskVector, is_task_vector
 
 
 @pytest.mark.parametrize(("kind", "stable", "norm"), KINDS)

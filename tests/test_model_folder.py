@@ -14,10 +14,10 @@ from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.labels import LabelSet
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
-from voxstrata.systems.model_folder import find_model, load_model, save_model
-from voxstrata.systems.recognition import DimensionModel, EmotionModel, TranscriptionModel
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
+from voxstrata.methods.model_folder import find_model, load_model, save_model
+from voxstrata.methods.encoder_models import DimensionModel, EmotionModel, TranscriptionModel
 from voxstrata.vocabulary import Vocabulary
 
 LABELS = LabelSet(("neutral", "anger", "fear"))  # not in alphabetical order
@@ -115,7 +115,7 @@ def test_an_older_model_is_replaced_and_a_failed_save_leaves_it(base_model, tmp_
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("voxstrata.systems.model_folder.save_file", full)
+    monkeypatch.setattr("voxstrata.methods.model_folder.save_file", full)
     with pytest.raises(VoxstrataError, match=r"cannot write .*model: No space left on device; free space"):
         save_model(base_model, folder)
     assert load_model(folder) and [path.name for path in tmp_path.iterdir()] == ["model"]

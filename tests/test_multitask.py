@@ -15,18 +15,18 @@ from voxstrata.batches.batch import Batch
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import CorpusError, RecipeError
-from voxstrata.experiments.build import build_system
-from voxstrata.experiments.sources import build_sources
+from voxstrata.methods.build import build_system
+from voxstrata.methods.sources import build_sources
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.labels import LabelSet
 from voxstrata.losses import class_balanced_weights
 from voxstrata.recipes.reading import validate
 from voxstrata.runs import RunFolder
-from voxstrata.systems.finetune import FinetuneRates, SERFinetune
-from voxstrata.systems.model_folder import load_model, save_model
-from voxstrata.systems.multitask import Multitask, MultitaskModel
-from voxstrata.systems.recognition import EmotionModel
+from voxstrata.methods.baselines.finetune import FinetuneRates, SERFinetune
+from voxstrata.methods.model_folder import load_model, save_model
+from voxstrata.methods.baselines.multitask import Multitask, MultitaskModel
+from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 from voxstrata.vocabulary import Vocabulary

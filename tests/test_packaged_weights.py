@@ -11,7 +11,7 @@ from voxstrata.corpora.synthetic.voices import timbres
 from voxstrata.evaluation.score import score
 from voxstrata.experiments.leaks.training_clips import training_clips_of
 from voxstrata.inference.recognizer import Recognizer
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.task_vector import TaskVector
 
 WEIGHTS = Path(voxstrata.__file__).parent / "weights"
 

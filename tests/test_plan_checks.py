@@ -16,7 +16,7 @@ from voxstrata.cli.main import app
 from voxstrata.corpora.prepare import prepare
 from voxstrata.errors import CorpusError, RecipeError
 from voxstrata.experiments.plan_checks import FEW_STEPS, check_plan, plan_findings, require_classes
-from voxstrata.experiments.sources import build_sources
+from voxstrata.methods.sources import build_sources
 from voxstrata.recipes.reading import merged_values, validate
 
 EMOTIONS = ("anger", "neutral", "sadness")

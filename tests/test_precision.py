@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from voxstrata.backbone.encoder import build_backbone
-from voxstrata.systems.pretraining.tiny_encoder import tiny_config
+from voxstrata.methods.pretraining.tiny_encoder import tiny_config
 
 
 @pytest.mark.parametrize("kernel", [16, 31, 32])

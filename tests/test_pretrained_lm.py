@@ -22,12 +22,12 @@ from transformers import (
 
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.errors import CheckpointError, LabelError, RecipeError
-from voxstrata.heads.tasks import Task
+from voxstrata.heads.task import Task
 from voxstrata.inference.path import predict
 from voxstrata.labels import LabelSet
-from voxstrata.speech_lm.pretrained import PretrainedLM, load_pretrained
-from voxstrata.systems.harmonifuse.options import HarmoniFuseOptions, LayerFusionOptions, build_lm
-from voxstrata.systems.harmonifuse.system import HarmoniFuse
+from voxstrata.methods.harmonifuse.lm.pretrained import PretrainedLM, load_pretrained
+from voxstrata.methods.harmonifuse.options import HarmoniFuseOptions, LayerFusionOptions, build_lm
+from voxstrata.methods.harmonifuse.system import HarmoniFuse
 from voxstrata.vocabulary import Vocabulary
 
 
@@ -193,7 +193,7 @@ def test_of_a_pretrained_model_a_model_folder_holds_the_adapters_alone(
     from safetensors.torch import load_file
 
     from tiny_harmonifuse import ASR, SER, SMALL, build
-    from voxstrata.systems.model_folder import load_model, save_model
+    from voxstrata.methods.model_folder import load_model, save_model
 
     system = build(
         load_backbone(encoder_folder), (ASR, SER), replace(SMALL, lm=PretrainedLM(str(llama_folder), rank=2))

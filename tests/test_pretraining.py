@@ -17,8 +17,8 @@ from voxstrata.backbone.encoder import build_backbone, load_backbone
 from voxstrata.backbone.front_end import PHASES, mel_frequencies, quadrature_filters, start_from_mel
 from voxstrata.heads.layer_sum import LayerSum
 from voxstrata.runs import RunFolder
-from voxstrata.systems.pretraining.acoustic_targets import WINDOW, AcousticTargets, frames_of
-from voxstrata.systems.pretraining.system import (
+from voxstrata.methods.pretraining.acoustic_targets import WINDOW, AcousticTargets, frames_of
+from voxstrata.methods.pretraining.system import (
     SPAN,
     MaskedPrediction,
     PretrainingOptions,
@@ -27,7 +27,7 @@ from voxstrata.systems.pretraining.system import (
     masked_frames,
     span_mask,
 )
-from voxstrata.systems.pretraining.tiny_encoder import start_front_end, tiny_config
+from voxstrata.methods.pretraining.tiny_encoder import start_front_end, tiny_config
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 

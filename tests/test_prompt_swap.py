@@ -27,10 +27,10 @@ from voxstrata.experiments.run import execute
 from voxstrata.inference.path import predict
 from voxstrata.labels import LabelSet
 from voxstrata.runs import RunFolder
-from voxstrata.systems.harmonifuse.options import EncoderFusionOptions, LayerFusionOptions
-from voxstrata.systems.harmonifuse.system import HarmoniFuse
-from voxstrata.systems.model_folder import save_model
-from voxstrata.systems.recognition import EmotionModel
+from voxstrata.methods.harmonifuse.options import EncoderFusionOptions, LayerFusionOptions
+from voxstrata.methods.harmonifuse.system import HarmoniFuse
+from voxstrata.methods.model_folder import save_model
+from voxstrata.methods.encoder_models import EmotionModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched")
 

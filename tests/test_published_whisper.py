@@ -15,7 +15,7 @@ from transformers import WhisperModel
 from tiny_whisper import TRANSCRIBE, WAVES, ours, save_whisper, theirs, whole
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.errors import CheckpointError
-from voxstrata.systems.published_whisper import find_transcriber, load_decoder, load_transcriber
+from voxstrata.methods.transcribers.published_whisper import find_transcriber, load_decoder, load_transcriber
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from voxstrata.documents import parse_yaml
 from voxstrata.errors import RecipeError
-from voxstrata.experiments.build import fit_options
-from voxstrata.experiments.cuts import corpora_of
+from voxstrata.methods.build import fit_options
+from voxstrata.methods.cuts import corpora_of
 from voxstrata.experiments.tables.pieces import points
 from voxstrata.experiments.tables.recipes import order, references, run_values, substitute
 from voxstrata.experiments.tables.table import read_table
@@ -26,7 +26,7 @@ from voxstrata.recipes.reading import (
     read_yaml,
     validate,
 )
-from voxstrata.recipes.schema.any_recipe import AnyRecipe, TrainedRecipe
+from voxstrata.methods.any_recipe import AnyRecipe, TrainedRecipe
 
 TABLE_SCALES = [(table, scale) for table in packaged("tables") for scale in read_table(table).scales]
 

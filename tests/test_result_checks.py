@@ -16,7 +16,7 @@ from voxstrata.evaluation.score import score
 from voxstrata.experiments import result_checks
 from voxstrata.experiments.result_checks import answer_warnings, result_warnings
 from voxstrata.experiments.run import execute
-from voxstrata.experiments.sources import build_sources
+from voxstrata.methods.sources import build_sources
 from voxstrata.predictions import Prediction, read_predictions
 from voxstrata.recipes.reading import merged_values, validate
 from voxstrata.runs import RunFolder

@@ -15,9 +15,9 @@ from voxstrata.corpora.clip import Clip
 from voxstrata.corpora.prepare import prepare
 from voxstrata.corpora.speaker_parts import folds_by_speaker, speaker_parts, told_folds
 from voxstrata.errors import CorpusError, RecipeError
-from voxstrata.experiments.sources import build_sources, split_cuts
+from voxstrata.methods.sources import build_sources, split_cuts
 from voxstrata.recipes.reading import validate
-from voxstrata.recipes.schema.data import Data
+from voxstrata.config.data import Data
 
 COUNTS = st.dictionaries(st.text(max_size=4), st.integers(1, 40), min_size=1, max_size=30)
 

@@ -9,11 +9,11 @@ from transformers import GPTJConfig, GPTJModel, OPTConfig, OPTModel
 
 from tiny_language_models import EOS, SHAPE, V, gpt2, lm, row_of, score, values
 from voxstrata.errors import CheckpointError, LabelError, RecipeError
-from voxstrata.speech_lm.connector import Connector, stack_frames
-from voxstrata.speech_lm.decoding import DecodingOptions, decode
-from voxstrata.speech_lm.language_model import LanguageModel, SmallLM
-from voxstrata.speech_lm.sequences import Sequences, join
-from voxstrata.speech_lm.tokenizers import CharacterTokenizer
+from voxstrata.methods.harmonifuse.lm.connector import Connector, stack_frames
+from voxstrata.methods.harmonifuse.lm.decoding import DecodingOptions, decode
+from voxstrata.methods.harmonifuse.lm.language_model import LanguageModel, SmallLM
+from voxstrata.methods.harmonifuse.lm.sequences import Sequences, join
+from voxstrata.methods.harmonifuse.lm.tokenizers import CharacterTokenizer
 from voxstrata.vocabulary import Vocabulary
 
 

@@ -8,7 +8,7 @@ import torch
 
 from voxstrata.batches.batch import Batch, Reference
 from voxstrata.labels import LabelSet
-from voxstrata.systems.statistics import clip_statistics, per_speaker, svm_answers
+from voxstrata.methods.baselines.statistics import clip_statistics, per_speaker, svm_answers
 
 LABELS = LabelSet(("high", "low"))
 

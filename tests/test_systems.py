@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from voxstrata.backbone.encoder import load_backbone
-from voxstrata.experiments.build import build_system
-from voxstrata.experiments.sources import build_sources
+from voxstrata.methods.build import build_system
+from voxstrata.methods.sources import build_sources
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.labels import LabelSet
 from voxstrata.losses import class_balanced_weights
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
 from voxstrata.recipes.reading import validate
 from voxstrata.runs import RunFolder
-from voxstrata.systems.adaltm import AdaLTM, AdaLTMRates, coefficient_reach
-from voxstrata.systems.finetune import ASRFinetune, FinetuneRates, SERFinetune
-from voxstrata.systems.recognition import EmotionModel, TranscriptionModel
+from voxstrata.methods.adaltm.system import AdaLTM, AdaLTMRates, coefficient_reach
+from voxstrata.methods.baselines.finetune import ASRFinetune, FinetuneRates, SERFinetune
+from voxstrata.methods.encoder_models import EmotionModel, TranscriptionModel
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 from voxstrata.training.schedule import lr_factor

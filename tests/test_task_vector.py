@@ -10,9 +10,9 @@ from voxstrata.backbone.encoder import build_backbone, load_backbone
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.cli.main import app
 from voxstrata.errors import CheckpointError
-from voxstrata.merging.kinship import correlation
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.kinship import correlation
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
 
 
 def tiny(**more):

@@ -19,7 +19,7 @@ from voxstrata.predictions import Prediction, read_predictions, write_prediction
 from voxstrata.recipes.reading import validate
 from voxstrata.reporting import page
 from voxstrata.runs import RunFolder
-from voxstrata.systems.text import text_answers
+from voxstrata.methods.baselines.text import text_answers
 
 LABELS = LabelSet(("anger", "happiness", "sadness"))
 SAID = [

@@ -20,7 +20,7 @@ from voxstrata.cli.outcome import outcome, outcome_warnings
 from voxstrata.cli.program import program
 from voxstrata.cli.progress import Lines, bar
 from voxstrata.experiments import run as run_module
-from voxstrata.experiments.cuts import cuts_of, limited
+from voxstrata.methods.cuts import cuts_of, limited
 from voxstrata.recipes.reading import read_recipe
 from voxstrata.runs import RunFolder, write_json
 from voxstrata.training.options import Progress

@@ -18,7 +18,7 @@ from voxstrata.batches.batch import Batch, Reference
 from voxstrata.errors import CheckpointError, TrainingError
 from voxstrata.predictions import Prediction
 from voxstrata.runs import RunFolder
-from voxstrata.systems.system import ParameterGroup, System
+from voxstrata.system import ParameterGroup, System
 from voxstrata.training import checkpoint, disk
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions, Progress

@@ -16,7 +16,7 @@ from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.labels import LabelSet
 from voxstrata.predictions import Prediction
 from voxstrata.runs import RunFolder
-from voxstrata.systems.system import ParameterGroup, System
+from voxstrata.system import ParameterGroup, System
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions, Progress
 

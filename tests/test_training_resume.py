@@ -25,7 +25,7 @@ from voxstrata.batches.batch import Batch, Reference
 from voxstrata.errors import CheckpointError, Interrupted
 from voxstrata.predictions import Prediction
 from voxstrata.runs import RunFolder
-from voxstrata.systems.system import ParameterGroup, System
+from voxstrata.system import ParameterGroup, System
 from voxstrata.training import checkpoint
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions, Progress

@@ -27,10 +27,10 @@ from voxstrata.heads.ctc import CTCHead
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.labels import LabelSet
 from voxstrata.runs import RunFolder, write_json
-from voxstrata.systems.model_folder import save_model
-from voxstrata.systems.multitask import MultitaskModel
-from voxstrata.systems.published_whisper import load_transcriber
-from voxstrata.systems.recognition import EmotionModel, TranscriptionModel
+from voxstrata.methods.model_folder import save_model
+from voxstrata.methods.baselines.multitask import MultitaskModel
+from voxstrata.methods.transcribers.published_whisper import load_transcriber
+from voxstrata.methods.encoder_models import EmotionModel, TranscriptionModel
 from voxstrata.vocabulary import Vocabulary
 
 LABELS = LabelSet(("neutral", "anger", "joy"))
@@ -93,7 +93,7 @@ def said(whisper: Path, paths: list[Path], encoder: SpeechEncoder | None = None)
 
 def felt(run: Path, paths: list[Path]) -> list[dict[str, float]]:
     from voxstrata.inference.path import predict
-    from voxstrata.systems.model_folder import load_model
+    from voxstrata.methods.model_folder import load_model
 
     model = load_model(run / "model")
     return [dict(row.probabilities or {}) for path in paths for row in predict(model, [batch([path])])]

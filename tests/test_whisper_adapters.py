@@ -26,7 +26,7 @@ from voxstrata.backbone.families.whisper import WhisperFamily
 from voxstrata.backbone.headers import read_base, read_expert
 from voxstrata.cli.main import app
 from voxstrata.errors import CheckpointError
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.task_vector import TaskVector
 from whisper_by_hand import POSITIONS, whisper
 
 LAYERS = 4

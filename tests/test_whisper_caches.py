@@ -16,10 +16,10 @@ from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.inference.path import predict
 from voxstrata.labels import LabelSet
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
-from voxstrata.systems.cached_states import CachedStates, FrozenLayers, cached_states
-from voxstrata.systems.recognition import EmotionModel
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
+from voxstrata.methods.cached_states import CachedStates, FrozenLayers, cached_states
+from voxstrata.methods.encoder_models import EmotionModel
 from whisper_by_hand import distance, experts, extracted, merged_by_hand, plain_states
 
 LABELS = LabelSet(("anger", "neutral", "sadness"))

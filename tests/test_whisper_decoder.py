@@ -32,9 +32,9 @@ from voxstrata.backbone.families.whisper import POSITIONS
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.errors import AudioError, LabelError
 from voxstrata.evaluation.recognition import NORMALIZERS
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
-from voxstrata.systems.published_whisper import load_transcriber
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
+from voxstrata.methods.transcribers.published_whisper import load_transcriber
 
 TEXTS = ["ab", "", "Nö, no. ", "a c", "x" * 20, "end"]
 

@@ -23,8 +23,8 @@ from voxstrata.backbone.encoder import SpeechEncoder, build_backbone, load_backb
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.locate import locate
 from voxstrata.corpora.prepared import sha256_of
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
 from whisper_by_hand import (
     POSITIONS,
     SAMPLE_RATE,

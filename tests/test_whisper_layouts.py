@@ -22,7 +22,7 @@ from voxstrata.backbone.checkpoints import open_checkpoint
 from voxstrata.backbone.encoder import build_backbone, load_backbone
 from voxstrata.backbone.families.whisper import WhisperFamily
 from voxstrata.errors import CheckpointError
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.task_vector import TaskVector
 from whisper_by_hand import (
     POSITIONS,
     clips,

@@ -15,9 +15,9 @@ from voxstrata.backbone.encoder import SpeechEncoder, States, build_backbone, lo
 from voxstrata.backbone.families.family import WINDOWS, Window
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.errors import CheckpointError
-from voxstrata.merging.front_cache import FrontCache, front_bytes
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.lean.front_cache import FrontCache, front_bytes
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
 from whisper_by_hand import (
     POSITIONS,
     clips,

@@ -18,13 +18,13 @@ from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.batches.processes import Processes
 from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.inference.path import predict_together
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
 from voxstrata.runs import RunFolder
-from voxstrata.systems.adaltm import AdaLTM, AdaLTMRates
-from voxstrata.systems.finetune import FinetuneRates, SERFinetune
-from voxstrata.systems.recognition import DimensionModel
-from voxstrata.systems.system import System
+from voxstrata.methods.adaltm.system import AdaLTM, AdaLTMRates
+from voxstrata.methods.baselines.finetune import FinetuneRates, SERFinetune
+from voxstrata.methods.encoder_models import DimensionModel
+from voxstrata.system import System
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 from whisper_by_hand import POSITIONS, redrawn, whisper_config

@@ -7,17 +7,17 @@ from dataclasses import replace
 import torch
 
 from voxstrata.batches.batch import Batch
-from voxstrata.heads.tasks import Task
+from voxstrata.heads.task import Task
 from voxstrata.labels import LabelSet
-from voxstrata.speech_lm.language_model import SmallLM
-from voxstrata.systems.harmonifuse.options import (
+from voxstrata.methods.harmonifuse.lm.language_model import SmallLM
+from voxstrata.methods.harmonifuse.options import (
     ConnectorOptions,
     HarmoniFuseOptions,
     HarmoniFuseRates,
     LayerFusionOptions,
     build_lm,
 )
-from voxstrata.systems.harmonifuse.system import HarmoniFuse
+from voxstrata.methods.harmonifuse.system import HarmoniFuse
 from voxstrata.vocabulary import Vocabulary
 
 LABELS = LabelSet(("anger", "neutral", "sadness"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import GPT2Config, GPT2Model
 
-from voxstrata.speech_lm.language_model import LanguageModel, SmallLM, small_lm
-from voxstrata.speech_lm.sequences import Sequences, join
+from voxstrata.methods.harmonifuse.lm.language_model import LanguageModel, SmallLM, small_lm
+from voxstrata.methods.harmonifuse.lm.sequences import Sequences, join
 
 SHAPE = SmallLM(layers=3, size=16, heads=2, feed_forward=32)
 V, EOS = 6, 0

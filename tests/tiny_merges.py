@@ -8,7 +8,7 @@ from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
 
 from voxstrata.backbone.encoder import build_backbone
 from voxstrata.backbone.fingerprint import fingerprint
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.task_vector import TaskVector
 
 CONFIGS = {"wavlm": WavLMConfig, "hubert": HubertConfig, "wav2vec2": Wav2Vec2Config}
 KINDS = [

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from voxstrata.batches.batch import Batch, Reference
-from voxstrata.systems.whisper_decoder import WhisperTranscriber
+from voxstrata.methods.transcribers.whisper_decoder import WhisperTranscriber
 
 BYTES = sorted(ByteLevel.alphabet())
 LANGUAGES = ("en", "de", "fr", "cy")

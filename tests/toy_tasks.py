@@ -11,7 +11,7 @@ import soundfile
 
 from voxstrata.corpora.prepare import prepare
 from voxstrata.recipes.reading import merged_values, read_yaml, validate
-from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
+from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
 
 EMOTIONS = ("anger", "neutral", "sadness")
 TEXTS = ("ab ba", "ba", "a b")

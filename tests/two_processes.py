@@ -27,18 +27,18 @@ from voxstrata.heads.emotion import EmotionHeadOptions, PooledLinearHead
 from voxstrata.inference.path import predict_together
 from voxstrata.labels import LabelSet
 from voxstrata.losses import soft_cross_entropy
-from voxstrata.merging.front_cache import FrontCache
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.lean.front_cache import FrontCache
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
 from voxstrata.predictions import Prediction
 from voxstrata.runs import RunFolder
-from voxstrata.systems import cached_states
-from voxstrata.systems.adaltm import AdaLTM, AdaLTMRates
-from voxstrata.systems.finetune import FinetuneRates
-from voxstrata.systems.multitask import Multitask, MultitaskModel
-from voxstrata.systems.pretraining.tiny_encoder import start_front_end, tiny_config
-from voxstrata.systems.recognition import DimensionModel
-from voxstrata.systems.system import ParameterGroup, System
+from voxstrata.methods import cached_states
+from voxstrata.methods.adaltm.system import AdaLTM, AdaLTMRates
+from voxstrata.methods.baselines.finetune import FinetuneRates
+from voxstrata.methods.baselines.multitask import Multitask, MultitaskModel
+from voxstrata.methods.pretraining.tiny_encoder import start_front_end, tiny_config
+from voxstrata.methods.encoder_models import DimensionModel
+from voxstrata.system import ParameterGroup, System
 from voxstrata.training import loop
 from voxstrata.training.learning import Learner
 from voxstrata.training.loop import fit

@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
     from voxstrata.inference.recognizer import Recognition, Recognizer
-    from voxstrata.merging.merged import MergedBackbone
-    from voxstrata.merging.task_vector import TaskVector
+    from voxstrata.methods.adaltm.merged import MergedBackbone
+    from voxstrata.methods.adaltm.task_vector import TaskVector
 
 # In the order in which they are used.
 __all__ = [  # noqa: RUF022

@@ -20,11 +20,11 @@ from voxstrata.errors import CheckpointError
 from voxstrata.evaluation.score import Metric, score
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.inference.path import predict
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
 from voxstrata.predictions import Prediction
-from voxstrata.systems.published_whisper import load_transcriber
-from voxstrata.systems.recognition import EmotionModel, TranscriptionModel
+from voxstrata.methods.transcribers.published_whisper import load_transcriber
+from voxstrata.methods.encoder_models import EmotionModel, TranscriptionModel
 
 #: Names of what is measured, in the order of a table.
 MEASURES = ("uar", "wer_ctc", "wer_decoder")

@@ -11,8 +11,8 @@ from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.batches.batch import Batch
 from voxstrata.batches.phonemes import UNKNOWN, frame_phonemes
 from voxstrata.errors import CheckpointError
-from voxstrata.systems.pretraining.acoustic_targets import HOP, AcousticTargets
-from voxstrata.systems.pretraining.system import frame_offset
+from voxstrata.methods.pretraining.acoustic_targets import HOP, AcousticTargets
+from voxstrata.methods.pretraining.system import frame_offset
 
 PHONEMES, PITCH, ENERGY = "phonemes", "pitch", "energy"
 FRAME_TARGETS = (PHONEMES, PITCH, ENERGY)

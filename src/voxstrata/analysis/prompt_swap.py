@@ -19,7 +19,7 @@ from torch import Tensor
 from voxstrata.backbone.encoder import States
 from voxstrata.batches.batch import Batch
 from voxstrata.errors import CheckpointError
-from voxstrata.systems.harmonifuse.system import HarmoniFuse
+from voxstrata.methods.harmonifuse.system import HarmoniFuse
 
 #: What is taken from the other task.
 OWN, PROMPT, SCALARS, BOTH = "own", "prompt", "scalars", "both"

@@ -24,12 +24,12 @@ from voxstrata.benchmarks.shapes import Shape, wavlm_config
 from voxstrata.corpora.prepare import prepare
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.labels import LabelSet
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.merging.task_vector import TaskVector
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.task_vector import TaskVector
 from voxstrata.runs import RunFolder
-from voxstrata.systems.adaltm import AdaLTM, AdaLTMRates
-from voxstrata.systems.cached_states import FrozenLayers, cached_states
-from voxstrata.systems.recognition import EmotionModel
+from voxstrata.methods.adaltm.system import AdaLTM, AdaLTMRates
+from voxstrata.methods.cached_states import FrozenLayers, cached_states
+from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 from voxstrata.training.seeding import seed_everything

@@ -20,19 +20,19 @@ from voxstrata.benchmarks.measure import Progress, Step, interleaved, machine
 from voxstrata.benchmarks.result import BenchmarkResult, Row
 from voxstrata.benchmarks.shapes import Shape, wavlm_config
 from voxstrata.corpora.prepared import PreparedCorpus
-from voxstrata.fusion.weighted_sum import weighted_sum
-from voxstrata.heads.tasks import Task
-from voxstrata.speech_lm.decoding import DecodingOptions, decode
-from voxstrata.speech_lm.language_model import SmallLM, small_lm
-from voxstrata.speech_lm.sequences import join
-from voxstrata.systems.harmonifuse.options import (
+from voxstrata.heads.weighted_sum import weighted_sum
+from voxstrata.heads.task import Task
+from voxstrata.methods.harmonifuse.lm.decoding import DecodingOptions, decode
+from voxstrata.methods.harmonifuse.lm.language_model import SmallLM, small_lm
+from voxstrata.methods.harmonifuse.lm.sequences import join
+from voxstrata.methods.harmonifuse.options import (
     ConnectorOptions,
     EncoderFusionOptions,
     HarmoniFuseOptions,
     LayerFusionOptions,
     build_lm,
 )
-from voxstrata.systems.harmonifuse.system import HarmoniFuse
+from voxstrata.methods.harmonifuse.system import HarmoniFuse
 from voxstrata.training.seeding import seed_everything
 from voxstrata.vocabulary import Vocabulary
 

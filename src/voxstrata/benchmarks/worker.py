@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from voxstrata.errors import VoxstrataError
-from voxstrata.merging.heap import Heap
+from voxstrata.methods.adaltm.lean.heap import Heap
 
 #: Runs one case.
 Step = Callable[[Any], object]

@@ -149,7 +149,7 @@ def harmonifuse(
 ) -> None:
     """Compare parts of HarmoniFuse with plain ways: decoding, a training step, the sum of encoder states."""
     from voxstrata.benchmarks.harmonifuse import HarmoniFuseBenchOptions, run
-    from voxstrata.speech_lm.language_model import SmallLM
+    from voxstrata.methods.harmonifuse.lm.language_model import SmallLM
 
     options = HarmoniFuseBenchOptions(
         shape=shape,  # type: ignore[arg-type]  # checked by run, which names what is allowed

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from voxstrata.systems.model_folder import Model
+    from voxstrata.methods.model_folder import Model
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -40,10 +40,10 @@ def export(
     from voxstrata.backbone.encoder import load_backbone
     from voxstrata.errors import VoxstrataError
     from voxstrata.experiments.leaks.training_clips import list_of
-    from voxstrata.merging.export_folder import CARD, COEFFICIENTS, export_folder, require_free
+    from voxstrata.backbone.export_folder import CARD, COEFFICIENTS, export_folder, require_free
     from voxstrata.runs import TRAINING_CLIPS
-    from voxstrata.systems.model_card import NO_HEAD, card
-    from voxstrata.systems.model_folder import find_model, save_model
+    from voxstrata.methods.model_card import NO_HEAD, card
+    from voxstrata.methods.model_folder import find_model, save_model
 
     if dtype not in DTYPES:
         raise VoxstrataError(f"--dtype is {dtype!r}; allowed are {', '.join(DTYPES)}")
@@ -80,8 +80,8 @@ def _loaded(run: str, found: Path | None) -> tuple[Model | None, list[str], list
     from voxstrata.backbone.origin import find_origin
     from voxstrata.errors import CheckpointError
     from voxstrata.inference.models import find_models
-    from voxstrata.systems.model_folder import load_model
-    from voxstrata.systems.whisper_decoder import WhisperTranscriber
+    from voxstrata.methods.model_folder import load_model
+    from voxstrata.methods.transcribers.whisper_decoder import WhisperTranscriber
 
     if found is None:
         dropped = find_origin(run).checkpoint.left_out

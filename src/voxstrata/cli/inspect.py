@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
     ) -> None:
         """Show a checkpoint's layout and groups, and with --base what fine-tuning changed in each."""
-        from voxstrata.merging.task_vector import TaskVector, is_task_vector
+        from voxstrata.methods.adaltm.task_vector import TaskVector, is_task_vector
 
         if Path(checkpoint).is_file() and is_task_vector(Path(checkpoint)):
             vector = TaskVector.load(Path(checkpoint))
@@ -72,7 +72,7 @@ def _layout(name: str) -> dict[str, Any]:
 def _changes(vector: Any, base: str | None) -> dict[str, Any]:
     """What a task vector holds; with a base, the vector must belong to it."""
     from voxstrata.backbone.groups import group_sizes
-    from voxstrata.merging.kinship import KINSHIP_THRESHOLD
+    from voxstrata.methods.adaltm.kinship import KINSHIP_THRESHOLD
 
     found: dict[str, Any] = {}
     if base is not None:

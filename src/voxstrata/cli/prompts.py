@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from voxstrata.analysis.prompt_swap import PromptSwaps, Shares, SwappedPair
     from voxstrata.batches.source import BatchSource
     from voxstrata.corpora.prepared import PreparedCorpus
-    from voxstrata.systems.harmonifuse.system import HarmoniFuse
+    from voxstrata.methods.harmonifuse.system import HarmoniFuse
 
 BATCH_CLIPS = 8
 #: Swap in JSON -> heading in print.
@@ -75,9 +75,9 @@ def prompted_model(source: Path) -> HarmoniFuse:
         CheckpointError: if there is no model, or it is of another kind.
     """
     from voxstrata.errors import CheckpointError
-    from voxstrata.systems.harmonifuse.folder import KIND
-    from voxstrata.systems.harmonifuse.system import HarmoniFuse
-    from voxstrata.systems.model_folder import find_model, load_model, model_kind
+    from voxstrata.methods.harmonifuse.folder import KIND
+    from voxstrata.methods.harmonifuse.system import HarmoniFuse
+    from voxstrata.methods.model_folder import find_model, load_model, model_kind
 
     folder = find_model(source)
     if folder is None:

@@ -11,7 +11,7 @@ import typer
 from voxstrata.cli.dry_run import DRY_RUN, TFLOPS, assumptions, refuse_without_dry_run, show
 
 if TYPE_CHECKING:
-    from voxstrata.recipes.schema.any_recipe import AnyRecipe
+    from voxstrata.methods.any_recipe import AnyRecipe
     from voxstrata.runs import RunFolder
     from voxstrata.training.options import Progress
 
@@ -65,7 +65,7 @@ def _check(
     tflops: float | None,
     as_json: bool,
 ) -> None:
-    from voxstrata.experiments.cuts import limited
+    from voxstrata.methods.cuts import limited
     from voxstrata.experiments.dry_run.run import dry_run
     from voxstrata.recipes.reading import read_recipe
 
@@ -91,7 +91,7 @@ def _run(
     from voxstrata.cli.processes import joined
     from voxstrata.cli.program import program
     from voxstrata.errors import RecipeError
-    from voxstrata.experiments.cuts import limited
+    from voxstrata.methods.cuts import limited
     from voxstrata.experiments.run import execute
     from voxstrata.recipes.reading import read_recipe
     from voxstrata.runs import RunFolder

@@ -13,21 +13,21 @@ from voxstrata.batches.processes import Processes
 from voxstrata.batches.source import BatchSource
 from voxstrata.batches.task_schedule import Stream
 from voxstrata.errors import CheckpointError
-from voxstrata.experiments.build import Say, planned_steps
-from voxstrata.experiments.sources import AnySources, Sources
-from voxstrata.experiments.task_sources import TaskSources
-from voxstrata.merging.front_cache import FrontCache, front_bytes
-from voxstrata.merging.merged import MergedBackbone
-from voxstrata.recipes.schema.any_recipe import AnyRecipe
-from voxstrata.recipes.schema.encoders import AdaLTMRecipe, LateFusionRecipe
-from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
+from voxstrata.methods.build import Say, planned_steps
+from voxstrata.methods.sources import AnySources, Sources
+from voxstrata.methods.task_sources import TaskSources
+from voxstrata.methods.adaltm.lean.front_cache import FrontCache, front_bytes
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.any_recipe import AnyRecipe
+from voxstrata.methods.encoder_recipes import AdaLTMRecipe, LateFusionRecipe
+from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
 from voxstrata.runs import RunFolder
-from voxstrata.systems.adaltm import AdaLTM
-from voxstrata.systems.cached_states import CachedStates, FrozenLayers, cached_states, gigabytes
-from voxstrata.systems.harmonifuse.system import HarmoniFuse
-from voxstrata.systems.joint_adaltm import JointAdaLTM
-from voxstrata.systems.late_fusion import LateFusion
-from voxstrata.systems.system import System
+from voxstrata.methods.adaltm.system import AdaLTM
+from voxstrata.methods.cached_states import CachedStates, FrozenLayers, cached_states, gigabytes
+from voxstrata.methods.harmonifuse.system import HarmoniFuse
+from voxstrata.methods.adaltm.joint import JointAdaLTM
+from voxstrata.methods.baselines.late_fusion import LateFusion
+from voxstrata.system import System
 from voxstrata.training.shares import Batches
 
 CachedRecipe = AdaLTMRecipe | LateFusionRecipe | HarmoniFuseRecipe

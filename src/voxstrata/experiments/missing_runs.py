@@ -9,7 +9,7 @@ from voxstrata.backbone.locate import is_missing_run
 from voxstrata.errors import CheckpointError
 from voxstrata.experiments.parents import base_of, experts_of
 from voxstrata.recipes.reading import packaged
-from voxstrata.recipes.schema.any_recipe import AnyRecipe
+from voxstrata.methods.any_recipe import AnyRecipe
 
 
 def require_run(name: str) -> None:

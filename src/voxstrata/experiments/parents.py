@@ -9,12 +9,12 @@ from typing import assert_never
 from voxstrata.documents import read_json_object
 from voxstrata.errors import RecipeError
 from voxstrata.recipes.reading import read_recipe
-from voxstrata.recipes.schema.any_recipe import AnyRecipe
-from voxstrata.recipes.schema.encoders import AdaLTMRecipe, FinetuneRecipe, LateFusionRecipe, MultitaskRecipe
-from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
-from voxstrata.recipes.schema.pretraining import PretrainRecipe
-from voxstrata.recipes.schema.recipe import BaseRecipe
-from voxstrata.recipes.schema.yardsticks import StatisticsRecipe, TextRecipe
+from voxstrata.methods.any_recipe import AnyRecipe
+from voxstrata.methods.encoder_recipes import AdaLTMRecipe, FinetuneRecipe, LateFusionRecipe, MultitaskRecipe
+from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
+from voxstrata.methods.pretraining.recipe import PretrainRecipe
+from voxstrata.config.recipe import BaseRecipe
+from voxstrata.methods.baselines.recipes import StatisticsRecipe, TextRecipe
 from voxstrata.runs import RunFolder
 
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 from voxstrata.batches.source import BatchSource
 from voxstrata.errors import CorpusError, RecipeError
-from voxstrata.experiments.task_sources import TaskSources
-from voxstrata.recipes.schema.any_recipe import AnyRecipe, TrainedRecipe
-from voxstrata.recipes.schema.encoders import FinetuneRecipe, MultitaskRecipe
+from voxstrata.methods.task_sources import TaskSources
+from voxstrata.methods.any_recipe import AnyRecipe, TrainedRecipe
+from voxstrata.methods.encoder_recipes import FinetuneRecipe, MultitaskRecipe
 from voxstrata.training.options import FitOptions
 
 if TYPE_CHECKING:
-    from voxstrata.experiments.sources import AnySources
+    from voxstrata.methods.sources import AnySources
 
 #: Steps below which nothing much is learned.
 FEW_STEPS = 20

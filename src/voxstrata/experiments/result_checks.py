@@ -8,18 +8,18 @@ from typing import Any
 
 from voxstrata.errors import VoxstrataError
 from voxstrata.evaluation.score import score
-from voxstrata.experiments.cuts import task_corpora, tasks_of
-from voxstrata.experiments.sources import AnySources, Sources, build_sources
-from voxstrata.experiments.task_sources import TaskSources
+from voxstrata.methods.cuts import task_corpora, tasks_of
+from voxstrata.methods.sources import AnySources, Sources, build_sources
+from voxstrata.methods.task_sources import TaskSources
 from voxstrata.experiments.yardsticks import yardstick_answers
-from voxstrata.heads.tasks import EMOTION
+from voxstrata.heads.task import EMOTION
 from voxstrata.labels import LabelSet
 from voxstrata.predictions import Prediction
-from voxstrata.recipes.schema.any_recipe import AnyRecipe
-from voxstrata.recipes.schema.data import CorpusUse, Data
-from voxstrata.recipes.schema.encoders import AdaLTMRecipe
-from voxstrata.recipes.schema.harmonifuse import HarmoniFuseRecipe
-from voxstrata.recipes.schema.yardsticks import StatisticsRecipe, YardstickRecipe
+from voxstrata.methods.any_recipe import AnyRecipe
+from voxstrata.config.data import CorpusUse, Data
+from voxstrata.methods.encoder_recipes import AdaLTMRecipe
+from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
+from voxstrata.methods.baselines.recipes import StatisticsRecipe, YardstickRecipe
 
 #: Most training and asked clips together whose acoustic statistics are computed for the comparison.
 MOST_CLIPS = 2_000

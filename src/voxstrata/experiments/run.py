@@ -17,32 +17,32 @@ from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.documents import read_json_object
 from voxstrata.errors import RecipeError
 from voxstrata.evaluation.score import score
-from voxstrata.experiments.build import Say, build_system, fit_options
+from voxstrata.methods.build import Say, build_system, fit_options
 from voxstrata.experiments.caching import cache_folder, keep, release
-from voxstrata.experiments.cuts import corpora_of
+from voxstrata.methods.cuts import corpora_of
 from voxstrata.experiments.leaks.guard import Guarded, guard
 from voxstrata.experiments.parents import base_of, experts_of
 from voxstrata.experiments.plan_checks import check_plan
 from voxstrata.experiments.provenance import now, provenance, require_unchanged
 from voxstrata.experiments.result_checks import result_warnings
-from voxstrata.experiments.sources import AnySources, Sources, build_sources
+from voxstrata.methods.sources import AnySources, Sources, build_sources
 from voxstrata.experiments.yardsticks import yardstick_answers
 from voxstrata.inference.tasks import answers as answers_of
-from voxstrata.merging.merged import MergedBackbone
+from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.predictions import Prediction, read_predictions, write_predictions
 from voxstrata.recipes.reading import dump, read_recipe
-from voxstrata.recipes.schema.any_recipe import AnyRecipe, TrainedRecipe
-from voxstrata.recipes.schema.yardsticks import YardstickRecipe
+from voxstrata.methods.any_recipe import AnyRecipe, TrainedRecipe
+from voxstrata.methods.baselines.recipes import YardstickRecipe
 from voxstrata.runs import RunFolder, atomic_write, write_json
-from voxstrata.systems.adaltm import AdaLTM
-from voxstrata.systems.finetune import ASRFinetune, SERFinetune
-from voxstrata.systems.harmonifuse.system import HarmoniFuse
-from voxstrata.systems.joint_adaltm import JointAdaLTM, JointModel
-from voxstrata.systems.late_fusion import LateFusion
-from voxstrata.systems.model_folder import save_model
-from voxstrata.systems.multitask import Multitask
-from voxstrata.systems.pretraining.system import MaskedPrediction
-from voxstrata.systems.system import System
+from voxstrata.methods.adaltm.system import AdaLTM
+from voxstrata.methods.baselines.finetune import ASRFinetune, SERFinetune
+from voxstrata.methods.harmonifuse.system import HarmoniFuse
+from voxstrata.methods.adaltm.joint import JointAdaLTM, JointModel
+from voxstrata.methods.baselines.late_fusion import LateFusion
+from voxstrata.methods.model_folder import save_model
+from voxstrata.methods.baselines.multitask import Multitask
+from voxstrata.methods.pretraining.system import MaskedPrediction
+from voxstrata.system import System
 from voxstrata.training.loop import fit
 from voxstrata.training.options import Progress
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from voxstrata.batches.batch import Reference
 from voxstrata.batches.source import BatchSource
 from voxstrata.errors import RecipeError
-from voxstrata.experiments.build import Say
-from voxstrata.experiments.sources import Sources
+from voxstrata.methods.build import Say
+from voxstrata.methods.sources import Sources
 from voxstrata.predictions import Prediction, read_predictions
-from voxstrata.recipes.schema.yardsticks import StatisticsRecipe, TextRecipe, YardstickRecipe
+from voxstrata.methods.baselines.recipes import StatisticsRecipe, TextRecipe, YardstickRecipe
 from voxstrata.runs import RunFolder
-from voxstrata.systems.statistics import svm_answers
-from voxstrata.systems.text import text_answers
+from voxstrata.methods.baselines.statistics import svm_answers
+from voxstrata.methods.baselines.text import text_answers
 
 #: Split -> predictions of its clips.
 Answers = dict[str, list[Prediction]]

@@ -11,13 +11,13 @@ from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.documents import read_json_object, read_yaml_file
 from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.runs import RunFolder
-from voxstrata.systems.model_description import WORDS
-from voxstrata.systems.model_folder import Model, find_model, load_model, model_kind
-from voxstrata.systems.multitask import MultitaskModel
-from voxstrata.systems.published_ctc import find_published, load_published
-from voxstrata.systems.published_whisper import find_transcriber, load_transcriber
-from voxstrata.systems.recognition import ClipModel, TranscriptionModel
-from voxstrata.systems.whisper_decoder import WhisperTranscriber
+from voxstrata.methods.model_description import WORDS
+from voxstrata.methods.model_folder import Model, find_model, load_model, model_kind
+from voxstrata.methods.baselines.multitask import MultitaskModel
+from voxstrata.methods.transcribers.published_ctc import find_published, load_published
+from voxstrata.methods.transcribers.published_whisper import find_transcriber, load_transcriber
+from voxstrata.methods.encoder_models import ClipModel, TranscriptionModel
+from voxstrata.methods.transcribers.whisper_decoder import WhisperTranscriber
 
 AnyModel = Model | WhisperTranscriber
 

@@ -24,10 +24,10 @@ from voxstrata.inference.models import AnyModel, find_models
 from voxstrata.inference.one_pass import one_pass
 from voxstrata.inference.path import device_of, fastest_device, predict
 from voxstrata.labels import DIMENSIONS, is_one_line
-from voxstrata.merging.merged import MergedBackbone
+from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.predictions import Prediction, one_row_each
-from voxstrata.systems.recognition import DimensionModel
-from voxstrata.systems.whisper_decoder import WhisperTranscriber
+from voxstrata.methods.encoder_models import DimensionModel
+from voxstrata.methods.transcribers.whisper_decoder import WhisperTranscriber
 
 
 @dataclass(frozen=True)

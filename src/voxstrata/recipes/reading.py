@@ -14,7 +14,7 @@ from voxstrata.documents import parse_yaml, read_yaml_file
 from voxstrata.errors import RecipeError
 from voxstrata.recipes.defaults import FIT, KEY, Say, fitting
 from voxstrata.recipes.problems import problems_in
-from voxstrata.recipes.schema.any_recipe import RECIPE, AnyRecipe
+from voxstrata.methods.any_recipe import RECIPE, AnyRecipe
 
 #: Folder of the recipes at the scale of the paper.
 PAPER = "paper"

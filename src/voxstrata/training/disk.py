@@ -7,7 +7,7 @@ from pathlib import Path
 
 from voxstrata.errors import TrainingError
 from voxstrata.runs import RunFolder
-from voxstrata.systems.system import System
+from voxstrata.system import System
 from voxstrata.training.parameters import trained_bytes
 
 #: Options, counters, random states, file headers.

@@ -15,7 +15,7 @@ from voxstrata.batches.batch import Batch
 from voxstrata.batches.processes import Processes
 from voxstrata.errors import AudioError, TrainingError
 from voxstrata.heads.whole_batch import WholeBatch, sharing
-from voxstrata.systems.system import ParameterGroup, System
+from voxstrata.system import ParameterGroup, System
 
 
 class Learner:

@@ -14,7 +14,7 @@ from voxstrata.batches.plan import derived_seed
 from voxstrata.batches.processes import Processes
 from voxstrata.errors import Interrupted, TrainingError
 from voxstrata.runs import RunFolder
-from voxstrata.systems.system import System
+from voxstrata.system import System
 from voxstrata.training.checkpoint import Checkpoint, Checkpoints, TrainingState
 from voxstrata.training.disk import check_disk
 from voxstrata.training.journal import Journal

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from voxstrata.errors import CheckpointError, TrainingError
-from voxstrata.systems.system import ParameterGroup, System
+from voxstrata.system import ParameterGroup, System
 
 #: Tensors by their name in the system.
 Tensors = dict[str, Tensor]

@@ -17,7 +17,7 @@ from voxstrata.experiments.dry_run.costs import (
     merge_step_bytes,
     tuning_step_bytes,
 )
-from voxstrata.recipes.schema.encoders import AdaLTMRecipe, FinetuneRecipe, LateFusionRecipe, MultitaskRecipe
+from voxstrata.methods.encoder_recipes import AdaLTMRecipe, FinetuneRecipe, LateFusionRecipe, MultitaskRecipe
 
 #: Recipes whose costs are known here.
 EncoderRecipe = AdaLTMRecipe | FinetuneRecipe | LateFusionRecipe | MultitaskRecipe

@@ -14,12 +14,12 @@ from voxstrata.errors import CorpusError, VoxstrataError
 from voxstrata.experiments.dry_run.corpus_checks import CorpusCheck, check_prepared
 from voxstrata.experiments.dry_run.costs import EncoderSizes, Load
 from voxstrata.experiments.dry_run.estimate import Loads
-from voxstrata.experiments.sources import AnySources, Sources, build_sources
+from voxstrata.methods.sources import AnySources, Sources, build_sources
 from voxstrata.recipes.reading import read_yaml
-from voxstrata.recipes.schema.any_recipe import AnyRecipe
-from voxstrata.recipes.schema.pretraining import PretrainRecipe
+from voxstrata.methods.any_recipe import AnyRecipe
+from voxstrata.methods.pretraining.recipe import PretrainRecipe
 from voxstrata.runs import RunFolder
-from voxstrata.systems.pretraining.tiny_encoder import tiny_config
+from voxstrata.methods.pretraining.tiny_encoder import tiny_config
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from voxstrata.backbone.headers import EncoderHeaders
 from voxstrata.errors import VoxstrataError
-from voxstrata.experiments.cuts import corpora_of
+from voxstrata.methods.cuts import corpora_of
 from voxstrata.experiments.dry_run.corpus_checks import CorpusCheck
 from voxstrata.experiments.dry_run.costs import EncoderSizes
 from voxstrata.experiments.dry_run.estimate import (
@@ -26,19 +26,19 @@ from voxstrata.experiments.dry_run.estimate import (
     estimate,
 )
 from voxstrata.experiments.dry_run.inspection import Inspection
-from voxstrata.experiments.frames import ClipNeeds, require_frames, told_left_out, too_many_words
+from voxstrata.methods.frames import ClipNeeds, require_frames, told_left_out, too_many_words
 from voxstrata.experiments.leaks.guard import guard
 from voxstrata.experiments.leaks.training_clips import TrainingClips
 from voxstrata.experiments.missing_runs import require_run
 from voxstrata.experiments.parents import base_of, experts_of
 from voxstrata.experiments.plan_checks import plan_findings
-from voxstrata.experiments.sources import AnySources, Sources
-from voxstrata.experiments.task_sources import TaskSources
-from voxstrata.recipes.schema.any_recipe import AnyRecipe
-from voxstrata.recipes.schema.encoders import LateFusionRecipe
-from voxstrata.recipes.schema.pretraining import PretrainRecipe
-from voxstrata.recipes.schema.recipe import BaseRecipe
-from voxstrata.systems.pretraining.tiny_encoder import tiny_config
+from voxstrata.methods.sources import AnySources, Sources
+from voxstrata.methods.task_sources import TaskSources
+from voxstrata.methods.any_recipe import AnyRecipe
+from voxstrata.methods.encoder_recipes import LateFusionRecipe
+from voxstrata.methods.pretraining.recipe import PretrainRecipe
+from voxstrata.config.recipe import BaseRecipe
+from voxstrata.methods.pretraining.tiny_encoder import tiny_config
 
 UNPREPARED = f"clips of a corpus that is not prepared are of {ASSUMED_CLIP_S:g} s"
 NOT_ESTIMATED = "costs are not estimated for a recipe of several tasks"

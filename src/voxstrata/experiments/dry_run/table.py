@@ -24,7 +24,7 @@ from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, points, 
 from voxstrata.experiments.tables.recipes import order, run_values, substitute
 from voxstrata.experiments.tables.table import Scale, Table
 from voxstrata.recipes.reading import validate
-from voxstrata.recipes.schema.any_recipe import AnyRecipe
+from voxstrata.methods.any_recipe import AnyRecipe
 
 
 def dry_run_table(

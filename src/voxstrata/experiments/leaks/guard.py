@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
-from voxstrata.experiments.cuts import cuts_of
+from voxstrata.methods.cuts import cuts_of
 from voxstrata.experiments.leaks.report import Leak, LeakReport, Overlap
 from voxstrata.experiments.leaks.training_clips import (
     ClipTrace,
@@ -23,10 +23,10 @@ from voxstrata.experiments.leaks.training_clips import (
     training_clips_of,
 )
 from voxstrata.experiments.parents import base_of, experts_of, transcribing_runs
-from voxstrata.experiments.sources import AnySources
-from voxstrata.recipes.leaks import FIT, MATCHES, STAGES
-from voxstrata.recipes.schema.any_recipe import AnyRecipe
-from voxstrata.recipes.schema.encoders import AdaLTMRecipe, LateFusionRecipe
+from voxstrata.methods.sources import AnySources
+from voxstrata.config.leaks import FIT, MATCHES, STAGES
+from voxstrata.methods.any_recipe import AnyRecipe
+from voxstrata.methods.encoder_recipes import AdaLTMRecipe, LateFusionRecipe
 from voxstrata.runs import RunFolder, write_json
 
 SELECTION = "selection"

@@ -22,7 +22,7 @@ from voxstrata.backbone.locate import packaged
 from voxstrata.corpora.pseudo_labels import SOURCE as PSEUDO_LABELS
 from voxstrata.corpora.transcripts import normalize_transcript
 from voxstrata.errors import VoxstrataError
-from voxstrata.merging.task_vector import is_task_vector, source_of_vector
+from voxstrata.methods.adaltm.task_vector import is_task_vector, source_of_vector
 from voxstrata.runs import TRAINING_CLIPS, atomic_write
 
 FORMAT = 1

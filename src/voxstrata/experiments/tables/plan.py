@@ -22,9 +22,9 @@ from voxstrata.experiments.tables.pieces import points
 from voxstrata.experiments.tables.recipes import content_key, order, run_values, substitute
 from voxstrata.experiments.tables.table import Scale, Table
 from voxstrata.recipes.reading import validate
-from voxstrata.recipes.schema.any_recipe import AnyRecipe
-from voxstrata.recipes.schema.encoders import LateFusionRecipe
-from voxstrata.recipes.schema.recipe import BaseRecipe
+from voxstrata.methods.any_recipe import AnyRecipe
+from voxstrata.methods.encoder_recipes import LateFusionRecipe
+from voxstrata.config.recipe import BaseRecipe
 from voxstrata.runs import RunFolder
 
 #: Keys of recipes that runs of earlier versions were done without.

@@ -12,11 +12,11 @@ from typing import Any
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.corpora.synthetic.lexicon import Lexicon
 from voxstrata.corpora.synthetic.oracle import measure
-from voxstrata.experiments.build import Say, planned_steps
+from voxstrata.methods.build import Say, planned_steps
 from voxstrata.experiments.parents import base_of, experts_of
 from voxstrata.experiments.provenance import commit, machine, now
 from voxstrata.experiments.run import execute
-from voxstrata.experiments.sources import build_sources
+from voxstrata.methods.sources import build_sources
 from voxstrata.experiments.tables.archive import write_archive
 from voxstrata.experiments.tables.contrasts import changes_of, contrasts_of
 from voxstrata.experiments.tables.corpora import prepare_corpus, synthesis_options
@@ -24,7 +24,7 @@ from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, variants
 from voxstrata.experiments.tables.plan import PlannedRun, plan
 from voxstrata.experiments.tables.rows import rows_of
 from voxstrata.experiments.tables.table import Scale, Table
-from voxstrata.recipes.schema.encoders import AdaLTMRecipe, LateFusionRecipe
+from voxstrata.methods.encoder_recipes import AdaLTMRecipe, LateFusionRecipe
 from voxstrata.runs import folder_lock, is_held, write_json
 from voxstrata.training.options import Progress
 

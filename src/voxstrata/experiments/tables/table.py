@@ -16,7 +16,7 @@ from voxstrata.errors import RecipeError, VoxstrataError
 from voxstrata.evaluation.recognition import normalizer_named
 from voxstrata.experiments.tables.sweeps import grid_points
 from voxstrata.recipes.reading import TABLES, read_yaml
-from voxstrata.recipes.schema.strict import Strict
+from voxstrata.config.strict import Strict
 
 #: Metrics that a table can show.
 COLUMNS = (

@@ -1,0 +1,113 @@
+"""Corpora in a recipe, and how they are batched."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from voxstrata.config.strict import Fraction, Positive, PositiveNumber, Rate, Strict
+
+Split = Literal["train", "dev", "test"]
+
+
+class Speakers(Strict):
+    """One part of a corpus's training speakers, all but that part, or the next one (see `speaker_parts`).
+
+    After the last part comes the first.
+    """
+
+    part: Positive
+    of: Annotated[int, Field(ge=2)] = 5
+    take: Literal["part", "rest", "next"]
+    unknown: Literal["refuse", "leave_out"] = "refuse"
+
+    @model_validator(mode="after")
+    def _part_is_there(self) -> Speakers:
+        if self.part > self.of:
+            raise ValueError(f"there is no part {self.part} of {self.of}: give 1 to {self.of}")
+        return self
+
+
+class CorpusUse(Strict):
+    """A prepared corpus, and which of its splits are used.
+
+    Of each split at most `limit` clips are used, drawn by a hash of their ids.
+
+    What is in `trained` is trained on, and used for nothing else: with [train, dev] there is no dev split.
+
+    Fold k tests on the corpus's k-th group of speakers and takes the next one as dev. Groups of speakers in
+    `without_folds` are used nowhere: what is chosen on the others can be tested on them. `speakers` divides
+    the train split only.
+    """
+
+    path: str
+    fold: Positive | None = None
+    without_folds: tuple[Positive, ...] = ()
+    speakers: Speakers | None = None
+    splits: tuple[Split, ...] = ("train", "dev", "test")
+    trained: Annotated[tuple[Literal["train", "dev"], ...], Field(min_length=1)] = ("train",)
+    limit: Positive | None = None
+
+
+def different(corpora: tuple[CorpusUse, ...]) -> tuple[CorpusUse, ...]:
+    """The same corpora.
+
+    Raises:
+        ValueError: if one is named twice in the same way.
+    """
+    if twice := sorted({use.path for use in corpora if corpora.count(use) > 1}):
+        raise ValueError(f"{', '.join(twice)} is named twice; name each corpus once")
+    return corpora
+
+
+class Augment(Strict):
+    """See `batches.augment.Augmentation`; of training clips only."""
+
+    tempo: Rate = 0.0
+    pitch: Rate = 0.0
+    noise: Rate = 0.0
+    noise_db: tuple[float, float] = (5.0, 30.0)
+    reverb: Rate = 0.0
+
+
+class Data(Strict):
+    """Corpora and how they are batched.
+
+    Labels: None takes those of the training clips. Alphabet: characters that a CTC vocabulary has in any
+    case, beside those of the training texts.
+    """
+
+    corpora: Annotated[tuple[CorpusUse, ...], AfterValidator(different)] = ()
+    labels: tuple[str, ...] | None = None
+    alphabet: str = "abcdefghijklmnopqrstuvwxyz' "
+    targets: Literal["consensus", "votes", "dimensions"] = "consensus"
+    smoothing: Fraction = 0.0
+    batch_size: Positive = 32
+    crop_s: PositiveNumber | None = None
+    augment: Augment = Augment()
+
+    @field_validator("labels")
+    @classmethod
+    def _each_label_once(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if twice := sorted({name for name in labels or () if (labels or ()).count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} is named twice; name each label once")
+        return labels
+
+    def require_whole_clips(self, of: str) -> None:
+        """For a system (or task) that learns words, which a crop would cut off.
+
+        Raises:
+            ValueError: if clips are cropped.
+        """
+        if self.crop_s is not None:
+            raise ValueError(f"data.crop_s cuts words off: leave it out for {of}")
+
+    def require_classes(self, of: str) -> None:
+        """For a system that knows emotions as classes only.
+
+        Raises:
+            ValueError: if ratings are the targets.
+        """
+        if self.targets == "dimensions":
+            raise ValueError(f"data.targets dimensions is no task of {of}: give consensus or votes")

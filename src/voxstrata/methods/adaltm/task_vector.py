@@ -1,0 +1,289 @@
+"""Task vectors: what fine-tuning changed in a backbone (AdaLTM, equations 2 and 3)."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
+from voxstrata.backbone.encoder import SpeechEncoder
+from voxstrata.backbone.fingerprint import fingerprint
+from voxstrata.backbone.finite import require_finite
+from voxstrata.backbone.groups import group_norms, partition
+from voxstrata.backbone.hearing import hearing_of, require_alike, told_hearing
+from voxstrata.backbone.layouts import describe_left_out
+from voxstrata.backbone.locate import locate
+from voxstrata.backbone.plain_values import check_layers
+from voxstrata.documents import parse_json
+from voxstrata.errors import CheckpointError
+from voxstrata.methods.adaltm.kinship import KINSHIP_THRESHOLD, Kinship
+from voxstrata.runs import written_whole
+
+FORMAT = "voxstrata-task-vector-1"
+#: Of safetensors: the number formats in which differences are stored.
+_TYPES = ("F64", "F32", "F16", "BF16")
+#: Characters of a source that stand in one line with the rest; of a longer path the end.
+_LONGEST_SOURCE = 60
+
+
+def is_task_vector(path: str | Path) -> bool:
+    """Whether a file is a saved task vector (told from its header)."""
+    try:
+        # Not a pipe: there is nothing to seek in.
+        if not Path(path).is_file():
+            return False
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (OSError, SafetensorError):
+        return False
+
+
+def source_of_vector(path: str | Path) -> str:
+    """Where the expert of a saved task vector lay (told from its header).
+
+    Raises:
+        CheckpointError: if the header does not tell.
+    """
+    with safe_open(path, framework="pt") as file:
+        return _Told.of(file.metadata() or {}, path).source
+
+
+@dataclass(frozen=True)
+class TaskVector:
+    """Element-wise difference of an expert's backbone from its base.
+
+    Weight-normalised tensors differ in their stored parts (magnitude and direction).
+
+    Args:
+        deltas: name -> difference, for every floating-point tensor of the base.
+        base_fingerprint: of the base, see `backbone.fingerprint`.
+        source: where the expert lay.
+        left_out: the expert's tensors outside the backbone, by their stored names -> what they are.
+        kinship: median correlation of the expert's transformer matrices with the base's.
+        note: what was assumed in reading the expert, e.g. the scale of its LoRA factors.
+
+    Raises:
+        CheckpointError: if a difference is not finite, or larger than any that training makes.
+    """
+
+    deltas: Mapping[str, Tensor]
+    base_fingerprint: str
+    source: str
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    kinship: float = 1.0
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            require_finite(self.deltas.items(), self.source)
+        except CheckpointError as fault:
+            raise CheckpointError(f"{fault}; or the vector does not fit its number format") from None
+
+    @classmethod
+    def between(cls, base: SpeechEncoder, expert: str | Path, *, allow_foreign: bool = False) -> TaskVector:
+        """The difference of an expert from a base.
+
+        Args:
+            base: what the expert was fine-tuned from.
+            expert: checkpoint file or folder, packaged name or hub id; heads are left out.
+            allow_foreign: take an expert that does not look fine-tuned from this base, or hears otherwise.
+
+        Raises:
+            CheckpointError: if the expert's tensors do not fit the base's, it hears otherwise (other
+                normalisation or features), or it comes from another base (the median correlation of its
+                transformer matrices with the base's is below 0.2).
+        """
+        place = locate(expert)
+        checkpoint = open_checkpoint(place, base.family)
+        weights = base.weights()
+        checkpoint.check(weights)
+        notes = [checkpoint.lora.describe()] if checkpoint.lora else []
+        if not allow_foreign:
+            ours = hearing_of(base.model.config, normalize=base.normalize, window=base.window)
+            notes += require_alike(str(expert), told_hearing(place, checkpoint.settings), ours)
+        kinship = Kinship()
+        deltas, rounded = {}, set[str]()
+        for name, weight in weights.items():
+            weight = weight.float().cpu()
+            deltas[name] = checkpoint.difference(name, weight, rounded)
+            if name in checkpoint.stored:
+                kinship.add(name, weight, weight + deltas[name])
+        left_out = {**checkpoint.left_out, **_changed_all_the_same(checkpoint, weights)}
+        if rounded:
+            notes.append(
+                f"stored in {' and '.join(sorted(rounded))}: what differs from the base by that rounding "
+                "alone counts as unchanged"
+            )
+        vector = cls(deltas, fingerprint(weights), str(expert), left_out, kinship.value, "; ".join(notes))
+        if not kinship.related and not allow_foreign:
+            raise CheckpointError(
+                f"{expert} does not come from this base ({base.model.config.model_type}, "
+                f"{base.num_layers} layers of {base.hidden_size}): its matrices correlate with the base's by "
+                f"{kinship.value:.3f}, at least {KINSHIP_THRESHOLD} is expected; give the base it was "
+                "fine-tuned from, or allow a foreign expert (allow_foreign)"
+            )
+        return vector
+
+    def __repr__(self) -> str:
+        """One line: where it comes from, what it holds, which groups are zero, its Euclidean norm."""
+        source = (
+            self.source if len(self.source) <= _LONGEST_SOURCE else f"...{self.source[-_LONGEST_SOURCE:]}"
+        )
+        zero = ", ".join(map(str, self.zero_groups())) or "none"
+        norm = math.hypot(*self.norms())
+        return (
+            f"TaskVector(source={source!r}, tensors={len(self.deltas)}, groups={len(self.groups)}, "
+            f"zero groups: {zero}, norm={norm:.4g})"
+        )
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The names of the tensors in each of the 1 + L groups."""
+        return partition(self.deltas)
+
+    def norms(self) -> tuple[float, ...]:
+        """Euclidean norm of the difference in each of the 1 + L groups."""
+        return group_norms(self.deltas)
+
+    def zero_groups(self) -> tuple[int, ...]:
+        """Groups that fine-tuning did not touch."""
+        return tuple(
+            index
+            for index, names in enumerate(self.groups)
+            if not any(bool(self.deltas[name].any()) for name in names)
+        )
+
+    def coverage(self) -> str:
+        """What the vector covers, e.g. "488 tensors, each in exactly one of 25 groups; left out: ..."."""
+        parts = [f"{len(self.deltas)} tensors, each in exactly one of {len(self.groups)} groups"]
+        if zero := self.zero_groups():
+            parts.append(f"zero in group{'s' * (len(zero) > 1)} {', '.join(map(str, zero))}")
+        if self.note:
+            parts.append(self.note)
+        return "; ".join([*parts, f"left out: {describe_left_out(self.left_out)}"])
+
+    def check(self, base: SpeechEncoder) -> None:
+        """Refuses another base than the one the vector was taken from.
+
+        Raises:
+            CheckpointError: if the base's fingerprint is another.
+        """
+        self.check_fingerprint(fingerprint(base.weights()))
+
+    def check_fingerprint(self, found: str) -> None:
+        """`check` for a fingerprint that is already known."""
+        if found != self.base_fingerprint:
+            raise CheckpointError(
+                f"the task vector of {self.source} belongs to the base {self.base_fingerprint[:12]}, but "
+                f"this base is {found[:12]}; load that base, or take the vector anew with TaskVector.between"
+            )
+
+    def save(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
+        """Writes the vector as safetensors.
+
+        Args:
+            path: of the file.
+            dtype: float32, bfloat16 or float16.
+
+        Raises:
+            CheckpointError: if a value is too large for the dtype, or the file cannot be written.
+        """
+        path = Path(path)
+        deltas = {name: delta.detach().cpu().to(dtype).contiguous() for name, delta in self.deltas.items()}
+        TaskVector(deltas, self.base_fingerprint, self.source)  # refuses what overflowed
+        metadata = {
+            "format": FORMAT,
+            "base_sha256": self.base_fingerprint,
+            "source": self.source,
+            "left_out": json.dumps(dict(self.left_out)),
+            "kinship": repr(self.kinship),
+            "note": self.note,
+        }
+        with written_whole(path, failures=(SafetensorError,), error=CheckpointError) as partial:
+            save_file(deltas, partial, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> TaskVector:
+        """Reads a vector that `save` wrote; the differences keep their stored dtype.
+
+        Raises:
+            CheckpointError: if the file is none.
+        """
+        try:
+            if not Path(path).is_file():
+                raise CheckpointError(f"cannot read {path} as a task vector: there is no such file")
+            with safe_open(path, framework="pt") as file:
+                told = _Told.of(file.metadata() or {}, path)
+                names = list(file.keys())
+                check_layers(names, path)
+                types = {name: file.get_slice(name).get_dtype() for name in names}
+                if odd := [f"{name} ({kind})" for name, kind in types.items() if kind not in _TYPES]:
+                    raise CheckpointError(
+                        f"{path} holds differences that are no floats, e.g. {odd[0]}; take the vector "
+                        "again with TaskVector.between(base, expert)"
+                    )
+                deltas = {name: file.get_tensor(name).clone() for name in names}
+        except (OSError, SafetensorError) as fault:
+            raise CheckpointError(f"cannot read {path} as a task vector: {fault}") from None
+        partition(deltas)
+        return cls(deltas, told.base_fingerprint, told.source, told.left_out, told.kinship, told.note)
+
+
+def _changed_all_the_same(checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Tensors that no training changes, and that differ from the base's all the same."""
+    found = {}
+    for name in checkpoint.family.fixed:
+        if name not in checkpoint.stored:
+            continue
+        same = checkpoint.holds(name, tuple(weights[name].shape)) and checkpoint.agrees(name, weights[name])
+        if not same:
+            found[checkpoint.stored[name]] = "another table of positions; the base's own is used"
+    return found
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the header of a saved vector tells; see `TaskVector`."""
+
+    base_fingerprint: str
+    source: str
+    left_out: Mapping[str, str]
+    kinship: float
+    note: str
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, str], path: str | Path) -> _Told:
+        """Reads the header.
+
+        Raises:
+            CheckpointError: if it is none of a task vector, or an entry lacks or is not what it should be.
+        """
+        if metadata.get("format") != FORMAT:
+            raise CheckpointError(f"{path} is no task vector; take one with TaskVector.between(base, expert)")
+        advice = "take the vector again with TaskVector.between(base, expert)"
+        try:
+            base, source = metadata["base_sha256"], metadata["source"]
+            kinship = float(metadata["kinship"])
+            what = f"left_out in the header of {path}"
+            left_out = parse_json(metadata["left_out"], what, error=CheckpointError, advice=advice)
+            if not isinstance(left_out, dict):
+                # Files of the first version name what was left out without saying what it is.
+                left_out = dict.fromkeys(left_out, "outside the encoder")
+            good = all(isinstance(text, str) for pair in left_out.items() for text in pair)
+        except (KeyError, ValueError, TypeError):
+            good, kinship = False, 0.0
+        if not good or not abs(kinship) < 1.01 or not re.fullmatch("[0-9a-f]{64}", base):
+            raise CheckpointError(
+                f"the header of {path} does not tell base_sha256, source, left_out and kinship of a task "
+                f"vector; {advice}"
+            )
+        return cls(base, source, left_out, kinship, metadata.get("note", ""))

@@ -1,0 +1,150 @@
+"""Fine-tuning an encoder for emotions (SER) or for words (ASR) with differential learning rates.
+
+AdaLTM section 2.1: the experts whose task vectors are merged later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from voxstrata.backbone.encoder import SpeechEncoder
+from voxstrata.backbone.groups import layer_index
+from voxstrata.batches.batch import Batch
+from voxstrata.losses import ctc_loss
+from voxstrata.predictions import Prediction
+from voxstrata.methods.encoder_models import ClipModel, TranscriptionModel
+from voxstrata.system import ParameterGroup, System
+
+
+@dataclass(frozen=True)
+class FinetuneRates:
+    """Peak learning rates; 0 freezes a part.
+
+    Args:
+        encoder: of the encoder's last layer, and of all that stands outside the layers.
+        head: the task head.
+        layer_weights: the weights of the layer sum (SER).
+        weight_decay: of encoder and head.
+        layer_decay: each layer below the last learns at this many times the rate of the one above it
+            (ULMFiT, arXiv 1801.06146, section 3.2); what lies below the layers at that of a layer 0.
+        warm_head_steps: steps in which only the head learns, so that its first, blind gradients do not
+            reach the encoder (LP-FT, arXiv 2202.10054).
+    """
+
+    encoder: float = 1e-5
+    head: float = 1e-4
+    layer_weights: float = 1e-3
+    weight_decay: float = 0.01
+    layer_decay: float = 1.0
+    warm_head_steps: int = 0
+
+
+def encoder_groups(
+    encoder: SpeechEncoder, rates: FinetuneRates, *, freeze_front_end: bool
+) -> list[ParameterGroup]:
+    """The encoder's trained parameters: one group, or with a decay over layers one per group 0 to L.
+
+    Args:
+        encoder: what is trained, without its convolutional front end if that stays frozen.
+        rates: of the encoder.
+        freeze_front_end: whether the front end stays as it is.
+    """
+    trained = encoder.trainable(freeze_front_end=freeze_front_end)
+    if rates.layer_decay == 1:
+        members = {"encoder": list(trained.values())}
+        decays = {"encoder": 1.0}
+    else:
+        members, decays = {}, {}
+        for name, parameter in trained.items():
+            layer = layer_index(name)
+            members.setdefault(f"encoder/{layer}", []).append(parameter)
+            decays[f"encoder/{layer}"] = rates.layer_decay ** (encoder.num_layers - layer)
+    return [
+        ParameterGroup(
+            name,
+            tuple(parameters),
+            rates.encoder * decays[name],
+            rates.weight_decay,
+            start_step=rates.warm_head_steps,
+        )
+        for name, parameters in members.items()
+    ]
+
+
+class _Finetune(System):
+    """What both tasks share: the learning rates of encoder and head."""
+
+    def __init__(
+        self, model: ClipModel | TranscriptionModel, rates: FinetuneRates, freeze_front_end: bool
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.rates = rates
+        self.freeze_front_end = freeze_front_end
+
+    def predict(self, batch: Batch) -> list[Prediction]:
+        return self.model.predict(batch)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        rates = self.rates
+        assert isinstance(self.model.encoder, SpeechEncoder)
+        groups = [
+            *encoder_groups(self.model.encoder, rates, freeze_front_end=self.freeze_front_end),
+            ParameterGroup("head", tuple(self.model.head.parameters()), rates.head, rates.weight_decay),
+        ]
+        if isinstance(self.model, ClipModel):
+            weights = tuple(self.model.layer_sum.parameters())
+            groups.append(ParameterGroup("layer_weights", weights, rates.layer_weights))
+        return [group for group in groups if group.lr > 0]
+
+
+class SERFinetune(_Finetune):
+    """Emotion expert: encoder, layer sum and head under the model's loss.
+
+    Args:
+        model: encoder, layer sum and head; an `EmotionModel` or a `DimensionModel`.
+        class_weights: [C], see `losses.class_balanced_weights`; None for equal ones, or no classes.
+        rates: learning rates.
+        freeze_front_end: whether the convolutional front end stays as it is.
+    """
+
+    model: ClipModel
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        model: ClipModel,
+        class_weights: Tensor | None,
+        rates: FinetuneRates,
+        *,
+        freeze_front_end: bool = True,
+    ) -> None:
+        super().__init__(model, rates, freeze_front_end)
+        self.register_buffer("class_weights", class_weights)
+
+    def loss(self, batch: Batch) -> Tensor:
+        return self.model.loss(batch, self.class_weights)
+
+
+class ASRFinetune(_Finetune):
+    """Transcription expert: encoder and CTC head over characters.
+
+    Args:
+        model: encoder and CTC head.
+        rates: learning rates.
+        freeze_front_end: whether the convolutional front end stays as it is.
+    """
+
+    model: TranscriptionModel
+
+    def __init__(
+        self, model: TranscriptionModel, rates: FinetuneRates, *, freeze_front_end: bool = True
+    ) -> None:
+        super().__init__(model, rates, freeze_front_end)
+
+    def loss(self, batch: Batch) -> Tensor:
+        assert batch.tokens is not None and batch.token_lengths is not None
+        logits, lengths = self.model.logits(batch)
+        return ctc_loss(logits, lengths, batch.tokens, batch.token_lengths).mean()

@@ -1,0 +1,136 @@
+"""Which clips a recipe uses, from its prepared corpora."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from lhotse import CutSet
+from lhotse.cut import Cut
+
+from voxstrata.batches.plan import drawn
+from voxstrata.corpora.prepared import PreparedCorpus
+from voxstrata.corpora.speaker_parts import SpeakerShare, taken_speakers
+from voxstrata.errors import CorpusError, RecipeError
+from voxstrata.methods.any_recipe import AnyRecipe
+from voxstrata.config.data import CorpusUse, Data, Speakers
+from voxstrata.methods.encoder_recipes import AdaLTMRecipe
+from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
+from voxstrata.config.task_use import TaskUse
+
+#: Recipes that may have several tasks.
+TaskRecipe = HarmoniFuseRecipe | AdaLTMRecipe
+
+
+def corpora_of(recipe: AnyRecipe) -> tuple[CorpusUse, ...]:
+    """All corpora that a recipe uses, each use once."""
+    if not (tasks := tasks_of(recipe)):
+        return recipe.data.corpora
+    uses = (use for task in tasks.values() for use in task.corpora or recipe.data.corpora)
+    return tuple(dict.fromkeys(uses))
+
+
+def tasks_of(recipe: AnyRecipe) -> Mapping[str, TaskUse]:
+    """The tasks of a recipe with several, each with corpora of its own; of others none."""
+    if isinstance(recipe, HarmoniFuseRecipe | AdaLTMRecipe):
+        return {str(name): use for name, use in recipe.tasks.items()}
+    return {}
+
+
+def task_corpora(recipe: TaskRecipe, task: TaskUse) -> tuple[CorpusUse, ...]:
+    """The corpora of a task: its own, or else those of the recipe."""
+    return task.corpora or recipe.data.corpora
+
+
+def read_cuts(corpora: Iterable[CorpusUse], split: str) -> Iterator[Cut]:
+    """The clips of one split over corpora, one at a time.
+
+    Raises:
+        RecipeError: if there is no corpus.
+    """
+    uses = tuple(corpora)
+    if not uses:
+        raise RecipeError(
+            "the recipe names no corpus: add data.corpora, e.g. 'data.corpora=[{path: my/prepared}]'"
+        )
+    for use in uses:
+        corpus = PreparedCorpus.load(Path(use.path))
+        for part in _parts(use, split):
+            if part not in use.splits or (use.fold is None and part not in corpus.splits):
+                continue
+            found = partial(_of_part, corpus, use, part)
+            yield from found() if use.limit is None else drawn(found, use.limit)
+
+
+def limited(recipe: AnyRecipe, limit: int) -> AnyRecipe:
+    """The recipe with at most so many clips of each split of each corpus."""
+
+    def of(uses: tuple[CorpusUse, ...]) -> tuple[CorpusUse, ...]:
+        return tuple(use.model_copy(update={"limit": limit}) for use in uses)
+
+    changes: dict[str, object] = {"data": recipe.data.model_copy(update={"corpora": of(recipe.data.corpora)})}
+    if tasks := tasks_of(recipe):
+        changes["tasks"] = {
+            name: task.model_copy(update={"corpora": of(task.corpora)}) for name, task in tasks.items()
+        }
+    return recipe.model_copy(update=changes)
+
+
+def _of_part(corpus: PreparedCorpus, use: CorpusUse, part: str) -> Iterable[Cut]:
+    """The clips of one of the corpus's own splits."""
+    if use.speakers is None or part != "train":
+        return corpus.stream(part, use.fold, use.without_folds)
+    cuts = corpus.cuts(part, use.fold, use.without_folds)
+    return taken_speakers(cuts, _share(use.speakers), corpus.name)
+
+
+def _parts(use: CorpusUse, split: str) -> tuple[str, ...]:
+    """The corpus's own splits that a recipe's split is made of."""
+    if split == "train":
+        return use.trained
+    return () if split in use.trained else (split,)
+
+
+def split_cuts(data: Data, split: str) -> CutSet:
+    """The clips of one split over all corpora of a recipe, sorted by id.
+
+    Raises:
+        RecipeError: if the recipe names no corpus.
+    """
+    return CutSet.from_cuts(sorted(read_cuts(data.corpora, split), key=lambda cut: cut.id))
+
+
+def cuts_of(recipe: AnyRecipe, split: str) -> Iterator[Cut]:
+    """The clips of one split over all corpora that a recipe uses, one at a time.
+
+    Where tasks have corpora of their own, a clip that several hold comes once.
+
+    Raises:
+        CorpusError: if two different clips of such corpora have one id.
+    """
+    if not tasks_of(recipe):
+        yield from read_cuts(recipe.data.corpora, split)
+        return
+    # Of each clip its recording's path, as a number.
+    paths: dict[str, int] = {}
+    for cut in read_cuts(corpora_of(recipe), split):
+        path = hash(cut.recording.sources[0].source)
+        known = paths.get(cut.id)
+        if known is None:
+            paths[cut.id] = path
+            yield cut
+        elif known != path:
+            raise CorpusError(
+                f"clip id {cut.id!r} stands for two recordings; ids must be unique over the corpora of all "
+                "tasks, prepare one of them under another name"
+            )
+
+
+def _share(speakers: Speakers) -> SpeakerShare:
+    return SpeakerShare(
+        speakers.part % speakers.of + 1 if speakers.take == "next" else speakers.part,
+        speakers.of,
+        rest=speakers.take == "rest",
+        leave_out_unknown=speakers.unknown == "leave_out",
+    )

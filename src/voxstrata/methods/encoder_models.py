@@ -1,0 +1,213 @@
+"""What a trained system answers with: an encoder and a head, for emotions, for ratings or for words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from voxstrata.backbone.encoder import SpeechEncoder, States
+from voxstrata.batches.batch import Batch
+from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
+from voxstrata.heads.ctc import CTCHead
+from voxstrata.heads.emotion import EmotionHeadOptions, clip_head
+from voxstrata.heads.layer_sum import ConcatenatedSums, LayerSum
+from voxstrata.heads.whole_batch import WholeBatch, all_rows
+from voxstrata.labels import DIMENSIONS, LabelSet
+from voxstrata.losses import ccc_loss, soft_cross_entropy
+from voxstrata.methods.adaltm.lean.front_cache import FrontCache
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.predictions import Prediction
+
+Backbone = SpeechEncoder | MergedBackbone
+ClipBackbone = Backbone | ParallelEncoders
+
+
+class ClipModel(nn.Module):
+    """Encoder, weighted sum of its layers, and a head with C outputs a clip.
+
+    Where a batch brings the encoder's states, the encoder is not run. With a `front_cache` (over this
+    encoder, a merged one) the front end of a clip is run once; then all batches must hold whole clips
+    without augmentation.
+
+    Args:
+        encoder: a speech encoder, plain or merged; or several side by side, each with a sum of its own.
+        outputs: C.
+        options: form of layer sum and head; None for the paper's.
+    """
+
+    def __init__(
+        self, encoder: ClipBackbone, outputs: int, options: EmotionHeadOptions | None = None
+    ) -> None:
+        super().__init__()
+        options = options or EmotionHeadOptions()
+        self.encoder = encoder
+        self.options = options
+        self.front_cache: FrontCache | None = None
+        #: What the decoder of a base that has one listens to: "plain" for the base, or "merged".
+        self.words = "plain"
+        if isinstance(encoder, ParallelEncoders):
+            parts = encoder.layer_counts
+            self.layer_sum: LayerSum = ConcatenatedSums(parts, normalize=options.normalize_layers)
+        else:
+            self.layer_sum = LayerSum(encoder.num_layers, normalize=options.normalize_layers)
+        self.head = clip_head(encoder.hidden_size * self.layer_sum.sums, outputs, options)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """What the head gives, [B, C]."""
+        if batch.states is not None and batch.frames is not None:
+            known = States(tuple(batch.states), batch.frames)
+            return self.head(self.layer_sum.weighted(known.layers), known.mask())
+        states = self._encode(batch)
+        return self.head(self.layer_sum(states.layers), states.mask())
+
+    def loss(self, batch: Batch, class_weights: Tensor | None = None) -> Tensor:
+        """Loss over the batch's clips, [].
+
+        Args:
+            batch: with the targets that the model learns.
+            class_weights: [C], of classes; None for equal ones.
+        """
+        raise NotImplementedError
+
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """One row a clip."""
+        raise NotImplementedError
+
+    def _encode(self, batch: Batch) -> States:
+        states: States
+        if self.front_cache is None:
+            states = self.encoder(batch.waveforms, batch.lengths)
+        else:
+            front = self.front_cache.features(batch.ids, batch.waveforms, batch.lengths)
+            states = self.encoder(batch.waveforms, batch.lengths, front)
+        return states
+
+
+class EmotionModel(ClipModel):
+    """A clip model whose outputs are logits of classes.
+
+    Args:
+        encoder: a speech encoder, plain or merged.
+        labels: the classes, in the order of the outputs.
+        options: form of layer sum and head; None for the paper's.
+    """
+
+    def __init__(
+        self, encoder: ClipBackbone, labels: LabelSet, options: EmotionHeadOptions | None = None
+    ) -> None:
+        super().__init__(encoder, len(labels), options)
+        self.labels = labels
+
+    def loss(self, batch: Batch, class_weights: Tensor | None = None) -> Tensor:
+        """Class-balanced soft cross-entropy, mean over the clips."""
+        assert batch.emotion_targets is not None
+        return soft_cross_entropy(self.logits(batch), batch.emotion_targets, class_weights).mean()
+
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """The most probable class of each clip, and the probabilities of all."""
+        return self.answers(batch, self.logits(batch))
+
+    def answers(self, batch: Batch, logits: Tensor) -> list[Prediction]:
+        """The predictions that logits [B, C] are."""
+        rows = logits.float().softmax(-1).tolist()
+        predictions = []
+        for reference, row in zip(batch.references, rows, strict=True):
+            probabilities = dict(zip(self.labels, row, strict=True))
+            predictions.append(
+                Prediction(
+                    id=reference.id,
+                    path=reference.path,
+                    speaker=reference.speaker,
+                    emotion=max(probabilities, key=probabilities.__getitem__),
+                    probabilities=probabilities,
+                    reference_emotion=reference.emotion,
+                )
+            )
+        return predictions
+
+
+class DimensionModel(ClipModel, WholeBatch):
+    """A clip model whose outputs are arousal, valence and dominance, on the corpus's scale.
+
+    Args:
+        encoder: a speech encoder, plain or merged.
+        options: form of layer sum and head; None for head A.
+        centre: [3] mean rating of the training clips; the head learns the distance from it.
+        spread: [3] their standard deviation, the head's unit.
+    """
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        encoder: ClipBackbone,
+        options: EmotionHeadOptions | None = None,
+        *,
+        centre: Tensor | None = None,
+        spread: Tensor | None = None,
+    ) -> None:
+        super().__init__(encoder, len(DIMENSIONS), options)
+        self.register_buffer("centre", torch.zeros(len(DIMENSIONS)) if centre is None else centre)
+        self.register_buffer("spread", torch.ones(len(DIMENSIONS)) if spread is None else spread)
+
+    def ratings(self, batch: Batch) -> Tensor:
+        """Arousal, valence and dominance of each clip, [B, 3]."""
+        return self.centre + self.spread * self.logits(batch).float()
+
+    def loss(self, batch: Batch, class_weights: Tensor | None = None) -> Tensor:
+        """1 - CCC over the clips of the whole batch, mean over the dimensions."""
+        assert batch.ratings is not None
+        answers = all_rows(self.ratings(batch), self.group)
+        return ccc_loss(answers, all_rows(batch.ratings, self.group)).mean()
+
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """The ratings of each clip."""
+        predictions = []
+        for reference, row in zip(batch.references, self.ratings(batch).tolist(), strict=True):
+            fields: dict[str, Any] = dict(zip(DIMENSIONS, row, strict=True))
+            fields |= {f"reference_{name}": value for name, value in (reference.ratings or {}).items()}
+            predictions.append(
+                Prediction(id=reference.id, path=reference.path, speaker=reference.speaker, **fields)
+            )
+        return predictions
+
+
+class TranscriptionModel(nn.Module):
+    """Encoder and CTC head on its last layer.
+
+    Args:
+        encoder: a speech encoder, plain or merged.
+        head: characters and their linear map.
+    """
+
+    def __init__(self, encoder: Backbone, head: CTCHead) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Character logits [B, T, V] and valid frames [B]."""
+        states = self.encoder(batch.waveforms, batch.lengths)
+        return self.head(states.layers[-1]), states.lengths
+
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """The greedy transcript of each clip."""
+        return self.rows(batch, self.head.transcribe(*self.logits(batch)))
+
+    @staticmethod
+    def rows(batch: Batch, texts: Iterable[str]) -> list[Prediction]:
+        """The predictions that the transcripts of a batch's clips are."""
+        return [
+            Prediction(
+                id=reference.id,
+                path=reference.path,
+                speaker=reference.speaker,
+                transcript=text,
+                reference_transcript=reference.transcript,
+            )
+            for reference, text in zip(batch.references, texts, strict=True)
+        ]

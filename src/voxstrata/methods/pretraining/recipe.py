@@ -1,0 +1,56 @@
+"""The recipe of pre-training a small encoder."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from voxstrata.config.recipe import Recipe, Training
+from voxstrata.config.strict import Count, Positive, Rate, Size, Strict
+
+
+class TinyEncoder(Strict):
+    """A small encoder with a two-layer front end (400 and 3 samples wide, a frame every 20 ms)."""
+
+    kind: Literal["wavlm", "hubert", "wav2vec2"] = "wavlm"
+    hidden_size: Size = 128
+    layers: Size = 6
+    attention_heads: Size = 4
+    feed_forward: Size = 512
+    channels: Size = 260
+    level_channels: Count = 4
+    position_kernel: Size = 32
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> TinyEncoder:
+        if (self.channels - self.level_channels) % 4 or self.channels - self.level_channels < 8:
+            raise ValueError(
+                "channels - level_channels must be a multiple of 4, at least 8 (4 phases a band)"
+            )
+        if self.hidden_size % self.attention_heads or self.hidden_size % 16:
+            raise ValueError("hidden_size must be a multiple of attention_heads and of 16")
+        return self
+
+
+class Clusters(Strict):
+    """Targets of masked prediction."""
+
+    cepstral: Size = 128
+    prosodic: Size = 64
+    fit_batches: Positive = 60
+
+
+class PretrainRecipe(Recipe):
+    """Masked prediction of clustered targets, from scratch; with `phonemes` also of the phonemes spoken."""
+
+    system: Literal["pretraining"] = "pretraining"
+    encoder: TinyEncoder = TinyEncoder()
+    clusters: Clusters = Clusters()
+    phonemes: bool = False
+    phoneme_weight: Rate = 1.0
+    lr: Rate = 3e-4
+    weight_decay: Rate = 0.01
+    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    visible_weight: Rate = 0.1
+    training: Training
