@@ -21,13 +21,14 @@ from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.inference.path import predict
 from voxstrata.labels import LabelSet
 from voxstrata.losses import class_balanced_weights
-from voxstrata.methods.adaltm.merged import MergedBackbone
-from voxstrata.methods.adaltm.task_vector import TaskVector
-from voxstrata.runs import RunFolder
 from voxstrata.methods import cached_states as module
-from voxstrata.methods.adaltm.system import AdaLTM, AdaLTMRates
+from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.recipe import AdaLTMRates
+from voxstrata.methods.adaltm.system import AdaLTM
+from voxstrata.methods.adaltm.task_vector import TaskVector
 from voxstrata.methods.cached_states import FrozenLayers, cached_states
 from voxstrata.methods.encoder_models import EmotionModel
+from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 

@@ -22,8 +22,8 @@ from voxstrata.heads.ctc import CTCHead
 from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.inference.path import predict
 from voxstrata.labels import LabelSet
-from voxstrata.methods.model_folder import load_model, save_model
 from voxstrata.methods.encoder_models import EmotionModel, TranscriptionModel
+from voxstrata.methods.model_folder import load_model, save_model
 from voxstrata.vocabulary import Vocabulary
 
 

@@ -14,10 +14,10 @@ from transformers import HubertConfig, PretrainedConfig, Wav2Vec2Config, WavLMCo
 
 from voxstrata.backbone import locate
 from voxstrata.backbone.headers import model_shapes
+from voxstrata.config.recipe import Recipe
 from voxstrata.errors import CheckpointError, RecipeError
 from voxstrata.recipes.defaults import SIZES, TABLE, kind_of
 from voxstrata.recipes.reading import dump, packaged, read_recipe, read_yaml, validate
-from voxstrata.methods.any_recipe import AnyRecipe
 
 FITTED = ("finetune-ser", "finetune-asr", "adaltm", "multitask", "late-fusion")
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
@@ -264,7 +264,7 @@ def test_a_file_of_ones_own_asks_for_defaults_by_a_key(tmp_path: Path) -> None:
 
 
 def test_recipes_of_the_paper_state_all_that_the_table_would_fill_in() -> None:
-    recipes: dict[str, AnyRecipe] = {name: read_recipe(name) for name in packaged() if "/" in name}
+    recipes: dict[str, Recipe] = {name: read_recipe(name) for name in packaged() if "/" in name}
     assert len(recipes) > 10
     for name, recipe in recipes.items():
         assert "defaults" not in (Path(packaged()[name])).read_text()

@@ -22,11 +22,11 @@ from voxstrata.experiments.run import execute
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.labels import DIMENSIONS, LabelSet
 from voxstrata.losses import class_balanced_weights
+from voxstrata.methods.encoder_models import DimensionModel
+from voxstrata.methods.model_folder import load_model
 from voxstrata.predictions import Prediction, read_predictions
 from voxstrata.recipes.reading import validate
 from voxstrata.runs import RunFolder
-from voxstrata.methods.model_folder import load_model
-from voxstrata.methods.encoder_models import DimensionModel
 
 EMOTIONS = ("anger", "neutral", "sadness")
 

@@ -20,14 +20,18 @@ from pydantic_core import PydanticUndefined
 
 from voxstrata import __version__
 from voxstrata.cli.main import app
+from voxstrata.config.recipe import Recipe
 from voxstrata.corpora.synthetic.plan import SynthesisOptions
 from voxstrata.experiments.tables.table import Table, read_table
-from voxstrata.recipes.reading import packaged, read_recipe
-from voxstrata.methods.encoder_recipes import AdaLTMRecipe, FinetuneRecipe, LateFusionRecipe, MultitaskRecipe
+from voxstrata.methods.adaltm.recipe import AdaLTMRecipe
+from voxstrata.methods.baselines.finetune import FinetuneRecipe
+from voxstrata.methods.baselines.late_fusion import LateFusionRecipe
+from voxstrata.methods.baselines.multitask import MultitaskRecipe
+from voxstrata.methods.baselines.statistics import StatisticsRecipe
+from voxstrata.methods.baselines.text import TextRecipe
 from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
 from voxstrata.methods.pretraining.recipe import PretrainRecipe
-from voxstrata.config.recipe import Recipe
-from voxstrata.methods.baselines.recipes import StatisticsRecipe, TextRecipe
+from voxstrata.recipes.reading import packaged, read_recipe
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "voxstrata"
@@ -77,8 +81,8 @@ def test_the_eight_lines_of_the_readme_run(
 
     from voxstrata.backbone.encoder import load_backbone
     from voxstrata.labels import LabelSet
-    from voxstrata.methods.model_folder import save_model
     from voxstrata.methods.encoder_models import EmotionModel
+    from voxstrata.methods.model_folder import save_model
 
     shutil.copytree(encoder_folder, tmp_path / "microsoft" / "wavlm-large")
     for name, folder in expert_folders.items():

@@ -26,8 +26,9 @@ from voxstrata.experiments.dry_run.corpus_checks import check_prepared
 from voxstrata.experiments.dry_run.table import dry_run_table
 from voxstrata.experiments.tables.corpora import corpus_folder
 from voxstrata.experiments.tables.table import read_table
+from voxstrata.methods.adaltm.recipe import AdaLTMRecipe
+from voxstrata.methods.baselines.multitask import MultitaskRecipe
 from voxstrata.recipes.reading import packaged, read_recipe
-from voxstrata.methods.encoder_recipes import AdaLTMRecipe, MultitaskRecipe
 
 BASE, SER = "microsoft/wavlm-large", "tiantiaf/wavlm-large-categorical-emotion"
 ASR = "patrickvonplaten/wavlm-libri-clean-100h-large"

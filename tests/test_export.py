@@ -16,10 +16,10 @@ from voxstrata.errors import CheckpointError
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.labels import LabelSet
 from voxstrata.methods.adaltm.merged import MergedBackbone
-from voxstrata.runs import RunFolder, write_json
+from voxstrata.methods.encoder_models import EmotionModel, TranscriptionModel
 from voxstrata.methods.model_folder import load_model, save_model
 from voxstrata.methods.pretraining.tiny_encoder import tiny_config
-from voxstrata.methods.encoder_models import EmotionModel, TranscriptionModel
+from voxstrata.runs import RunFolder, write_json
 from voxstrata.vocabulary import Vocabulary
 
 SMALL = {"hidden_size": 32, "layers": 2, "attention_heads": 2, "feed_forward": 48, "channels": 36}

@@ -14,17 +14,17 @@ import torch
 
 from voxstrata.backbone.families.family import Convolution, FrontEnd
 from voxstrata.batches.augment import Augmentation, augment
+from voxstrata.config.recipe import Recipe
 from voxstrata.corpora.prepare import prepare
 from voxstrata.errors import AudioError, CorpusError, RecipeError
-from voxstrata.methods.build import build_system
 from voxstrata.experiments.dry_run.run import dry_run
-from voxstrata.methods.frames import ClipNeeds
 from voxstrata.experiments.run import execute
-from voxstrata.methods.sources import Sources, build_sources
 from voxstrata.losses import ctc_frames, ctc_loss
+from voxstrata.methods.frames import ClipNeeds
+from voxstrata.methods.registry import method_of
+from voxstrata.methods.sources import Sources
 from voxstrata.predictions import read_predictions
 from voxstrata.recipes.reading import validate
-from voxstrata.methods.any_recipe import AnyRecipe
 from voxstrata.reporting import page
 from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
@@ -35,7 +35,7 @@ LEAST = 720
 SPLITS = ["train"] * 8 + ["dev"] * 4 + ["test"] * 4
 
 Corpus = Callable[..., Path]
-Written = Callable[..., AnyRecipe]
+Written = Callable[..., Recipe]
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def corpus(tmp_path: Path) -> Corpus:
 def recipe(encoder_folder: Path, expert_folders: dict[str, Path]) -> Written:
     """A function of the system, its corpus and what differs: a validated recipe."""
 
-    def write(system: str, folder: Path, data: dict[str, Any] | None = None, **changes: Any) -> AnyRecipe:
+    def write(system: str, folder: Path, data: dict[str, Any] | None = None, **changes: Any) -> Recipe:
         values = {
             "system": system.partition("-")[0] if system.startswith("finetune") else system,
             "data": {"corpora": [{"path": str(folder)}], "batch_size": 4, **(data or {})},
@@ -81,11 +81,11 @@ def recipe(encoder_folder: Path, expert_folders: dict[str, Path]) -> Written:
     return write
 
 
-def built(recipe: AnyRecipe) -> tuple[Sources, list[str]]:
+def built(recipe: Recipe) -> tuple[Sources, list[str]]:
     """The sources of a recipe once its system is built, and what was said."""
     said: list[str] = []
-    sources = build_sources(recipe)
-    build_system(recipe, sources, said.append)
+    sources = method_of(recipe).sources(recipe)
+    method_of(recipe).build(recipe, sources, said.append)
     return sources, said
 
 
@@ -238,8 +238,8 @@ def test_a_recording_that_is_shorter_than_its_manifest_is_named(
     corpus: Corpus, recipe: Written, in_memory, tmp_path: Path
 ) -> None:
     chosen = recipe("finetune-ser", corpus())
-    sources = build_sources(chosen)
-    system = build_system(chosen, sources, lambda line: None)
+    sources = method_of(chosen).sources(chosen)
+    system = method_of(chosen).build(chosen, sources, lambda line: None)
     batch = next(sources.train.epoch(0))
     batch.lengths[1] = LEAST - 1
     message = rf"clip 1 \(719 samples\) of the batch; .*; this batch has the clips {', '.join(batch.ids)}$"

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from voxstrata.errors import RecipeError
+from voxstrata.heads.weighted_sum import weighted_sum
 from voxstrata.methods.harmonifuse.gated_encoder import GatedEncoderFusion
 from voxstrata.methods.harmonifuse.prompt_adaptive import PromptAdaptiveFusion
-from voxstrata.heads.weighted_sum import weighted_sum
 
 TASKS = ("asr", "ser")
 L, B, T, D = 3, 2, 4, 5

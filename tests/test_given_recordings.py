@@ -14,8 +14,8 @@ from voxstrata.backbone.encoder import load_backbone
 from voxstrata.errors import AudioError
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.labels import LabelSet
-from voxstrata.methods.model_folder import save_model
 from voxstrata.methods.encoder_models import EmotionModel
+from voxstrata.methods.model_folder import save_model
 
 
 @pytest.fixture(scope="module")

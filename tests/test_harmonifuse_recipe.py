@@ -8,15 +8,11 @@ from typing import Any
 import pytest
 
 from toy_tasks import recipe, two_corpora
-from voxstrata.methods.harmonifuse.build import harmonifuse_options
-from voxstrata.methods.sources import build_sources
-from voxstrata.methods.task_sources import TaskSources
 from voxstrata.heads.task import Task
-from voxstrata.recipes.reading import read_yaml, validate
-from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe, TaskUse
 from voxstrata.methods.harmonifuse.lm.decoding import DecodingOptions
 from voxstrata.methods.harmonifuse.lm.language_model import SmallLM
 from voxstrata.methods.harmonifuse.lm.pretrained import PretrainedLM
+from voxstrata.methods.harmonifuse.method import harmonifuse_options
 from voxstrata.methods.harmonifuse.options import (
     ConnectorOptions,
     EncoderFusionOptions,
@@ -24,6 +20,14 @@ from voxstrata.methods.harmonifuse.options import (
     HarmoniFuseRates,
     LayerFusionOptions,
 )
+from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe, TaskUse
+from voxstrata.methods.registry import method_of
+from voxstrata.methods.task_sources import TaskSources
+from voxstrata.recipes.reading import read_yaml, validate
+
+
+def sources_of(recipe: Any) -> Any:
+    return method_of(recipe).sources(recipe)
 
 
 def leaves(values: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -107,7 +111,7 @@ def test_a_recipe_that_says_nothing_gives_the_models_own_defaults():
 
 def test_weight_share_and_batch_size_of_a_task_reach_its_batches(encoder_folder, tmp_path):
     use = {"weight": 2, "share": 3, "batch_size": 2}
-    sources = build_sources(recipe(encoder_folder, two_corpora(tmp_path), tasks={"ser": use}))
+    sources = sources_of(recipe(encoder_folder, two_corpora(tmp_path), tasks={"ser": use}))
     assert isinstance(sources, TaskSources)
     assert {task.name: task.weight for task in sources.tasks} == {"asr": 1, "ser": 2}
     asr_s, ser_s = (sources.train.sources[task].mean_batch_s() for task in ("asr", "ser"))

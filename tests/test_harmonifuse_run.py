@@ -21,17 +21,20 @@ from toy_tasks import recipe, two_corpora, write_corpus
 from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
 from voxstrata.cli.main import app
 from voxstrata.errors import CorpusError, RecipeError, VoxstrataError
-from voxstrata.methods.build import build_system
 from voxstrata.experiments.run import execute
-from voxstrata.methods.sources import build_sources
 from voxstrata.inference.path import predict
 from voxstrata.inference.recognizer import Recognizer
+from voxstrata.methods.harmonifuse.system import HarmoniFuse
+from voxstrata.methods.model_folder import load_model, save_model
+from voxstrata.methods.registry import method_of
 from voxstrata.predictions import read_predictions
 from voxstrata.recipes.reading import dump, merged_values
 from voxstrata.runs import RunFolder
-from voxstrata.methods.harmonifuse.system import HarmoniFuse
-from voxstrata.methods.model_folder import load_model, save_model
 from voxstrata.training.options import Progress
+
+
+def sources_of(recipe: Any) -> Any:
+    return method_of(recipe).sources(recipe)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +113,7 @@ def test_a_model_folder_gives_the_same_answers(options, encoder_folder, emotion_
 
 def refused(encoder_folder, corpora, **changes: Any) -> str:
     with pytest.raises(VoxstrataError) as fault:
-        build_sources(recipe(encoder_folder, corpora, **changes))
+        sources_of(recipe(encoder_folder, corpora, **changes))
     assert "\n" not in str(fault.value)
     return f"{type(fault.value).__name__}: {fault.value}"
 
@@ -134,7 +137,7 @@ def test_text_outside_the_vocabulary_is_refused_in_dev_and_scored_in_test(encode
     told = refused(encoder_folder, corpora, tasks={"asr": {"corpora": uses}})
     assert told.startswith("LabelError") and "outside the vocabulary" in told
     uses = [{"path": corpora["words"], "splits": ["train"]}, strange | {"splits": ["test"]}]
-    sources = build_sources(recipe(encoder_folder, corpora, tasks={"asr": {"corpora": uses}}))
+    sources = sources_of(recipe(encoder_folder, corpora, tasks={"asr": {"corpora": uses}}))
     assert sources.evaluated["test"].clips()["asr"] == 1
 
 
@@ -166,7 +169,7 @@ def test_one_id_for_two_clips_of_two_tasks_is_refused(encoder_folder, corpora, t
 
 def test_a_task_that_is_null_is_left_out_and_weights_are_as_told(encoder_folder, corpora):
     chosen = recipe(encoder_folder, corpora, tasks={"asr": None}, class_weights="balanced")
-    system = build_system(chosen, build_sources(chosen), lambda line: None)
+    system = method_of(chosen).build(chosen, method_of(chosen).sources(chosen), lambda line: None)
     assert list(system.tasks) == ["ser"] and system.tasks["ser"].labels == LABELS
     assert system.class_weights_ser.shape == (3,)
     assert not any("class_weights" in name for name in system.state_dict())
@@ -185,11 +188,11 @@ ABSENT = (
 def test_classes_without_a_training_clip_get_a_warning(encoder_folder, corpora):
     chosen = recipe(encoder_folder, corpora, tasks=merged_values(three_tasks(corpora), WIDER))
     said: list[str] = []
-    build_system(chosen, build_sources(chosen), said.append)
+    method_of(chosen).build(chosen, method_of(chosen).sources(chosen), said.append)
     assert [line for line in said if "never learned" in line] == [f"warning: {line}" for line in ABSENT]
     said.clear()
     plain = recipe(encoder_folder, corpora, tasks=three_tasks(corpora))
-    build_system(plain, build_sources(plain), said.append)
+    method_of(plain).build(plain, method_of(plain).sources(plain), said.append)
     assert said and not any("never learned" in line for line in said)
 
 

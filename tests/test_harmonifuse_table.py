@@ -13,14 +13,13 @@ import yaml
 
 import toy_tasks
 from voxstrata.backbone.encoder import build_backbone
-from voxstrata.methods.build import build_system
-from voxstrata.methods.sources import build_sources
 from voxstrata.experiments.tables.plan import plan
 from voxstrata.experiments.tables.table import read_table
-from voxstrata.recipes.reading import merged_values, read_yaml
 from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
 from voxstrata.methods.harmonifuse.system import HarmoniFuse
 from voxstrata.methods.pretraining.tiny_encoder import tiny_config
+from voxstrata.methods.registry import method_of
+from voxstrata.recipes.reading import merged_values, read_yaml
 
 TABLE = read_table("harmonifuse")
 SINGLE = {f"{task}-{form}" for task in ("asr", "ser") for form in ("middle", "last", "gated")}
@@ -105,8 +104,8 @@ def test_each_row_builds_the_fusions_that_it_is_named_by(scale, four_layers, tmp
         toy = toy_tasks.recipe(four_layers, corpora, tasks=tasks)
         toy = row.model_copy(update={part: getattr(toy, part) for part in ("base", "tasks", "data", "lm")})
         if (key := tuple(row.tasks)) not in known:
-            known[key] = build_sources(toy)
-        system = build_system(toy, known[key], lambda line: None)
+            known[key] = method_of(toy).sources(toy)
+        system = method_of(toy).build(toy, known[key], lambda line: None)
         assert isinstance(system, HarmoniFuse), name
         fusion, layers = system.encoder_fusion, system.layer_fusion
         assert (fusion.only, set(fusion.logits)) == (only, gates), name

@@ -13,14 +13,14 @@ from voxstrata.heads.task import Task
 from voxstrata.inference.path import predict
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.task_vector import TaskVector
-from voxstrata.runs import RunFolder
-from voxstrata.methods.validation_notes import ValidationNotes
 from voxstrata.methods.harmonifuse.options import (
     ConnectorOptions,
     EncoderFusionOptions,
     HarmoniFuseRates,
     LayerFusionOptions,
 )
+from voxstrata.methods.validation_notes import ValidationNotes
+from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 

@@ -21,10 +21,10 @@ from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.inference.models import find_models
 from voxstrata.inference.tasks import answers
 from voxstrata.labels import LabelSet
+from voxstrata.methods.encoder_models import EmotionModel
+from voxstrata.methods.model_folder import load_model, model_kind, save_model, vocabulary_of
 from voxstrata.predictions import Prediction, finite_or_error
 from voxstrata.runs import RunFolder
-from voxstrata.methods.model_folder import load_model, model_kind, save_model, vocabulary_of
-from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.vocabulary import Vocabulary
 
 LABELS = LabelSet(("anger", "neutral", "sadness"))

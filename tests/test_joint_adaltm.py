@@ -16,28 +16,27 @@ from toy_tasks import two_corpora
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.batches.batch import Batch
 from voxstrata.errors import CheckpointError, RecipeError
-from voxstrata.methods.build import build_system
 from voxstrata.experiments.run import execute
-from voxstrata.methods.sources import build_sources
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.labels import LabelSet
 from voxstrata.losses import class_balanced_weights
+from voxstrata.methods.adaltm.joint import JointAdaLTM, JointModel
 from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.recipe import AdaLTMRates, AdaLTMRecipe
 from voxstrata.methods.adaltm.task_vector import TaskVector
+from voxstrata.methods.model_folder import load_model, save_model
+from voxstrata.methods.registry import method_of
 from voxstrata.predictions import read_predictions
 from voxstrata.recipes.reading import validate
-from voxstrata.methods.encoder_recipes import AdaLTMRecipe
 from voxstrata.runs import RunFolder
-from voxstrata.methods.adaltm.joint import JointAdaLTM, JointModel, JointRates
-from voxstrata.methods.model_folder import load_model, save_model
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 from voxstrata.vocabulary import Vocabulary
 
 LABELS = LabelSet(("anger", "neutral", "sadness"))
 WEIGHTS = class_balanced_weights(torch.eye(3)[[0, 0, 0, 1, 1, 2]])
-RATES = JointRates(coefficients=1e-2, layer_weights=1e-2, head=1e-2, asr_head=1e-2)
+RATES = AdaLTMRates(coefficients=1e-2, layer_weights=1e-2, head=1e-2, asr_head=1e-2)
 
 
 @pytest.fixture
@@ -45,7 +44,10 @@ def joint(encoder_folder, expert_folders):
     """A function of the options: a system over the tiny encoder and two vectors."""
 
     def build(
-        per_task: bool = False, rates: JointRates = RATES, merge: dict[str, Any] | None = None, **options: Any
+        per_task: bool = False,
+        rates: AdaLTMRates = RATES,
+        merge: dict[str, Any] | None = None,
+        **options: Any,
     ) -> JointAdaLTM:
         base = load_backbone(encoder_folder)
         vectors = {name: TaskVector.between(base, folder) for name, folder in expert_folders.items()}
@@ -140,7 +142,7 @@ def test_a_task_moves_coefficients_only_where_they_learn_from_it(joint, emotion_
 def test_heads_at_rate_zero_stay_as_they_are_and_coefficients_learn(
     joint, emotion_batch, in_memory, tmp_path
 ):
-    system = joint(rates=replace(RATES, head=0.0, asr_head=0.0, layer_weights=0.0))
+    system = joint(rates=RATES.model_copy(update={"head": 0.0, "asr_head": 0.0, "layer_weights": 0.0}))
     before = {name: value.clone() for name, value in system.state_dict().items()}
     source = in_memory([of(emotion_batch, task) for task in ("ser", "asr")])
     fit(system, source, None, RunFolder(tmp_path), FitOptions(steps=6))
@@ -267,7 +269,7 @@ def test_heads_start_from_those_of_runs(encoder_folder, expert_folders, corpora,
     execute(recipe(encoder_folder, corpora, expert_folders), first)
     changes = {"start_heads": {"ser": str(first.path), "asr": str(first.path)}}
     again = recipe(encoder_folder, corpora, expert_folders, **changes)
-    system = build_system(again, build_sources(again), lambda line: None)
+    system = method_of(again).build(again, method_of(again).sources(again), lambda line: None)
     trained = load_model(first.model)
     assert isinstance(system, JointAdaLTM)
     for part in ("head", "layer_sum", "transcriber"):
@@ -275,10 +277,10 @@ def test_heads_start_from_those_of_runs(encoder_folder, expert_folders, corpora,
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs), part
     other = recipe(encoder_folder, corpora, expert_folders, **changes, head={"form": "a"})
     with pytest.raises(RecipeError, match="another form"):
-        build_system(other, build_sources(other), lambda line: None)
+        method_of(other).build(other, method_of(other).sources(other), lambda line: None)
     with pytest.raises(RecipeError, match="holds no model"):
         wrong = recipe(encoder_folder, corpora, expert_folders, start_heads={"ser": str(encoder_folder)})
-        build_system(wrong, build_sources(wrong), lambda line: None)
+        method_of(wrong).build(wrong, method_of(wrong).sources(wrong), lambda line: None)
 
 
 def test_with_heads_given_and_no_epoch_a_run_answers_as_the_heads_do(
@@ -327,7 +329,7 @@ def test_a_corpus_may_train_on_its_dev_split_and_then_has_none(encoder_folder, e
     uses = {name: {"corpora": [{"path": str(use.corpora[0].path), "trained": ["train", "dev"]}]}
             for name, use in plain.tasks.items()}  # fmt: skip
     both = recipe(encoder_folder, corpora, expert_folders, tasks=uses)
-    of_plain, of_both = build_sources(plain), build_sources(both)
+    of_plain, of_both = method_of(plain).sources(plain), method_of(both).sources(both)
     assert of_both.dev is None and set(of_both.evaluated) == {"test"}
     counts, more = of_plain.clips(), of_both.clips()
     for task in ("ser", "asr"):

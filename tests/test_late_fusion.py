@@ -8,19 +8,19 @@ import torch
 from voxstrata.backbone.encoder import build_backbone, load_backbone
 from voxstrata.errors import CheckpointError
 from voxstrata.experiments.run import execute
-from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
 from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.labels import LabelSet
 from voxstrata.losses import class_balanced_weights
+from voxstrata.methods.baselines.late_fusion import LateFusion
+from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
+from voxstrata.methods.encoder_models import EmotionModel
+from voxstrata.methods.frozen_encoder import HeadRates
+from voxstrata.methods.model_folder import load_model, save_model
+from voxstrata.methods.pretraining.tiny_encoder import tiny_config
 from voxstrata.predictions import read_predictions
 from voxstrata.recipes.reading import validate
 from voxstrata.reporting import page
 from voxstrata.runs import RunFolder
-from voxstrata.methods.frozen_encoder import HeadRates
-from voxstrata.methods.baselines.late_fusion import LateFusion
-from voxstrata.methods.model_folder import load_model, save_model
-from voxstrata.methods.pretraining.tiny_encoder import tiny_config
-from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 

@@ -9,26 +9,22 @@ import zlib
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voxstrata.config.leaks import FIT, LEAKS, MATCHES, SPLITS, STAGES
 from voxstrata.corpora.clip import Clip
 from voxstrata.corpora.prepared import PreparedCorpus, write_prepared
 from voxstrata.corpora.summary import summarize
 from voxstrata.errors import RecipeError, VoxstrataError
-from voxstrata.experiments.leaks import guard as guard_module
 from voxstrata.experiments.leaks.guard import compare, guard
 from voxstrata.experiments.leaks.report import LeakError, LeakReport
 from voxstrata.experiments.leaks.training_clips import ClipTrace, TrainingClips, Use, training_clips_of
-from voxstrata.experiments.parents import experts_of
 from voxstrata.experiments.run import execute
-from voxstrata.methods.sources import build_sources
-from voxstrata.config.leaks import FIT, LEAKS, MATCHES, SPLITS, STAGES
+from voxstrata.methods.registry import method_of, methods
 from voxstrata.recipes.reading import validate
-from voxstrata.methods.any_recipe import AnyRecipe
 from voxstrata.reporting.contents import read_run
 from voxstrata.reporting.sections import leak_lines
 from voxstrata.runs import RunFolder
@@ -65,7 +61,7 @@ def corpus(
 def report(*corpora: str) -> LeakReport:
     data = {"corpora": [{"path": path} for path in corpora], "labels": ["anger", "fear"]}
     read = validate(SER | {"data": data}, "made")
-    return guard(read, build_sources(read), "this").report
+    return guard(read, method_of(read).sources(read), "this").report
 
 
 def test_names_of_leaks_are_every_stage_against_every_split_by_every_match() -> None:
@@ -188,7 +184,7 @@ def test_an_expert_and_its_base_are_held_against_the_run_that_merges_it(tmp_path
     merge = {"system": "adaltm", "base": "wavlm-tiny", "vectors": {"ser": str(expert)}}
     merge |= {"training": {"steps": 1}}
     read = validate(merge | {"data": {"corpora": [{"path": mine}], "labels": ["anger", "fear"]}}, "merge")
-    found = guard(read, build_sources(read), "this")
+    found = guard(read, method_of(read).sources(read), "this")
     assert {leak.name for leak in found.report.leaks} == {
         "pretraining/test/speaker",
         "fine-tuning/test/audio",
@@ -293,7 +289,7 @@ def test_dev_clips_that_chose_nothing_are_not_listed(
     path = corpus(tmp_path / "c", ("a", "train", "ann", "x"), ("b", "dev", "bob", "y"))
     data = {"corpora": [{"path": path}], "labels": ["anger", "fear"]}
     read = validate(SER | {"data": data, "training": {"steps": 1, **training}}, "made")
-    uses = guard(read, build_sources(read), "this").trained.uses
+    uses = guard(read, method_of(read).sources(read), "this").trained.uses
     stages = {use.stage for use in uses if use.run == "this"}
     assert stages == {"fine-tuning"} | ({"selection"} if chosen else set())
 
@@ -337,12 +333,9 @@ def test_held_out_is_held_against_base_and_experts_and_all_that_they_build_on(
     read = validate(
         {"system": "adaltm", "fit_on": "heldout", "data": data, "training": {"steps": 1}} | used, "m"
     )
-    leaks = guard(read, build_sources(read), "this").report.leaks
+    leaks = guard(read, method_of(read).sources(read), "this").report.leaks
     assert [leak.name for leak in leaks] == (["fine-tuning/fit/speaker"] if refused else [])
 
 
-def test_each_system_says_what_its_clips_are_used_for_and_what_it_builds_on() -> None:
-    systems = {recipe.model_fields["system"].default for recipe in get_args(AnyRecipe)}
-    assert set(guard_module._STAGES) == systems and set(guard_module._STAGES.values()) <= set(STAGES)
-    with pytest.raises(AssertionError, match="unreachable"):
-        experts_of(object())  # type: ignore[arg-type]
+def test_each_method_says_what_its_clips_are_used_for() -> None:
+    assert {method.stage for method in methods().values()} == set(STAGES) - {"pseudo-labels"}

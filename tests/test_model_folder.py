@@ -16,8 +16,8 @@ from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.labels import LabelSet
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.task_vector import TaskVector
-from voxstrata.methods.model_folder import find_model, load_model, save_model
 from voxstrata.methods.encoder_models import DimensionModel, EmotionModel, TranscriptionModel
+from voxstrata.methods.model_folder import find_model, load_model, save_model
 from voxstrata.vocabulary import Vocabulary
 
 LABELS = LabelSet(("neutral", "anger", "fear"))  # not in alphabetical order

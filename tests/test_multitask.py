@@ -15,18 +15,17 @@ from voxstrata.batches.batch import Batch
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import CorpusError, RecipeError
-from voxstrata.methods.build import build_system
-from voxstrata.methods.sources import build_sources
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.labels import LabelSet
 from voxstrata.losses import class_balanced_weights
+from voxstrata.methods.baselines.finetune import FinetuneRates, SERFinetune
+from voxstrata.methods.baselines.multitask import Multitask
+from voxstrata.methods.encoder_models import EmotionModel, MultitaskModel
+from voxstrata.methods.model_folder import load_model, save_model
+from voxstrata.methods.registry import method_of
 from voxstrata.recipes.reading import validate
 from voxstrata.runs import RunFolder
-from voxstrata.methods.baselines.finetune import FinetuneRates, SERFinetune
-from voxstrata.methods.model_folder import load_model, save_model
-from voxstrata.methods.baselines.multitask import Multitask, MultitaskModel
-from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 from voxstrata.vocabulary import Vocabulary
@@ -207,7 +206,7 @@ def recipe(encoder_folder, corpus_folder):
 
 
 def built(recipe) -> Multitask:
-    system = build_system(recipe, build_sources(recipe), lambda line: None)
+    system = method_of(recipe).build(recipe, method_of(recipe).sources(recipe), lambda line: None)
     assert isinstance(system, Multitask)
     return system
 

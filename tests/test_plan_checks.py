@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from voxstrata.cli.main import app
 from voxstrata.corpora.prepare import prepare
 from voxstrata.errors import CorpusError, RecipeError
-from voxstrata.experiments.plan_checks import FEW_STEPS, check_plan, plan_findings, require_classes
-from voxstrata.methods.sources import build_sources
+from voxstrata.experiments.plan_checks import FEW_STEPS, check_plan, plan_findings
+from voxstrata.methods.registry import method_of
+from voxstrata.methods.sources import require_classes
 from voxstrata.recipes.reading import merged_values, validate
 
 EMOTIONS = ("anger", "neutral", "sadness")
@@ -62,7 +63,7 @@ def findings(folder: Path, **changes: Any) -> tuple[list[str], list[str]]:
     recipe = validate(
         merged_values(TABLE, merged_values({"data": {"corpora": [{"path": str(folder)}]}}, changes)), "r"
     )
-    found = plan_findings(recipe, build_sources(recipe))
+    found = plan_findings(recipe, method_of(recipe).sources(recipe))
     return list(found.faults), list(found.doubts)
 
 
@@ -71,7 +72,7 @@ def test_a_sound_plan_is_passed_over_in_silence(tmp_path: Path, distinct: list[P
     said: list[str] = []
     assert findings(folder) == ([], [])
     recipe = validate(merged_values(TABLE, {"data": {"corpora": [{"path": str(folder)}], "crop_s": 60}}), "r")
-    check_plan(recipe, build_sources(recipe), said.append)
+    check_plan(recipe, method_of(recipe).sources(recipe), said.append)
     assert not said
 
 
@@ -126,7 +127,7 @@ def test_all_faults_come_in_one_line_and_doubts_before_them(tmp_path: Path, dist
         "training": {"warmup_steps": 30},
     }
     recipe = validate(merged_values(TABLE, changes), "r")
-    sources = build_sources(recipe)
+    sources = method_of(recipe).sources(recipe)
     said: list[str] = []
     with pytest.raises(
         RecipeError, match=r"^this plan cannot work: 3 train clips .*; training\.warmup_steps is 30"
@@ -147,7 +148,7 @@ def test_several_tasks_are_told_by_their_names(tmp_path: Path, distinct: list[Pa
         "training": {"steps": 30, "warmup_steps": 30},
     }
     recipe = validate(values, "h")
-    found = plan_findings(recipe, build_sources(recipe))
+    found = plan_findings(recipe, method_of(recipe).sources(recipe))
     assert [line.partition(";")[0] for line in found.doubts] == ["ser: no dev clip is neutral or sadness"]
     assert len(found.faults) == 1 and "warmup_steps is 30 and training has 30 steps" in found.faults[0]
 
@@ -168,7 +169,7 @@ def test_emotions_cannot_be_learned_from_words_alone(tmp_path: Path, distinct: l
     folder = corpus(tmp_path / "c", distinct, {"train": "----", "dev": "--"})
     recipe = validate(merged_values(TABLE, {"data": {"corpora": [{"path": str(folder)}]}}), "r")
     with pytest.raises(CorpusError, match="the 4 training clips tell no emotion"):
-        build_sources(recipe)
+        method_of(recipe).sources(recipe)
 
 
 def test_the_dry_run_finds_the_same(tmp_path: Path, distinct: list[Path], encoder_folder: Path) -> None:

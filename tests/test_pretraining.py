@@ -16,7 +16,6 @@ from transformers import WavLMConfig
 from voxstrata.backbone.encoder import build_backbone, load_backbone
 from voxstrata.backbone.front_end import PHASES, mel_frequencies, quadrature_filters, start_from_mel
 from voxstrata.heads.layer_sum import LayerSum
-from voxstrata.runs import RunFolder
 from voxstrata.methods.pretraining.acoustic_targets import WINDOW, AcousticTargets, frames_of
 from voxstrata.methods.pretraining.system import (
     SPAN,
@@ -28,6 +27,7 @@ from voxstrata.methods.pretraining.system import (
     span_mask,
 )
 from voxstrata.methods.pretraining.tiny_encoder import start_front_end, tiny_config
+from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 

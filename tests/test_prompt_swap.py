@@ -26,11 +26,11 @@ from voxstrata.errors import CheckpointError
 from voxstrata.experiments.run import execute
 from voxstrata.inference.path import predict
 from voxstrata.labels import LabelSet
-from voxstrata.runs import RunFolder
+from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.methods.harmonifuse.options import EncoderFusionOptions, LayerFusionOptions
 from voxstrata.methods.harmonifuse.system import HarmoniFuse
 from voxstrata.methods.model_folder import save_model
-from voxstrata.methods.encoder_models import EmotionModel
+from voxstrata.runs import RunFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched")
 

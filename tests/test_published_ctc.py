@@ -30,12 +30,12 @@ from voxstrata.evaluation.score import score
 from voxstrata.inference.path import predict
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.labels import LabelSet
-from voxstrata.predictions import Prediction
-from voxstrata.runs import RunFolder, write_json
+from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.methods.model_folder import save_model
 from voxstrata.methods.transcribers.published_ctc import find_published, load_published
 from voxstrata.methods.transcribers.published_tokens import read_tokens
-from voxstrata.methods.encoder_models import EmotionModel
+from voxstrata.predictions import Prediction
+from voxstrata.runs import RunFolder, write_json
 
 #: As `patrickvonplaten/wavlm-libri-clean-100h-large` has it: `|` first, pad at 28, both ends behind it.
 LETTERS = ["|", *"abcdefghijklmnopqrstuvwxyz"]

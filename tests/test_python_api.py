@@ -15,8 +15,8 @@ import voxstrata as vs
 from voxstrata.corpora.prepare import prepare
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.labels import LabelSet
-from voxstrata.methods.model_folder import save_model
 from voxstrata.methods.encoder_models import EmotionModel
+from voxstrata.methods.model_folder import save_model
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")

@@ -10,13 +10,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voxstrata.config.recipe import Recipe, TrainedRecipe
 from voxstrata.documents import parse_yaml
 from voxstrata.errors import RecipeError
-from voxstrata.methods.build import fit_options
-from voxstrata.methods.cuts import corpora_of
 from voxstrata.experiments.tables.pieces import points
 from voxstrata.experiments.tables.recipes import order, references, run_values, substitute
 from voxstrata.experiments.tables.table import read_table
+from voxstrata.methods.building import fit_options
+from voxstrata.methods.cuts import corpora_of
 from voxstrata.recipes.reading import (
     dump,
     merged_values,
@@ -26,7 +27,6 @@ from voxstrata.recipes.reading import (
     read_yaml,
     validate,
 )
-from voxstrata.methods.any_recipe import AnyRecipe, TrainedRecipe
 
 TABLE_SCALES = [(table, scale) for table in packaged("tables") for scale in read_table(table).scales]
 
@@ -82,7 +82,7 @@ def test_every_setting_of_a_packaged_scale_is_used(table, scale):
     assert used == set(at.corpora)
 
 
-def recipes_of(scale: str) -> dict[str, AnyRecipe]:
+def recipes_of(scale: str) -> dict[str, Recipe]:
     """Every run of the table `adaltm-wavlm-tiny` at one point of a scale."""
     table = read_table("adaltm-wavlm-tiny")
     at = table.scale(scale)

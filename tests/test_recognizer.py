@@ -30,10 +30,10 @@ from voxstrata.inference import given
 from voxstrata.inference.path import predict
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.labels import LabelSet
+from voxstrata.methods.encoder_models import EmotionModel, TranscriptionModel
+from voxstrata.methods.model_folder import load_model, save_model
 from voxstrata.predictions import read_predictions
 from voxstrata.runs import RunFolder, write_json
-from voxstrata.methods.model_folder import load_model, save_model
-from voxstrata.methods.encoder_models import EmotionModel, TranscriptionModel
 from voxstrata.vocabulary import Vocabulary
 
 LABELS = LabelSet(("neutral", "anger", "joy"))

@@ -142,8 +142,8 @@ def test_predict_marks_a_narrow_band_and_refuses_silence(encoder_folder, tmp_pat
 
     from voxstrata.backbone.encoder import load_backbone
     from voxstrata.labels import LabelSet
-    from voxstrata.methods.model_folder import save_model
     from voxstrata.methods.encoder_models import EmotionModel
+    from voxstrata.methods.model_folder import save_model
 
     torch.manual_seed(0)
     save_model(EmotionModel(load_backbone(encoder_folder), LabelSet(("anger", "joy"))), tmp_path / "model")

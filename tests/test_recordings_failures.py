@@ -25,8 +25,8 @@ from voxstrata.corpora.summary import summarize
 from voxstrata.errors import AudioError
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.labels import LabelSet
-from voxstrata.methods.model_folder import save_model
 from voxstrata.methods.encoder_models import EmotionModel
+from voxstrata.methods.model_folder import save_model
 
 RATE = 16_000
 

@@ -16,7 +16,8 @@ from voxstrata.evaluation.score import score
 from voxstrata.experiments import result_checks
 from voxstrata.experiments.result_checks import answer_warnings, result_warnings
 from voxstrata.experiments.run import execute
-from voxstrata.methods.sources import build_sources
+from voxstrata.methods.baselines import statistics
+from voxstrata.methods.registry import method_of
 from voxstrata.predictions import Prediction, read_predictions
 from voxstrata.recipes.reading import merged_values, validate
 from voxstrata.runs import RunFolder
@@ -124,7 +125,7 @@ def told_of(heard: Path, wrong: int, said: list[str], **changes: Any) -> dict[st
         "training": {"epochs": 1},
     }
     recipe = validate(merged_values(values, changes), "r")
-    sources = build_sources(recipe)
+    sources = method_of(recipe).sources(recipe)
     answers = {}
     for split, source in sources.evaluated.items():
         told = [reference for ids in source.plan(0) for reference in source.without_audio(ids).references]
@@ -179,7 +180,11 @@ def test_a_run_that_learns_no_emotions_is_not_held_against_them(heard: Path) -> 
     recipe = validate(values, "s")
     rows = answered([("fear", true) for true in CLASSES * 3])
     told = result_warnings(
-        recipe, build_sources(recipe), {"test": rows}, {"test": score(rows).as_dict()}, said.append
+        recipe,
+        method_of(recipe).sources(recipe),
+        {"test": rows},
+        {"test": score(rows).as_dict()},
+        said.append,
     )
     assert [line.partition(",")[0] for line in told["test"]] == ["all clips are answered fear"]
 
@@ -189,6 +194,6 @@ def test_a_yardstick_that_cannot_be_had_is_no_fault(heard: Path, monkeypatch: py
         raise ValueError("one class")
 
     said: list[str] = []
-    monkeypatch.setattr(result_checks, "yardstick_answers", fail)
+    monkeypatch.setattr(statistics.METHOD, "answers", fail)
     assert not compared(told_of(heard, 4, said))
     assert said == ["test: not held against acoustic statistics: one class"]

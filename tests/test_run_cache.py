@@ -21,13 +21,13 @@ from safetensors.torch import load_file
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.experiments import caching
 from voxstrata.experiments.run import execute
+from voxstrata.methods import cached_states
 from voxstrata.methods.adaltm.lean.front_cache import FrontCache
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.predictions import read_predictions
 from voxstrata.recipes.reading import read_recipe
 from voxstrata.reporting import page
 from voxstrata.runs import RunFolder
-from voxstrata.methods import cached_states
 from voxstrata.training.options import Progress
 
 EPOCHS, STEPS = 4, 12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +12,19 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voxstrata.config.data import Data
 from voxstrata.corpora.clip import Clip
 from voxstrata.corpora.prepare import prepare
 from voxstrata.corpora.speaker_parts import folds_by_speaker, speaker_parts, told_folds
 from voxstrata.errors import CorpusError, RecipeError
-from voxstrata.methods.sources import build_sources, split_cuts
+from voxstrata.methods.cuts import split_cuts
+from voxstrata.methods.registry import method_of
 from voxstrata.recipes.reading import validate
-from voxstrata.config.data import Data
+
+
+def sources_of(recipe: Any) -> Any:
+    return method_of(recipe).sources(recipe)
+
 
 COUNTS = st.dictionaries(st.text(max_size=4), st.integers(1, 40), min_size=1, max_size=30)
 
@@ -84,7 +91,7 @@ def test_dev_and_test_are_whole(corpus):
 
 def test_a_recipe_trains_on_its_part_only(corpus):
     recipe = {"system": "statistics", "data": data(corpus, part=3).model_dump()}
-    source = build_sources(validate(recipe, "part")).train
+    source = sources_of(validate(recipe, "part")).train
     ids = {name for batch in source.plan(0) for name in batch}
     assert ids == {cut.id for cut in split_cuts(data(corpus, part=3), "train")}
 

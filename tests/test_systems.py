@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from voxstrata.backbone.encoder import load_backbone
-from voxstrata.methods.build import build_system
-from voxstrata.methods.sources import build_sources
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.labels import LabelSet
 from voxstrata.losses import class_balanced_weights
 from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.recipe import AdaLTMRates
+from voxstrata.methods.adaltm.system import AdaLTM, coefficient_reach
 from voxstrata.methods.adaltm.task_vector import TaskVector
-from voxstrata.recipes.reading import validate
-from voxstrata.runs import RunFolder
-from voxstrata.methods.adaltm.system import AdaLTM, AdaLTMRates, coefficient_reach
 from voxstrata.methods.baselines.finetune import ASRFinetune, FinetuneRates, SERFinetune
 from voxstrata.methods.encoder_models import EmotionModel, TranscriptionModel
+from voxstrata.methods.registry import method_of
+from voxstrata.recipes.reading import validate
+from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 from voxstrata.training.schedule import lr_factor
@@ -240,7 +239,7 @@ def test_all_rows_of_a_seed_start_with_the_same_head(encoder_folder, expert_fold
     for name, row in rows.items():
         recipe = validate(shared | row, name)
         torch.rand(len(heads))  # the global generator stands elsewhere each time
-        system = build_system(recipe, build_sources(recipe), lambda line: None)
+        system = method_of(recipe).build(recipe, method_of(recipe).sources(recipe), lambda line: None)
         heads[name] = copied(system.model.head.named_parameters())
         assert (system.model.layer_sum.logits == 0).all()
     for name in ("static", "dual", "ser", "ser head", "multitask"):
@@ -251,7 +250,9 @@ def test_all_rows_of_a_seed_start_with_the_same_head(encoder_folder, expert_fold
 @pytest.mark.parametrize("make", [ser, asr])
 def test_layers_further_down_learn_more_slowly(make, base):
     rates = FinetuneRates(encoder=1e-3, head=1e-2, layer_decay=0.5)
-    plain = {g.name: g for g in make(base, rates=replace(rates, layer_decay=1.0)).parameter_groups()}
+    plain = {
+        g.name: g for g in make(base, rates=rates.model_copy(update={"layer_decay": 1.0})).parameter_groups()
+    }
     decayed = {g.name: g for g in make(base, rates=rates).parameter_groups()}
     assert {name: decayed[name].lr for name in decayed if name.startswith("encoder")} == {
         "encoder/0": 0.25e-3,
@@ -265,7 +266,7 @@ def test_layers_further_down_learn_more_slowly(make, base):
 
 def test_a_warm_head_learns_before_the_encoder(base, emotion_batch, in_memory, tmp_path):
     for steps, expected in ((3, False), (4, True)):
-        system = ser(copy.deepcopy(base), rates=replace(FAST, warm_head_steps=3))
+        system = ser(copy.deepcopy(base), rates=FAST.model_copy(update={"warm_head_steps": 3}))
         before = copied(system.named_parameters())
         train(system, emotion_batch, in_memory, tmp_path / str(steps), steps=steps)
         changed = moved(before, system.named_parameters())

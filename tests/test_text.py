@@ -15,11 +15,11 @@ from voxstrata.batches.batch import Reference
 from voxstrata.errors import PredictionsError, RecipeError
 from voxstrata.experiments.run import execute
 from voxstrata.labels import LabelSet
+from voxstrata.methods.baselines.text import text_answers
 from voxstrata.predictions import Prediction, read_predictions, write_predictions
 from voxstrata.recipes.reading import validate
 from voxstrata.reporting import page
 from voxstrata.runs import RunFolder
-from voxstrata.methods.baselines.text import text_answers
 
 LABELS = LabelSet(("anger", "happiness", "sadness"))
 SAID = [

@@ -20,6 +20,7 @@ from voxstrata.cli.outcome import outcome, outcome_warnings
 from voxstrata.cli.program import program
 from voxstrata.cli.progress import Lines, bar
 from voxstrata.experiments import run as run_module
+from voxstrata.methods.baselines import finetune
 from voxstrata.methods.cuts import cuts_of, limited
 from voxstrata.recipes.reading import read_recipe
 from voxstrata.runs import RunFolder, write_json
@@ -147,7 +148,7 @@ def test_a_run_that_died_after_its_last_step_says_so(recipe: Path, monkeypatch: 
         raise Killed
 
     with monkeypatch.context() as broken, pytest.raises(Killed):
-        broken.setattr(run_module, "save_trained", die)
+        broken.setattr(finetune.METHOD, "save", die)
         run_module.execute(read_recipe(recipe), RunFolder(Path("runs/mine")))
     done = train(recipe)
     assert done.exit_code == 0 and "resumed at step 6, which was the last one" in done.stderr

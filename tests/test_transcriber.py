@@ -26,11 +26,10 @@ from voxstrata.evaluation.score import score
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.labels import LabelSet
-from voxstrata.runs import RunFolder, write_json
+from voxstrata.methods.encoder_models import EmotionModel, MultitaskModel, TranscriptionModel
 from voxstrata.methods.model_folder import save_model
-from voxstrata.methods.baselines.multitask import MultitaskModel
 from voxstrata.methods.transcribers.published_whisper import load_transcriber
-from voxstrata.methods.encoder_models import EmotionModel, TranscriptionModel
+from voxstrata.runs import RunFolder, write_json
 from voxstrata.vocabulary import Vocabulary
 
 LABELS = LabelSet(("neutral", "anger", "joy"))

@@ -19,11 +19,12 @@ from voxstrata.batches.processes import Processes
 from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.inference.path import predict_together
 from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.recipe import AdaLTMRates
+from voxstrata.methods.adaltm.system import AdaLTM
 from voxstrata.methods.adaltm.task_vector import TaskVector
-from voxstrata.runs import RunFolder
-from voxstrata.methods.adaltm.system import AdaLTM, AdaLTMRates
 from voxstrata.methods.baselines.finetune import FinetuneRates, SERFinetune
 from voxstrata.methods.encoder_models import DimensionModel
+from voxstrata.runs import RunFolder
 from voxstrata.system import System
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions

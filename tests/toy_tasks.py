@@ -10,8 +10,8 @@ import numpy as np
 import soundfile
 
 from voxstrata.corpora.prepare import prepare
-from voxstrata.recipes.reading import merged_values, read_yaml, validate
 from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
+from voxstrata.recipes.reading import merged_values, read_yaml, validate
 
 EMOTIONS = ("anger", "neutral", "sadness")
 TEXTS = ("ab ba", "ba", "a b")

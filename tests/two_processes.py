@@ -27,17 +27,18 @@ from voxstrata.heads.emotion import EmotionHeadOptions, PooledLinearHead
 from voxstrata.inference.path import predict_together
 from voxstrata.labels import LabelSet
 from voxstrata.losses import soft_cross_entropy
+from voxstrata.methods import cached_states
 from voxstrata.methods.adaltm.lean.front_cache import FrontCache
 from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.recipe import AdaLTMRates
+from voxstrata.methods.adaltm.system import AdaLTM
 from voxstrata.methods.adaltm.task_vector import TaskVector
+from voxstrata.methods.baselines.finetune import FinetuneRates
+from voxstrata.methods.baselines.multitask import Multitask
+from voxstrata.methods.encoder_models import DimensionModel, MultitaskModel
+from voxstrata.methods.pretraining.tiny_encoder import start_front_end, tiny_config
 from voxstrata.predictions import Prediction
 from voxstrata.runs import RunFolder
-from voxstrata.methods import cached_states
-from voxstrata.methods.adaltm.system import AdaLTM, AdaLTMRates
-from voxstrata.methods.baselines.finetune import FinetuneRates
-from voxstrata.methods.baselines.multitask import Multitask, MultitaskModel
-from voxstrata.methods.pretraining.tiny_encoder import start_front_end, tiny_config
-from voxstrata.methods.encoder_models import DimensionModel
 from voxstrata.system import ParameterGroup, System
 from voxstrata.training import loop
 from voxstrata.training.learning import Learner

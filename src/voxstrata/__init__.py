@@ -29,8 +29,8 @@ __all__ = [  # noqa: RUF022
 _PLACES = {
     "load_backbone": "backbone.encoder",
     "SpeechEncoder": "backbone.encoder",
-    "TaskVector": "merging.task_vector",
-    "MergedBackbone": "merging.merged",
+    "TaskVector": "methods.adaltm.task_vector",
+    "MergedBackbone": "methods.adaltm.merged",
     "Recognizer": "inference.recognizer",
     "Recognition": "inference.recognizer",
 }

@@ -128,10 +128,14 @@ def _models(folder: Path) -> None:
     from voxstrata.heads.ctc import CTCHead
     from voxstrata.heads.emotion import EmotionHeadOptions
     from voxstrata.labels import LabelSet
+    from voxstrata.methods.encoder_models import (
+        DimensionModel,
+        EmotionModel,
+        MultitaskModel,
+        TranscriptionModel,
+    )
     from voxstrata.methods.model_folder import save_model
-    from voxstrata.methods.baselines.multitask import MultitaskModel
     from voxstrata.methods.pretraining.tiny_encoder import start_front_end, tiny_config
-    from voxstrata.methods.encoder_models import DimensionModel, EmotionModel, TranscriptionModel
     from voxstrata.vocabulary import Vocabulary
 
     def encoder(seed: int):

@@ -22,9 +22,9 @@ from voxstrata.heads.ctc import CTCHead
 from voxstrata.inference.path import predict
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.task_vector import TaskVector
-from voxstrata.predictions import Prediction
-from voxstrata.methods.transcribers.published_whisper import load_transcriber
 from voxstrata.methods.encoder_models import EmotionModel, TranscriptionModel
+from voxstrata.methods.transcribers.published_whisper import load_transcriber
+from voxstrata.predictions import Prediction
 
 #: Names of what is measured, in the order of a table.
 MEASURES = ("uar", "wer_ctc", "wer_decoder")

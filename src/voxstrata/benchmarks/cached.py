@@ -25,11 +25,12 @@ from voxstrata.corpora.prepare import prepare
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.labels import LabelSet
 from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.recipe import AdaLTMRates
+from voxstrata.methods.adaltm.system import AdaLTM
 from voxstrata.methods.adaltm.task_vector import TaskVector
-from voxstrata.runs import RunFolder
-from voxstrata.methods.adaltm.system import AdaLTM, AdaLTMRates
 from voxstrata.methods.cached_states import FrozenLayers, cached_states
 from voxstrata.methods.encoder_models import EmotionModel
+from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
 from voxstrata.training.options import FitOptions
 from voxstrata.training.seeding import seed_everything

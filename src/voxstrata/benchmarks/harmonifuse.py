@@ -20,8 +20,8 @@ from voxstrata.benchmarks.measure import Progress, Step, interleaved, machine
 from voxstrata.benchmarks.result import BenchmarkResult, Row
 from voxstrata.benchmarks.shapes import Shape, wavlm_config
 from voxstrata.corpora.prepared import PreparedCorpus
-from voxstrata.heads.weighted_sum import weighted_sum
 from voxstrata.heads.task import Task
+from voxstrata.heads.weighted_sum import weighted_sum
 from voxstrata.methods.harmonifuse.lm.decoding import DecodingOptions, decode
 from voxstrata.methods.harmonifuse.lm.language_model import SmallLM, small_lm
 from voxstrata.methods.harmonifuse.lm.sequences import join

@@ -112,8 +112,8 @@ def _base_of(expert: str) -> str:
 
 def _emotion_model(expert: str) -> Any:
     from voxstrata.errors import CheckpointError
-    from voxstrata.methods.model_folder import find_model, load_model
     from voxstrata.methods.encoder_models import EmotionModel
+    from voxstrata.methods.model_folder import find_model, load_model
 
     folder = find_model(expert)
     model = None if folder is None else load_model(folder)
@@ -124,9 +124,8 @@ def _emotion_model(expert: str) -> Any:
 
 def _ctc_head(ctc: str | None) -> Any:
     from voxstrata.errors import CheckpointError
+    from voxstrata.methods.encoder_models import MultitaskModel, TranscriptionModel
     from voxstrata.methods.model_folder import find_model, load_model
-    from voxstrata.methods.baselines.multitask import MultitaskModel
-    from voxstrata.methods.encoder_models import TranscriptionModel
 
     if ctc is None:
         return None

@@ -38,12 +38,12 @@ def export(
     import torch
 
     from voxstrata.backbone.encoder import load_backbone
+    from voxstrata.backbone.export_folder import CARD, COEFFICIENTS, export_folder, require_free
     from voxstrata.errors import VoxstrataError
     from voxstrata.experiments.leaks.training_clips import list_of
-    from voxstrata.backbone.export_folder import CARD, COEFFICIENTS, export_folder, require_free
-    from voxstrata.runs import TRAINING_CLIPS
     from voxstrata.methods.model_card import NO_HEAD, card
     from voxstrata.methods.model_folder import find_model, save_model
+    from voxstrata.runs import TRAINING_CLIPS
 
     if dtype not in DTYPES:
         raise VoxstrataError(f"--dtype is {dtype!r}; allowed are {', '.join(DTYPES)}")

@@ -11,7 +11,7 @@ import typer
 from voxstrata.cli.dry_run import DRY_RUN, TFLOPS, assumptions, refuse_without_dry_run, show
 
 if TYPE_CHECKING:
-    from voxstrata.methods.any_recipe import AnyRecipe
+    from voxstrata.config.recipe import Recipe
     from voxstrata.runs import RunFolder
     from voxstrata.training.options import Progress
 
@@ -65,8 +65,8 @@ def _check(
     tflops: float | None,
     as_json: bool,
 ) -> None:
-    from voxstrata.methods.cuts import limited
     from voxstrata.experiments.dry_run.run import dry_run
+    from voxstrata.methods.cuts import limited
     from voxstrata.recipes.reading import read_recipe
 
     name = Path(source).stem
@@ -91,8 +91,8 @@ def _run(
     from voxstrata.cli.processes import joined
     from voxstrata.cli.program import program
     from voxstrata.errors import RecipeError
-    from voxstrata.methods.cuts import limited
     from voxstrata.experiments.run import execute
+    from voxstrata.methods.cuts import limited
     from voxstrata.recipes.reading import read_recipe
     from voxstrata.runs import RunFolder
 
@@ -118,7 +118,7 @@ def _to_stderr(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def _shown(recipe: AnyRecipe, run: RunFolder) -> None:
+def _shown(recipe: Recipe, run: RunFolder) -> None:
     from voxstrata.cli.progress import bar
     from voxstrata.experiments.run import execute
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, model_validator
 
-from voxstrata.config.leaks import checked_leaks
 from voxstrata.config.data import Data
+from voxstrata.config.leaks import checked_leaks
 from voxstrata.config.strict import Count, Fraction, Positive, PositiveNumber, Seed, Size, Strict
 
 
@@ -66,14 +67,27 @@ class Head(Strict):
 
 
 class Recipe(Strict):
-    """What all recipes share. Leaks that are allowed are named as in `recipes.leaks`."""
+    """What all recipes share. Leaks that are allowed are named as in `config.leaks`.
+
+    The key `system` names the method (see `methods.registry`).
+    """
+
+    if TYPE_CHECKING:
+        system: str
 
     seed: Seed = 0
     data: Data = Data()
     allow_leaks: Annotated[tuple[str, ...], AfterValidator(checked_leaks)] = ()
 
 
-class BaseRecipe(Recipe):
+class TrainedRecipe(Recipe):
+    """Recipes of methods that the training loop trains."""
+
+    if TYPE_CHECKING:
+        training: Training
+
+
+class BaseRecipe(TrainedRecipe):
     """Recipes that start from a base encoder: a packaged name, a folder or a Hub id.
 
     Architecture: an encoder of the same form, for a checkpoint that does not tell its own. Window: as long as
@@ -85,3 +99,16 @@ class BaseRecipe(Recipe):
     final_norm: bool = False
     normalize: bool | None = None
     window: Literal["clip", "30s"] = "clip"
+
+
+def require_init(init: object, vectors: Mapping[str, str]) -> None:
+    """For a recipe whose `init` may be a coefficient for each vector.
+
+    Raises:
+        ValueError: if its names are not those of the vectors.
+    """
+    if isinstance(init, dict) and init.keys() != vectors.keys():
+        raise ValueError(
+            f"init names {', '.join(init) or 'nothing'}, and the vectors are {', '.join(vectors) or 'none'}; "
+            "give a coefficient for each vector, or one number for all"
+        )

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from torch import nn
+from typing import Any
 
 from voxstrata.batches.processes import Processes
 from voxstrata.batches.source import BatchSource
 from voxstrata.batches.task_schedule import Stream
 from voxstrata.errors import CheckpointError
-from voxstrata.methods.build import Say, planned_steps
-from voxstrata.methods.sources import AnySources, Sources
-from voxstrata.methods.task_sources import TaskSources
 from voxstrata.methods.adaltm.lean.front_cache import FrontCache, front_bytes
 from voxstrata.methods.adaltm.merged import MergedBackbone
-from voxstrata.methods.any_recipe import AnyRecipe
-from voxstrata.methods.encoder_recipes import AdaLTMRecipe, LateFusionRecipe
-from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
-from voxstrata.runs import RunFolder
-from voxstrata.methods.adaltm.system import AdaLTM
+from voxstrata.methods.building import planned_steps
 from voxstrata.methods.cached_states import CachedStates, FrozenLayers, cached_states, gigabytes
-from voxstrata.methods.harmonifuse.system import HarmoniFuse
-from voxstrata.methods.adaltm.joint import JointAdaLTM
-from voxstrata.methods.baselines.late_fusion import LateFusion
+from voxstrata.methods.encoder_models import ClipModel
+from voxstrata.methods.method import Say, TrainedMethod
+from voxstrata.methods.registry import method_of
+from voxstrata.methods.sources import Sources
+from voxstrata.methods.task_sources import AnySources, TaskSources
+from voxstrata.runs import RunFolder
 from voxstrata.system import System
 from voxstrata.training.shares import Batches
-
-CachedRecipe = AdaLTMRecipe | LateFusionRecipe | HarmoniFuseRecipe
 
 
 @dataclass(frozen=True)
@@ -41,11 +34,18 @@ class RunBatches:
         train: training batches.
         dev: for the validation loss.
         evaluated: split -> clips that predictions are written for.
+        model: whose front cache serves the training; None where there is none.
     """
 
     train: Batches
     dev: Batches | None
     evaluated: Mapping[str, Batches]
+    model: ClipModel | None = None
+
+    def release(self) -> None:
+        """Ends the use of a front cache: clips that were not counted may come."""
+        if self.model is not None:
+            self.model.front_cache = None
 
 
 def cache_folder(run: RunFolder) -> Path:
@@ -54,13 +54,13 @@ def cache_folder(run: RunFolder) -> Path:
 
 
 def keep(
-    recipe: AnyRecipe, system: System, sources: AnySources, run: RunFolder, say: Say, processes: Processes
+    recipe: Any, system: System, sources: AnySources, run: RunFolder, say: Say, processes: Processes
 ) -> RunBatches:
     """Keeps what the recipe allows of what is the same in every epoch, and says what that is, or why not.
 
     Args:
         recipe: its `cache_gb` is the room.
-        system: moved to the device that training uses; an AdaLTM that learns coefficients gets a front cache.
+        system: moved to the device that training uses; a model that learns a merge gets a front cache.
         sources: of the recipe.
         run: the folder; its lock is held.
         say: receives lines for the user.
@@ -68,35 +68,31 @@ def keep(
             wait; a clip's front end is run by the process that the clip first falls to.
     """
     batches = RunBatches(sources.train, sources.dev, sources.evaluated)
-    if not isinstance(recipe, CachedRecipe) or not recipe.cache_gb or recipe.training.epochs == 0:
+    method = method_of(recipe)
+    assert isinstance(method, TrainedMethod)
+    if not getattr(recipe, "cache_gb", 0.0) or recipe.training.epochs == 0:
         return batches
     system.to(processes.device)
-    if isinstance(sources, TaskSources):
-        if (frozen := _frozen(system, processes)) is None:
-            return batches
-        return _with_task_states(recipe, frozen, sources, cache_folder(run), say, processes)
-    if not isinstance(system, AdaLTM | LateFusion):
+    kept, folder = method.kept(recipe, system), cache_folder(run)
+    if kept is None:
         return batches
+    if isinstance(sources, TaskSources):
+        assert isinstance(kept, FrozenLayers)
+        return _with_task_states(recipe, kept, sources, folder, say, processes)
     repeated = planned_steps(recipe, sources) * recipe.training.accumulate > batches.train.batches_per_epoch()
     if not repeated:
         say("train: no clip is used twice, nothing is kept")
-    folder = cache_folder(run)
-    if isinstance(system, LateFusion) or not isinstance(system.merged.coefficients, nn.Parameter):
-        return _with_states(recipe, system, sources, folder, say, processes, train=repeated)
+    if isinstance(kept, FrozenLayers):
+        return _with_states(recipe, kept, sources, folder, say, processes, train=repeated)
     if repeated:
-        _keep_fronts(recipe, system, sources, folder, say, processes)
+        _keep_fronts(recipe, kept, sources, folder, say, processes)
+        return replace(batches, model=kept)
     return batches
 
 
-def release(system: System) -> None:
-    """Ends the use of a front cache: clips that were not counted may come."""
-    if isinstance(system, AdaLTM):
-        system.model.front_cache = None
-
-
 def _with_states(
-    recipe: CachedRecipe,
-    system: AdaLTM | LateFusion,
+    recipe: Any,
+    frozen: FrozenLayers,
     sources: Sources,
     folder: Path,
     say: Say,
@@ -104,7 +100,7 @@ def _with_states(
     *,
     train: bool,
 ) -> RunBatches:
-    store = _Store(recipe, FrozenLayers.of(system.model), folder, say, processes)
+    store = _Store(recipe, frozen, folder, say, processes)
     batches = store.known("train", sources.train) if train else sources.train
     dev = None if sources.dev is None else store.known("dev", sources.dev)
     evaluated: dict[str, Batches] = dict(sources.evaluated)
@@ -114,17 +110,8 @@ def _with_states(
     return RunBatches(batches, dev, evaluated)
 
 
-def _frozen(system: System, processes: Processes) -> FrozenLayers | None:
-    """The encoder of a model for several tasks, where it gives the same in every epoch."""
-    if isinstance(system, HarmoniFuse) and not system.encoder_parameters:
-        return FrozenLayers(system.encoder, "frames", processes.device)
-    if isinstance(system, JointAdaLTM) and not system.learns_coefficients:
-        return FrozenLayers(system.model.encoder, "frames", processes.device)
-    return None
-
-
 def _with_task_states(
-    recipe: CachedRecipe,
+    recipe: Any,
     frozen: FrozenLayers,
     sources: TaskSources,
     folder: Path,
@@ -152,7 +139,7 @@ class _Store:
     """States that are kept in a folder, as long as there is room."""
 
     def __init__(
-        self, recipe: CachedRecipe, frozen: FrozenLayers, folder: Path, say: Say, processes: Processes
+        self, recipe: Any, frozen: FrozenLayers, folder: Path, say: Say, processes: Processes
     ) -> None:
         self.frozen, self.folder, self.say, self.processes = frozen, folder, say, processes
         self.bf16 = recipe.training.precision == "bf16"
@@ -185,9 +172,10 @@ class _Store:
 
 
 def _keep_fronts(
-    recipe: CachedRecipe, system: AdaLTM, sources: Sources, folder: Path, say: Say, processes: Processes
+    recipe: Any, model: ClipModel, sources: Sources, folder: Path, say: Say, processes: Processes
 ) -> None:
-    merged = system.merged
+    merged = model.encoder
+    assert isinstance(merged, MergedBackbone)
     fixed = merged.fixed_layers
     if fixed is None:
         say("the vectors change the convolutional front end, nothing is kept")
@@ -207,13 +195,13 @@ def _keep_fronts(
         if not processes.any(refused is not None):
             needed = gigabytes(front_bytes(merged, counts, layers))
             say(f"train and dev: {what} runs once over {len(counts)} clips; {needed} are kept")
-            system.model.front_cache = cache
+            model.front_cache = cache
             return
         say(f"train and dev: {refused or 'another process has no room'}; {what} runs in every epoch")
 
 
 def _front_cache(
-    recipe: CachedRecipe, merged: MergedBackbone, folder: Path, counts: list[int], layers: int
+    recipe: Any, merged: MergedBackbone, folder: Path, counts: list[int], layers: int
 ) -> FrontCache:
     cache = FrontCache(merged, folder, budget_bytes=_budget_bytes(recipe), layers=layers, lengths=counts)
     free = shutil.disk_usage(folder.parent).free
@@ -224,5 +212,5 @@ def _front_cache(
     return cache
 
 
-def _budget_bytes(recipe: CachedRecipe) -> int:
+def _budget_bytes(recipe: Any) -> int:
     return round(recipe.cache_gb * 1e9)

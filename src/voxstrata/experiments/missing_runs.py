@@ -6,10 +6,10 @@ import shlex
 from pathlib import PurePath
 
 from voxstrata.backbone.locate import is_missing_run
+from voxstrata.config.recipe import Recipe
 from voxstrata.errors import CheckpointError
 from voxstrata.experiments.parents import base_of, experts_of
 from voxstrata.recipes.reading import packaged
-from voxstrata.methods.any_recipe import AnyRecipe
 
 
 def require_run(name: str) -> None:
@@ -28,7 +28,7 @@ def require_run(name: str) -> None:
         )
 
 
-def require_runs(recipe: AnyRecipe) -> None:
+def require_runs(recipe: Recipe) -> None:
     """The same for all that a recipe builds on.
 
     Raises:

@@ -4,37 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import assert_never
 
+from voxstrata.config.recipe import Recipe
 from voxstrata.documents import read_json_object
 from voxstrata.errors import RecipeError
+from voxstrata.methods.registry import method_of
 from voxstrata.recipes.reading import read_recipe
-from voxstrata.methods.any_recipe import AnyRecipe
-from voxstrata.methods.encoder_recipes import AdaLTMRecipe, FinetuneRecipe, LateFusionRecipe, MultitaskRecipe
-from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
-from voxstrata.methods.pretraining.recipe import PretrainRecipe
-from voxstrata.config.recipe import BaseRecipe
-from voxstrata.methods.baselines.recipes import StatisticsRecipe, TextRecipe
 from voxstrata.runs import RunFolder
 
 
-def experts_of(recipe: AnyRecipe) -> dict[str, str]:
-    """Name -> run, model folder or checkpoint of what the recipe merges, fuses or reads beside its base."""
-    match recipe:
-        case AdaLTMRecipe():
-            heads = {f"{task} head": source for task, source in recipe.start_heads.items()}
-            return {**recipe.vectors, **{n: s for n, s in heads.items() if s not in recipe.vectors.values()}}
-        case MultitaskRecipe():
-            return dict(recipe.vectors)
-        case LateFusionRecipe():
-            return dict(recipe.experts)
-        case TextRecipe():
-            return {} if recipe.transcripts is None else {"transcripts": recipe.transcripts}
-        case FinetuneRecipe() | HarmoniFuseRecipe() | PretrainRecipe() | StatisticsRecipe():
-            return {}
-        case _:
-            # What is not asked here would have no leak check, and a key that does not tell its parents.
-            assert_never(recipe)
+def experts_of(recipe: Recipe) -> dict[str, str]:
+    """Name -> run, model folder or checkpoint of what the recipe builds on beside its base."""
+    return {parent.name: parent.source for parent in method_of(recipe).facts(recipe).parents}
 
 
 def transcribing_runs(source: str) -> frozenset[str]:
@@ -48,9 +29,9 @@ def transcribing_runs(source: str) -> frozenset[str]:
     return frozenset(name for name, found in told.items() if found == {True})
 
 
-def base_of(recipe: AnyRecipe) -> str | None:
+def base_of(recipe: Recipe) -> str | None:
     """The encoder that the recipe starts from; None where there is none."""
-    return recipe.base if isinstance(recipe, BaseRecipe) else None
+    return method_of(recipe).facts(recipe).base
 
 
 def _lineage(source: Path, seen: set[Path]) -> Iterator[tuple[str, bool]]:
@@ -60,20 +41,21 @@ def _lineage(source: Path, seen: set[Path]) -> Iterator[tuple[str, bool]]:
         return
     seen.add(run.resolve())
     recipe = _recipe(run)
-    yield run.resolve().name, isinstance(recipe, FinetuneRecipe) and recipe.task == "asr"
+    words_alone = recipe is not None and method_of(recipe).facts(recipe).learns == {"transcript"}
+    yield run.resolve().name, words_alone
     for parent in _parents(run, recipe):
         yield from _lineage(run / parent, seen)
         yield from _lineage(Path(parent), seen)
 
 
-def _recipe(run: Path) -> AnyRecipe | None:
+def _recipe(run: Path) -> Recipe | None:
     try:
         return read_recipe(RunFolder(run).recipe)
     except RecipeError:
         return None
 
 
-def _parents(run: Path, recipe: AnyRecipe | None) -> Iterator[str]:
+def _parents(run: Path, recipe: Recipe | None) -> Iterator[str]:
     """What a run built on, as its provenance tells, relative to it, or its recipe."""
     about = RunFolder(run).provenance
     told = read_json_object(about) if about.is_file() else {}

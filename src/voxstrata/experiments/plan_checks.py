@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from voxstrata.batches.source import BatchSource
-from voxstrata.errors import CorpusError, RecipeError
-from voxstrata.methods.task_sources import TaskSources
-from voxstrata.methods.any_recipe import AnyRecipe, TrainedRecipe
-from voxstrata.methods.encoder_recipes import FinetuneRecipe, MultitaskRecipe
+from voxstrata.config.recipe import Recipe
+from voxstrata.errors import RecipeError
+from voxstrata.methods.building import fit_options
+from voxstrata.methods.method import TrainedMethod
+from voxstrata.methods.registry import method_of
+from voxstrata.methods.task_sources import AnySources, TaskSources
 from voxstrata.training.options import FitOptions
-
-if TYPE_CHECKING:
-    from voxstrata.methods.sources import AnySources
 
 #: Steps below which nothing much is learned.
 FEW_STEPS = 20
@@ -34,7 +33,7 @@ class PlanFindings:
 
 
 def check_plan(
-    recipe: AnyRecipe, sources: AnySources, say: Callable[[str], None], *, refuse: bool = True
+    recipe: Recipe, sources: AnySources, say: Callable[[str], None], *, refuse: bool = True
 ) -> None:
     """Says what is doubtful of a plan, and refuses one that cannot work.
 
@@ -54,7 +53,7 @@ def check_plan(
         raise RecipeError("this plan cannot work: " + "; ".join(found.faults))
 
 
-def plan_findings(recipe: AnyRecipe, sources: AnySources) -> PlanFindings:
+def plan_findings(recipe: Any, sources: AnySources) -> PlanFindings:
     """Holds a recipe against the clips that it would train on.
 
     Args:
@@ -63,40 +62,15 @@ def plan_findings(recipe: AnyRecipe, sources: AnySources) -> PlanFindings:
     """
     trained = _task_sources(sources, "train")
     faults, doubts = [*_too_few_clips(trained)], [*_unheard_in_dev(sources)]
-    if isinstance(recipe, TrainedRecipe):
-        options = FitOptions(**recipe.training.model_dump(), seed=recipe.seed)
+    method = method_of(recipe)
+    if isinstance(method, TrainedMethod):
+        options = fit_options(recipe)
         per_epoch = sources.train.batches_per_epoch()
         total = options.total_steps(per_epoch)
         if options.epochs != 0:
-            faults += _too_long_starts(recipe, options, total)
+            faults += _too_long_starts(method.facts(recipe).resting_steps, options, total)
             doubts += _too_few_steps(total, trained)
     return PlanFindings(tuple(faults), tuple(doubts))
-
-
-def require_classes(found: Collection[str], splits: Mapping[str, int]) -> None:
-    """Refuses to learn emotions from clips that do not tell two of them.
-
-    Args:
-        found: distinct emotions of the training clips.
-        splits: split -> its clips.
-
-    Raises:
-        CorpusError: saying what there is, and what to do.
-    """
-    if len(found) > 1:
-        return
-    if not splits.get("train"):
-        there = ", ".join(f"{split} {count}" for split, count in splits.items() if count) or "no clip at all"
-        raise CorpusError(
-            f"there is no training clip ({there}); give the corpus a train split, or name one with "
-            "data.corpora"
-        )
-    told = f"only {next(iter(found))!r}" if found else "no emotion"
-    raise CorpusError(
-        f"the {splits['train']} training clips tell {told}, and at least two classes are needed; prepare "
-        "the corpus "
-        "with a column emotion, name another in data.corpora, or train on its words: finetune-asr"
-    )
 
 
 def _task_sources(sources: AnySources, split: Literal["train", "dev"]) -> dict[str, BatchSource]:
@@ -132,7 +106,7 @@ def _unheard_in_dev(sources: AnySources) -> Iterator[str]:
             yield f"{name}no dev clip is {named}; the best weights are chosen without such clips"
 
 
-def _too_long_starts(recipe: TrainedRecipe, options: FitOptions, total: int) -> Iterator[str]:
+def _too_long_starts(waiting: int, options: FitOptions, total: int) -> Iterator[str]:
     if options.warmup_steps >= total:
         yield (
             f"training.warmup_steps is {options.warmup_steps} and training has {total} steps, so the "
@@ -141,7 +115,6 @@ def _too_long_starts(recipe: TrainedRecipe, options: FitOptions, total: int) -> 
             "steps), or "
             "more epochs"
         )
-    waiting = recipe.rates.warm_head_steps if isinstance(recipe, FinetuneRecipe | MultitaskRecipe) else 0
     if waiting >= total:
         yield (
             f"rates.warm_head_steps is {waiting} and training has {total} steps, so the encoder never "

@@ -6,20 +6,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from voxstrata.config.data import CorpusUse, Data
+from voxstrata.config.recipe import Recipe
 from voxstrata.errors import VoxstrataError
 from voxstrata.evaluation.score import score
-from voxstrata.methods.cuts import task_corpora, tasks_of
-from voxstrata.methods.sources import AnySources, Sources, build_sources
-from voxstrata.methods.task_sources import TaskSources
-from voxstrata.experiments.yardsticks import yardstick_answers
 from voxstrata.heads.task import EMOTION
 from voxstrata.labels import LabelSet
+from voxstrata.methods.baselines import statistics
+from voxstrata.methods.cuts import task_corpora, tasks_of
+from voxstrata.methods.method import MeasuredMethod
+from voxstrata.methods.registry import method_of
+from voxstrata.methods.task_sources import AnySources, TaskSources
 from voxstrata.predictions import Prediction
-from voxstrata.methods.any_recipe import AnyRecipe
-from voxstrata.config.data import CorpusUse, Data
-from voxstrata.methods.encoder_recipes import AdaLTMRecipe
-from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
-from voxstrata.methods.baselines.recipes import StatisticsRecipe, YardstickRecipe
 
 #: Most training and asked clips together whose acoustic statistics are computed for the comparison.
 MOST_CLIPS = 2_000
@@ -28,7 +26,7 @@ Say = Callable[[str], None]
 
 
 def result_warnings(
-    recipe: AnyRecipe,
+    recipe: Recipe,
     sources: AnySources,
     answers: Mapping[str, Sequence[Prediction]],
     metrics: Mapping[str, Mapping[str, Any]],
@@ -111,7 +109,7 @@ def _class_warnings(scores: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _below_statistics(
-    recipe: AnyRecipe,
+    recipe: Recipe,
     sources: AnySources,
     split: str,
     rows: Sequence[Prediction],
@@ -132,12 +130,11 @@ def _below_statistics(
         )
         return []
     data = Data(corpora=corpora, labels=labels.names)
-    yardstick = StatisticsRecipe(seed=recipe.seed, data=data)
+    baseline = statistics.StatisticsRecipe(seed=recipe.seed, data=data)
     try:
-        batches = build_sources(yardstick)
-        assert isinstance(batches, Sources)
+        batches = statistics.METHOD.sources(baseline)
         batches = replace(batches, evaluated={split: batches.evaluated[split]})
-        answers = yardstick_answers(yardstick, batches, say)[split]
+        answers = statistics.METHOD.answers(baseline, batches, say)[split]
         reached = score([row for row in answers if row.id in asked], resamples=2).as_dict()["emotion"]["uar"][
             "value"
         ]
@@ -155,14 +152,11 @@ def _below_statistics(
     ]
 
 
-def _emotions_of(
-    recipe: AnyRecipe, sources: AnySources
-) -> tuple[tuple[CorpusUse, ...], LabelSet, int] | None:
+def _emotions_of(recipe: Recipe, sources: AnySources) -> tuple[tuple[CorpusUse, ...], LabelSet, int] | None:
     """Corpora, classes and training clips of what learns emotions as classes; None where nothing does."""
-    if isinstance(recipe, YardstickRecipe):
+    if isinstance(method_of(recipe), MeasuredMethod):
         return None
     if isinstance(sources, TaskSources):
-        assert isinstance(recipe, HarmoniFuseRecipe | AdaLTMRecipe)
         for task in sources.tasks:
             if task.field == EMOTION and task.labels is not None:
                 corpora = task_corpora(recipe, tasks_of(recipe)[task.name])

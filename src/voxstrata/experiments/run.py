@@ -13,42 +13,33 @@ from typing import Any
 from voxstrata.backbone.checkpoints import open_checkpoint
 from voxstrata.backbone.locate import locate
 from voxstrata.batches.processes import Processes
+from voxstrata.config.recipe import Recipe
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.documents import read_json_object
 from voxstrata.errors import RecipeError
 from voxstrata.evaluation.score import score
-from voxstrata.methods.build import Say, build_system, fit_options
-from voxstrata.experiments.caching import cache_folder, keep, release
-from voxstrata.methods.cuts import corpora_of
+from voxstrata.experiments.caching import cache_folder, keep
 from voxstrata.experiments.leaks.guard import Guarded, guard
+from voxstrata.experiments.missing_runs import require_runs
 from voxstrata.experiments.parents import base_of, experts_of
 from voxstrata.experiments.plan_checks import check_plan
 from voxstrata.experiments.provenance import now, provenance, require_unchanged
 from voxstrata.experiments.result_checks import result_warnings
-from voxstrata.methods.sources import AnySources, Sources, build_sources
-from voxstrata.experiments.yardsticks import yardstick_answers
 from voxstrata.inference.tasks import answers as answers_of
-from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.building import fit_options
+from voxstrata.methods.cuts import corpora_of
+from voxstrata.methods.method import MeasuredMethod, Say, TrainedMethod
+from voxstrata.methods.registry import method_of
+from voxstrata.methods.task_sources import AnySources
 from voxstrata.predictions import Prediction, read_predictions, write_predictions
 from voxstrata.recipes.reading import dump, read_recipe
-from voxstrata.methods.any_recipe import AnyRecipe, TrainedRecipe
-from voxstrata.methods.baselines.recipes import YardstickRecipe
 from voxstrata.runs import RunFolder, atomic_write, write_json
-from voxstrata.methods.adaltm.system import AdaLTM
-from voxstrata.methods.baselines.finetune import ASRFinetune, SERFinetune
-from voxstrata.methods.harmonifuse.system import HarmoniFuse
-from voxstrata.methods.adaltm.joint import JointAdaLTM, JointModel
-from voxstrata.methods.baselines.late_fusion import LateFusion
-from voxstrata.methods.model_folder import save_model
-from voxstrata.methods.baselines.multitask import Multitask
-from voxstrata.methods.pretraining.system import MaskedPrediction
-from voxstrata.system import System
 from voxstrata.training.loop import fit
 from voxstrata.training.options import Progress
 
 
 def execute(
-    recipe: AnyRecipe,
+    recipe: Any,
     run: RunFolder,
     *,
     keyed: bool = False,
@@ -79,27 +70,30 @@ def execute(
     with run.lock(waiting=say if patient else None) if processes.leads else nullcontext():
         if not keyed and processes.leads:
             _refuse_another(recipe, run)
-        if processes.from_leader(run.is_complete):
-            say(f"{run.path} is done already")
-            if processes.leads:
-                _clear(run)
+        if _is_done(run, processes, say):
             return run
-        sources = build_sources(recipe)
+        method = method_of(recipe)
+        sources = method.sources(recipe)
         _say_left_out(sources, say)
         # A table's recipe is trained all the same: it is what the table is about.
         check_plan(recipe, sources, say, refuse=not keyed)
-        if isinstance(recipe, YardstickRecipe):
-            assert isinstance(sources, Sources)
-            guarded = _guarded(recipe, sources, run, say)
+        guarded = _guarded(recipe, sources, run, say)
+        if isinstance(method, MeasuredMethod):
             if processes.leads:
-                _measure(recipe, sources, guarded, run, say)
+                _measure(method, recipe, sources, guarded, run, say)
             return run
-        system = _built(recipe, sources, run, say, processes)
+        assert isinstance(method, TrainedMethod)
+        require_runs(recipe)
+        system = method.build(recipe, sources, say)
+        if processes.leads:
+            _claim(recipe, run)
+            guarded.write(run)
+        del guarded  # The training clips are listed in a file now.
         batches = keep(recipe, system, sources, run, say, processes)
         fit(system, batches.train, batches.dev, run, fit_options(recipe), progress, processes)
-        release(system)
+        batches.release()
         if processes.leads:
-            save_trained(system, run)
+            method.save(system, run.model)
         answers = {name: answers_of(system, source, processes) for name, source in batches.evaluated.items()}
         if processes.leads:
             # A table has rows of its own to hold its answers against.
@@ -109,28 +103,32 @@ def execute(
     return run
 
 
-def _built(
-    recipe: TrainedRecipe, sources: AnySources, run: RunFolder, say: Say, processes: Processes
-) -> System:
-    """The system, once nothing leaks; the training clips are listed in a file, and not kept meanwhile."""
-    guarded = _guarded(recipe, sources, run, say)
-    system = build_system(recipe, sources, say)
-    if processes.leads:
-        _claim(recipe, run)
-        guarded.write(run)
-    return system
+def _is_done(run: RunFolder, processes: Processes, say: Say) -> bool:
+    done: bool = processes.from_leader(run.is_complete)
+    if done:
+        say(f"{run.path} is done already")
+        if processes.leads:
+            _clear(run)
+    return done
 
 
-def _measure(recipe: YardstickRecipe, sources: Sources, guarded: Guarded, run: RunFolder, say: Say) -> None:
+def _measure(
+    method: MeasuredMethod[Any],
+    recipe: Recipe,
+    sources: AnySources,
+    guarded: Guarded,
+    run: RunFolder,
+    say: Say,
+) -> None:
     """A run without training."""
-    answers = yardstick_answers(recipe, sources, say)
+    answers = method.answers(recipe, sources, say)
     _claim(recipe, run)
     guarded.write(run)
     _write_scored(answers, run)
     _finish(run)
 
 
-def _refuse_another(recipe: AnyRecipe, run: RunFolder) -> None:
+def _refuse_another(recipe: Recipe, run: RunFolder) -> None:
     if run.recipe.is_file() and not _is_of(recipe, run):
         begun = "" if run.is_complete or any(run.checkpoints.glob("step-*")) else ", or remove that one"
         raise RecipeError(
@@ -143,7 +141,7 @@ def _refuse_another(recipe: AnyRecipe, run: RunFolder) -> None:
         )
 
 
-def _is_of(recipe: AnyRecipe, run: RunFolder) -> bool:
+def _is_of(recipe: Recipe, run: RunFolder) -> bool:
     """Whether the folder's recipe is this one; a key that its version did not know has its default."""
     if run.recipe.read_text(encoding="utf-8") == dump(recipe):
         return True
@@ -153,13 +151,13 @@ def _is_of(recipe: AnyRecipe, run: RunFolder) -> bool:
         return False
 
 
-def _claim(recipe: AnyRecipe, run: RunFolder) -> None:
+def _claim(recipe: Recipe, run: RunFolder) -> None:
     """Writes recipe and provenance into a folder, once all parts of the recipe were found to hold.
 
     A folder with a checkpoint keeps those of its first start, and must go on with the same data and weights.
     """
     fingerprints = {use.path: PreparedCorpus.load(Path(use.path)).fingerprint for use in corpora_of(recipe)}
-    weights = None if isinstance(recipe, YardstickRecipe) else _weights(recipe)
+    weights = _weights(recipe) if isinstance(method_of(recipe), TrainedMethod) else None
     if run.recipe.is_file() and any(run.checkpoints.glob("step-*")):
         require_unchanged(run, fingerprints, weights or {})
         return
@@ -183,7 +181,7 @@ def _from(run: RunFolder, source: str) -> str:
     return os.path.relpath(source, run.path) if Path(source).exists() else source
 
 
-def _weights(recipe: TrainedRecipe) -> dict[str, str]:
+def _weights(recipe: Recipe) -> dict[str, str]:
     """Content hashes of what a training builds on; a file that serves twice is read once."""
     sources = {f"experts.{name}": source for name, source in experts_of(recipe).items()}
     if (base := base_of(recipe)) is not None:
@@ -192,7 +190,7 @@ def _weights(recipe: TrainedRecipe) -> dict[str, str]:
     return {name: hashes[source] for name, source in sources.items()}
 
 
-def _guarded(recipe: AnyRecipe, sources: AnySources, run: RunFolder, say: Say) -> Guarded:
+def _guarded(recipe: Recipe, sources: AnySources, run: RunFolder, say: Say) -> Guarded:
     guarded = guard(recipe, sources, run.path.resolve().name)
     guarded.report.require_none()
     for line in guarded.report.lines():
@@ -204,36 +202,6 @@ def _say_left_out(sources: AnySources, say: Say) -> None:
     for split, source in {"train": sources.train, **sources.evaluated}.items():
         for reason, count in source.left_out.items():
             say(f"{split}: {count} clips left out: {reason}")
-
-
-def save_trained(system: System, run: RunFolder) -> None:
-    """Writes `model/` (and for AdaLTM the coefficients beside it)."""
-    if isinstance(system, MaskedPrediction):
-        system.encoder.save(run.model / "encoder")
-        return
-    if isinstance(system, HarmoniFuse):
-        save_model(system, run.model)
-        return
-    assert isinstance(system, AdaLTM | JointAdaLTM | SERFinetune | ASRFinetune | Multitask | LateFusion)
-    save_model(system.model, run.model)
-    if isinstance(system, AdaLTM | JointAdaLTM):
-        write_json(run.model / "coefficients.json", _coefficients(system))
-
-
-def _coefficients(system: AdaLTM | JointAdaLTM) -> dict[str, Any]:
-    """What was learned of a merge, as JSON."""
-    model = system.model
-    merged = model.encoder
-    assert isinstance(merged, MergedBackbone)
-    told = {
-        "granularity": merged.granularity,
-        "vectors": list(merged.vectors),
-        "coefficients": merged.coefficients_by_layer(),
-        "layer_weights": model.layer_sum.weights.tolist(),
-    }
-    if isinstance(model, JointModel) and model.words_encoder is not None:
-        told["coefficients_asr"] = model.words_encoder.coefficients_by_layer()
-    return told
 
 
 def _write_scored(

@@ -10,14 +10,13 @@ import torch
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.documents import read_json_object, read_yaml_file
 from voxstrata.errors import CheckpointError, VoxstrataError
-from voxstrata.runs import RunFolder
+from voxstrata.methods.encoder_models import ClipModel, MultitaskModel, TranscriptionModel
 from voxstrata.methods.model_description import WORDS
 from voxstrata.methods.model_folder import Model, find_model, load_model, model_kind
-from voxstrata.methods.baselines.multitask import MultitaskModel
 from voxstrata.methods.transcribers.published_ctc import find_published, load_published
 from voxstrata.methods.transcribers.published_whisper import find_transcriber, load_transcriber
-from voxstrata.methods.encoder_models import ClipModel, TranscriptionModel
 from voxstrata.methods.transcribers.whisper_decoder import WhisperTranscriber
+from voxstrata.runs import RunFolder
 
 AnyModel = Model | WhisperTranscriber
 

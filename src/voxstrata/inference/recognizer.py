@@ -25,9 +25,9 @@ from voxstrata.inference.one_pass import one_pass
 from voxstrata.inference.path import device_of, fastest_device, predict
 from voxstrata.labels import DIMENSIONS, is_one_line
 from voxstrata.methods.adaltm.merged import MergedBackbone
-from voxstrata.predictions import Prediction, one_row_each
 from voxstrata.methods.encoder_models import DimensionModel
 from voxstrata.methods.transcribers.whisper_decoder import WhisperTranscriber
+from voxstrata.predictions import Prediction, one_row_each
 
 
 @dataclass(frozen=True)

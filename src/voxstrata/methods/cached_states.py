@@ -29,9 +29,9 @@ from voxstrata.batches.collate import no_clips
 from voxstrata.batches.processes import Share
 from voxstrata.batches.source import BatchSource
 from voxstrata.errors import CheckpointError
-from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
 from voxstrata.heads.emotion import masked_mean
 from voxstrata.heads.layer_sum import LayerSum
+from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
 from voxstrata.methods.encoder_models import Backbone, ClipModel
 
 #: One row [L, D] per clip, or all its frames.

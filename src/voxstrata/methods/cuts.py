@@ -10,20 +10,16 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 
 from voxstrata.batches.plan import drawn
+from voxstrata.config.data import CorpusUse, Data, Speakers
+from voxstrata.config.recipe import Recipe
+from voxstrata.config.task_use import TaskUse
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.corpora.speaker_parts import SpeakerShare, taken_speakers
 from voxstrata.errors import CorpusError, RecipeError
-from voxstrata.methods.any_recipe import AnyRecipe
-from voxstrata.config.data import CorpusUse, Data, Speakers
-from voxstrata.methods.encoder_recipes import AdaLTMRecipe
-from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
-from voxstrata.config.task_use import TaskUse
-
-#: Recipes that may have several tasks.
-TaskRecipe = HarmoniFuseRecipe | AdaLTMRecipe
+from voxstrata.methods.registry import method_of
 
 
-def corpora_of(recipe: AnyRecipe) -> tuple[CorpusUse, ...]:
+def corpora_of(recipe: Recipe) -> tuple[CorpusUse, ...]:
     """All corpora that a recipe uses, each use once."""
     if not (tasks := tasks_of(recipe)):
         return recipe.data.corpora
@@ -31,14 +27,12 @@ def corpora_of(recipe: AnyRecipe) -> tuple[CorpusUse, ...]:
     return tuple(dict.fromkeys(uses))
 
 
-def tasks_of(recipe: AnyRecipe) -> Mapping[str, TaskUse]:
+def tasks_of(recipe: Recipe) -> Mapping[str, TaskUse]:
     """The tasks of a recipe with several, each with corpora of its own; of others none."""
-    if isinstance(recipe, HarmoniFuseRecipe | AdaLTMRecipe):
-        return {str(name): use for name, use in recipe.tasks.items()}
-    return {}
+    return method_of(recipe).facts(recipe).tasks
 
 
-def task_corpora(recipe: TaskRecipe, task: TaskUse) -> tuple[CorpusUse, ...]:
+def task_corpora(recipe: Recipe, task: TaskUse) -> tuple[CorpusUse, ...]:
     """The corpora of a task: its own, or else those of the recipe."""
     return task.corpora or recipe.data.corpora
 
@@ -63,7 +57,7 @@ def read_cuts(corpora: Iterable[CorpusUse], split: str) -> Iterator[Cut]:
             yield from found() if use.limit is None else drawn(found, use.limit)
 
 
-def limited(recipe: AnyRecipe, limit: int) -> AnyRecipe:
+def limited(recipe: Recipe, limit: int) -> Recipe:
     """The recipe with at most so many clips of each split of each corpus."""
 
     def of(uses: tuple[CorpusUse, ...]) -> tuple[CorpusUse, ...]:
@@ -101,7 +95,7 @@ def split_cuts(data: Data, split: str) -> CutSet:
     return CutSet.from_cuts(sorted(read_cuts(data.corpora, split), key=lambda cut: cut.id))
 
 
-def cuts_of(recipe: AnyRecipe, split: str) -> Iterator[Cut]:
+def cuts_of(recipe: Recipe, split: str) -> Iterator[Cut]:
     """The clips of one split over all corpora that a recipe uses, one at a time.
 
     Where tasks have corpora of their own, a clip that several hold comes once.

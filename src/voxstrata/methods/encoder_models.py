@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 
 from voxstrata.backbone.encoder import SpeechEncoder, States
 from voxstrata.batches.batch import Batch
-from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.heads.emotion import EmotionHeadOptions, clip_head
 from voxstrata.heads.layer_sum import ConcatenatedSums, LayerSum
@@ -19,6 +19,7 @@ from voxstrata.labels import DIMENSIONS, LabelSet
 from voxstrata.losses import ccc_loss, soft_cross_entropy
 from voxstrata.methods.adaltm.lean.front_cache import FrontCache
 from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
 from voxstrata.predictions import Prediction
 
 Backbone = SpeechEncoder | MergedBackbone
@@ -210,4 +211,64 @@ class TranscriptionModel(nn.Module):
                 reference_transcript=reference.transcript,
             )
             for reference, text in zip(batch.references, texts, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class JointLogits:
+    """What both heads give.
+
+    Args:
+        emotion: [B, C].
+        characters: [B, T, V].
+        frames: [B] valid frames.
+    """
+
+    emotion: Tensor
+    characters: Tensor
+    frames: Tensor
+
+    def blank_share(self) -> Tensor:
+        """Share of a clip's frames whose most probable character is the blank, mean over clips, [].
+
+        Near 1: CTC has collapsed.
+        """
+        valid = torch.arange(self.characters.shape[1], device=self.frames.device) < self.frames.unsqueeze(1)
+        return (((self.characters.argmax(-1) == 0) & valid).sum(1) / self.frames).mean()
+
+
+class MultitaskModel(EmotionModel):
+    """An emotion model with a CTC head beside it, on the encoder's last layer.
+
+    Args:
+        encoder: a speech encoder, plain or merged.
+        labels: the classes, in the order of the outputs.
+        transcriber: characters and their linear map.
+        options: form of layer sum and emotion head; None for the paper's.
+    """
+
+    def __init__(
+        self,
+        encoder: Backbone,
+        labels: LabelSet,
+        transcriber: CTCHead,
+        options: EmotionHeadOptions | None = None,
+    ) -> None:
+        super().__init__(encoder, labels, options)
+        self.transcriber = transcriber
+
+    def joint_logits(self, batch: Batch) -> JointLogits:
+        """Both heads over one run of the encoder."""
+        states = self.encoder(batch.waveforms, batch.lengths)
+        emotion = self.head(self.layer_sum(states.layers), states.mask())
+        return JointLogits(emotion, self.transcriber(states.layers[-1]), states.lengths)
+
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """The most probable class of each clip, the probabilities of all, and the greedy transcript."""
+        logits = self.joint_logits(batch)
+        texts = self.transcriber.transcribe(logits.characters, logits.frames)
+        rows = zip(self.answers(batch, logits.emotion), batch.references, texts, strict=True)
+        return [
+            replace(row, transcript=text, reference_transcript=reference.transcript)
+            for row, reference, text in rows
         ]

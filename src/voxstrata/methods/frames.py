@@ -14,10 +14,9 @@ from voxstrata.backbone.families.registry import family_of
 from voxstrata.batches.clips import BatchClip
 from voxstrata.batches.source import BatchSource
 from voxstrata.errors import AudioError, CorpusError, RecipeError
-from voxstrata.methods.sources import AnySources, Sources
 from voxstrata.losses import ctc_frames
-from voxstrata.methods.any_recipe import AnyRecipe
-from voxstrata.methods.encoder_recipes import AdaLTMRecipe, FinetuneRecipe, MultitaskRecipe
+from voxstrata.methods.sources import Sources
+from voxstrata.methods.task_sources import AnySources
 
 Say = Callable[[str], None]
 
@@ -42,19 +41,15 @@ class ClipNeeds:
     longest: int | None = None
 
     @classmethod
-    def of(cls, recipe: AnyRecipe, configs: Iterable[PretrainedConfig]) -> ClipNeeds:
-        """What the clips of a recipe need.
+    def of(cls, configs: Iterable[PretrainedConfig], *, words: bool) -> ClipNeeds:
+        """What clips need.
 
         Args:
-            recipe: decides whether there are words to write.
-            configs: of its encoders.
+            configs: of the encoders.
+            words: whether CTC writes the clips' tokens.
         """
         configs = list(configs)
         found = dict.fromkeys(family_of(config).front_end(config) for config in configs)
-        words = (isinstance(recipe, FinetuneRecipe) and recipe.task == "asr") or (
-            isinstance(recipe, MultitaskRecipe) and recipe.asr_weight > 0
-        )
-        words = words or (isinstance(recipe, AdaLTMRecipe) and bool(recipe.tasks))
         return cls(tuple(found), words, min(map(longest_clip, configs), default=None))
 
     def samples(self, frames: int) -> int:
@@ -67,24 +62,24 @@ class ClipNeeds:
 
 
 def hold_against_frames(
-    recipe: AnyRecipe, sources: AnySources, configs: Iterable[PretrainedConfig], say: Say
+    sources: AnySources, configs: Iterable[PretrainedConfig], say: Say, *, words: bool
 ) -> None:
     """Refuses clips without a frame, and leaves out of train and dev whose words CTC could not write.
 
     Augmentation then keeps what a clip needs. Clips that are only answered stay, whatever their words.
 
     Args:
-        recipe: of the run.
         sources: of the recipe; changed.
         configs: of its encoders.
         say: receives lines for the user.
+        words: whether CTC writes the clips' tokens.
 
     Raises:
         AudioError: naming the clips that are too short for a frame.
         RecipeError: if `data.crop_s` is.
         CorpusError: if all clips of train or dev would be left out.
     """
-    needs = ClipNeeds.of(recipe, configs)
+    needs = ClipNeeds.of(configs, words=words)
     require_frames(sources, needs)
     for split, ids in too_many_words(sources, needs).items():
         _learned(sources)[split].leave_out(ids, TOO_MANY_WORDS)

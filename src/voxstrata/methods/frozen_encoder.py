@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from voxstrata.batches.batch import Batch
-from voxstrata.predictions import Prediction
+from voxstrata.config.strict import Rate, Strict
 from voxstrata.methods.encoder_models import ClipModel
+from voxstrata.predictions import Prediction
 from voxstrata.system import ParameterGroup, System
 
 
-@dataclass(frozen=True)
-class HeadRates:
+class HeadRates(Strict):
     """Peak learning rates (the AdaLTM paper states 1e-4 for all) and the head's weight decay."""
 
-    layer_weights: float = 1e-4
-    head: float = 1e-4
-    weight_decay: float = 0.01
+    layer_weights: Rate = 1e-4
+    head: Rate = 1e-4
+    weight_decay: Rate = 0.01
 
 
 class FrozenEncoderSystem(System):

@@ -7,14 +7,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from voxstrata.backbone.export_folder import CARD_MARK, COEFFICIENTS
 from voxstrata.backbone.locate import packaged
 from voxstrata.documents import read_json_object
 from voxstrata.errors import CheckpointError
 from voxstrata.labels import is_one_line
-from voxstrata.backbone.export_folder import CARD_MARK, COEFFICIENTS
-from voxstrata.runs import RunFolder
 from voxstrata.methods.model_description import read_about
 from voxstrata.methods.model_folder import PER_TASK
+from voxstrata.runs import RunFolder
 
 #: What transformers does with an encoder that is asked for a task: said in the card and by the command.
 NO_HEAD = (

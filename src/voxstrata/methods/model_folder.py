@@ -17,14 +17,21 @@ from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.finite import require_finite
 from voxstrata.backbone.locate import packaged
 from voxstrata.errors import CheckpointError
-from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
 from voxstrata.heads.ctc import CTCHead
+from voxstrata.methods.adaltm.joint import EMOTIONS, TASKS, WORDS, JointModel
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.task_vector import TaskVector
-from voxstrata.runs import write_json, written_whole
+from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
+from voxstrata.methods.encoder_models import (
+    ClipBackbone,
+    ClipModel,
+    DimensionModel,
+    EmotionModel,
+    MultitaskModel,
+    TranscriptionModel,
+)
 from voxstrata.methods.harmonifuse import folder as harmonifuse_folder
 from voxstrata.methods.harmonifuse.system import HarmoniFuse
-from voxstrata.methods.adaltm.joint import EMOTIONS, TASKS, WORDS, JointModel
 from voxstrata.methods.model_description import (
     DESCRIPTION,
     FORMAT,
@@ -37,14 +44,7 @@ from voxstrata.methods.model_description import (
     load_head,
     read_about,
 )
-from voxstrata.methods.baselines.multitask import MultitaskModel
-from voxstrata.methods.encoder_models import (
-    ClipBackbone,
-    ClipModel,
-    DimensionModel,
-    EmotionModel,
-    TranscriptionModel,
-)
+from voxstrata.runs import write_json, written_whole
 from voxstrata.vocabulary import Vocabulary
 
 #: Emotions and words over merges of one base, each with coefficients of its own.

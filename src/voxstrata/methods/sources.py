@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from lhotse import CutSet
 
 from voxstrata.batches.augment import Augmentation
-from voxstrata.batches.phonemes import phoneme_inventory, read_phonemes
 from voxstrata.batches.source import BatchOptions, BatchSource
-from voxstrata.errors import RecipeError
-from voxstrata.methods.cuts import split_cuts as split_cuts
-from voxstrata.experiments.plan_checks import require_classes
-from voxstrata.methods.task_sources import TaskSources, build_task_sources
+from voxstrata.config.recipe import Recipe
+from voxstrata.errors import CorpusError
 from voxstrata.labels import LabelSet
-from voxstrata.methods.any_recipe import AnyRecipe
-from voxstrata.methods.encoder_recipes import AdaLTMRecipe, FinetuneRecipe, MultitaskRecipe
-from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
-from voxstrata.methods.pretraining.recipe import PretrainRecipe
+from voxstrata.methods.cuts import split_cuts
 from voxstrata.vocabulary import Vocabulary
 
 
@@ -41,81 +36,97 @@ class Sources:
     vocabulary: Vocabulary | None = None
 
 
-def _emotions(cuts: CutSet) -> list[str]:
-    found = (cut.supervisions[0].custom.get("emotion") for cut in cuts)
-    return [emotion for emotion in found if emotion is not None]
+def clip_sources(
+    recipe: Recipe, *, words: bool, classes: bool, require: Literal["any", "all"] = "all"
+) -> Sources:
+    """The batches of a recipe without tasks of their own, from `data.corpora`.
 
+    Labels and vocabulary come from the training clips where the recipe names none.
 
-def _labels(cuts: Mapping[str, CutSet]) -> LabelSet:
-    """The classes of the training clips."""
-    found = _emotions(cuts["train"])
-    require_classes(set(found), {split: len(of_split) for split, of_split in cuts.items()})
-    return LabelSet.of(found)
-
-
-def _tells_words(recipe: AnyRecipe) -> bool:
-    return isinstance(recipe, MultitaskRecipe) or (
-        isinstance(recipe, FinetuneRecipe) and recipe.task == "asr"
-    )
-
-
-def _tells_classes(recipe: AnyRecipe) -> bool:
-    if isinstance(recipe, PretrainRecipe) or recipe.data.targets == "dimensions":
-        return False
-    return isinstance(recipe, MultitaskRecipe) or not _tells_words(recipe)
-
-
-def _phonemes(cuts: CutSet) -> tuple[str, ...]:
-    spoken = (cut.supervisions[0].custom.get("phonemes") for cut in cuts)
-    found = phoneme_inventory(read_phonemes(text) for text in spoken if text)
-    if not found:
-        raise RecipeError(
-            "phonemes is true, but no training clip tells its phonemes; speak a corpus with `corpus synth`, "
-            "or give a column `phonemes`"
-        )
-    return found
-
-
-#: What a recipe gives its batches from.
-AnySources = Sources | TaskSources
-
-
-def build_sources(recipe: AnyRecipe) -> AnySources:
-    """The batches of a recipe; labels and vocabulary come from its training clips where it names none.
+    Args:
+        recipe: of the run.
+        words: whether batches bring the characters of each clip.
+        classes: whether they bring its emotion as a class.
+        require: whether a training clip must have all that is asked for, or any of it.
 
     Raises:
-        RecipeError: if there is nothing to train on.
+        RecipeError: if the recipe names no corpus.
+        CorpusError: if there is nothing to train on.
     """
-    if isinstance(recipe, HarmoniFuseRecipe | AdaLTMRecipe) and recipe.tasks:
-        return build_task_sources(recipe)
     data = recipe.data
-    cuts = {split: split_cuts(data, split) for split in ("train", "dev", "test")}
+    cuts = recipe_cuts(recipe)
     labels = vocabulary = None
-    if _tells_words(recipe):
+    if words:
         texts = [cut.supervisions[0].text for cut in cuts["train"] if cut.supervisions[0].text]
         vocabulary = Vocabulary.of([data.alphabet, *texts])
-    if _tells_classes(recipe):
+    if classes:
         labels = LabelSet(data.labels) if data.labels else _labels(cuts)
-    augment = Augmentation(**data.augment.model_dump())
-    options = BatchOptions(
-        batch_size=data.batch_size,
-        crop_s=data.crop_s,
-        seed=recipe.seed,
-        labels=labels,
-        targets=data.targets,
-        smoothing=data.smoothing,
-        vocabulary=vocabulary,
-        require="any" if isinstance(recipe, MultitaskRecipe) and recipe.clips == "any" else "all",
-        augment=None if augment.is_off else augment,
-    )
-    if isinstance(recipe, PretrainRecipe):
-        options = replace(options, phonemes=_phonemes(cuts["train"]) if recipe.phonemes else None)
-        still = replace(options, shuffle=False, augment=None)
-        dev = BatchSource(cuts["dev"], still) if len(cuts["dev"]) else None
-        return Sources(BatchSource(cuts["train"], options), dev, {})
+    options = replace(batch_options(recipe), labels=labels, vocabulary=vocabulary, require=require)
     whole = replace(options, shuffle=False, crop_s=None, augment=None)
     dev = BatchSource(cuts["dev"], whole) if len(cuts["dev"]) else None
     # Transcripts are scored as text, so a character outside the vocabulary is no fault there.
     scored = replace(whole, vocabulary=None)
     evaluated = {split: BatchSource(cuts[split], scored) for split in ("dev", "test") if len(cuts[split])}
     return Sources(BatchSource(cuts["train"], options), dev, evaluated, labels, vocabulary)
+
+
+def recipe_cuts(recipe: Recipe) -> dict[str, CutSet]:
+    """The clips of `data.corpora`, by split.
+
+    Raises:
+        RecipeError: if the recipe names no corpus.
+    """
+    return {split: split_cuts(recipe.data, split) for split in ("train", "dev", "test")}
+
+
+def batch_options(recipe: Recipe) -> BatchOptions:
+    """How a recipe's training clips are batched, its targets left out."""
+    data = recipe.data
+    augment = Augmentation(**data.augment.model_dump())
+    return BatchOptions(
+        batch_size=data.batch_size,
+        crop_s=data.crop_s,
+        seed=recipe.seed,
+        targets=data.targets,
+        smoothing=data.smoothing,
+        augment=None if augment.is_off else augment,
+    )
+
+
+def require_classes(found: Collection[str], splits: Mapping[str, int]) -> None:
+    """Refuses to learn emotions from clips that do not tell two of them.
+
+    Args:
+        found: distinct emotions of the training clips.
+        splits: split -> its clips.
+
+    Raises:
+        CorpusError: saying what there is, and what to do.
+    """
+    if len(found) > 1:
+        return
+    if not splits.get("train"):
+        there = ", ".join(f"{split} {count}" for split, count in splits.items() if count) or "no clip at all"
+        raise CorpusError(
+            f"there is no training clip ({there}); give the corpus a train split, or name one with "
+            "data.corpora"
+        )
+    told = f"only {next(iter(found))!r}" if found else "no emotion"
+    raise CorpusError(
+        f"the {splits['train']} training clips tell {told}, and at least two classes are needed; prepare "
+        "the corpus "
+        "with a column emotion, name another in data.corpora, or train on its words: finetune-asr"
+    )
+
+
+def _labels(cuts: Mapping[str, CutSet]) -> LabelSet:
+    """The classes of the training clips."""
+    found = list(_emotions(cuts["train"]))
+    require_classes(set(found), {split: len(of_split) for split, of_split in cuts.items()})
+    return LabelSet.of(found)
+
+
+def _emotions(cuts: CutSet) -> Iterator[str]:
+    for cut in cuts:
+        if (emotion := cut.supervisions[0].custom.get("emotion")) is not None:
+            yield emotion

@@ -11,14 +11,13 @@ from voxstrata.batches.augment import Augmentation
 from voxstrata.batches.clips import TextEncoder
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.batches.task_schedule import TaskBatches, TasksInTurn
+from voxstrata.config.recipe import TrainedRecipe
+from voxstrata.config.task_use import TaskUse
 from voxstrata.errors import CorpusError, RecipeError
-from voxstrata.methods.cuts import TaskRecipe, read_cuts, task_corpora, tasks_of
 from voxstrata.heads.task import EMOTION, Task
 from voxstrata.labels import LabelSet
-from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
-from voxstrata.config.task_use import TaskUse
-from voxstrata.methods.harmonifuse.lm.pretrained import load_tokenizer
-from voxstrata.methods.model_folder import find_model, vocabulary_of
+from voxstrata.methods.cuts import read_cuts, task_corpora, tasks_of
+from voxstrata.methods.sources import Sources
 from voxstrata.vocabulary import Vocabulary
 
 #: The field of a task that transcribes.
@@ -63,6 +62,10 @@ class TaskSources:
         return [f"{prompt}: {line}" for prompt, line in told.items() if line is not None]
 
 
+#: What a recipe gives its batches from.
+AnySources = Sources | TaskSources
+
+
 class _Unwritten:
     """Texts that are scored as they are, so that no character in them is a fault."""
 
@@ -70,8 +73,15 @@ class _Unwritten:
         return []
 
 
-def build_task_sources(recipe: TaskRecipe) -> TaskSources:
-    """The batches of a recipe; labels and characters come from its training clips where it names none.
+def task_sources(
+    recipe: TrainedRecipe, *, vocabulary: Vocabulary | None = None, tokenizer: TextEncoder | None = None
+) -> TaskSources:
+    """The batches of a recipe with tasks; their labels come from the training clips where it names none.
+
+    Args:
+        recipe: of the run.
+        vocabulary: characters of the words; None: those of the recipe's alphabet and the training texts.
+        tokenizer: turns texts into tokens; None: the vocabulary does.
 
     Raises:
         RecipeError: if tasks do not go together, one has no corpora, or there is nothing to train on.
@@ -81,7 +91,8 @@ def build_task_sources(recipe: TaskRecipe) -> TaskSources:
     _require_corpora(recipe)
     uses = tasks_of(recipe)
     tasks = tuple(_task(recipe, name, use) for name, use in uses.items())
-    vocabulary, encoder = _words(recipe)
+    vocabulary = vocabulary or Vocabulary.of([recipe.data.alphabet, *_texts(recipe)])
+    encoder: TextEncoder = tokenizer or vocabulary
     augment = Augmentation(**recipe.data.augment.model_dump())
     trained, whole, scored = {}, {}, {}
     for task in tasks:
@@ -118,13 +129,13 @@ def field_of(name: str, use: TaskUse) -> str:
     return use.field or _FIELDS.get(name, name)
 
 
-def _require_corpora(recipe: TaskRecipe) -> None:
+def _require_corpora(recipe: TrainedRecipe) -> None:
     for name, use in tasks_of(recipe).items():
         if not task_corpora(recipe, use):
             raise RecipeError(f"tasks.{name} has no corpora; give tasks.{name}.corpora or data.corpora")
 
 
-def _task(recipe: TaskRecipe, name: str, use: TaskUse) -> Task:
+def _task(recipe: TrainedRecipe, name: str, use: TaskUse) -> Task:
     field = field_of(name, use)
     if field == TRANSCRIPT:
         if use.labels is not None:
@@ -143,30 +154,17 @@ def _task(recipe: TaskRecipe, name: str, use: TaskUse) -> Task:
     return Task(name, LabelSet(tuple(sorted(map(str, told)))), field, use.weight)
 
 
-def _words(recipe: TaskRecipe) -> tuple[Vocabulary, TextEncoder]:
-    """The characters of the recipe, and what turns its texts into tokens."""
-    if isinstance(recipe, HarmoniFuseRecipe):
-        vocabulary = Vocabulary.of([recipe.data.alphabet, *_texts(recipe)])
-        pretrained = recipe.lm.pretrained
-        return vocabulary, vocabulary if pretrained is None else load_tokenizer(pretrained)
-    start = recipe.start_heads.get("asr")
-    # A head that is still to be trained is missed when the modules are built; batches can be counted before.
-    trained = None if start is None or find_model(start) is None else vocabulary_of(start)
-    vocabulary = trained or Vocabulary.of([recipe.data.alphabet, *_texts(recipe)])
-    return vocabulary, vocabulary
-
-
-def _texts(recipe: TaskRecipe) -> Iterator[str]:
+def _texts(recipe: TrainedRecipe) -> Iterator[str]:
     for name, use in tasks_of(recipe).items():
         if field_of(name, use) == TRANSCRIPT:
             yield from (cut.supervisions[0].text or "" for cut in _cuts(recipe, use, "train"))
 
 
-def _cuts(recipe: TaskRecipe, use: TaskUse, split: str) -> Iterator[Cut]:
+def _cuts(recipe: TrainedRecipe, use: TaskUse, split: str) -> Iterator[Cut]:
     return read_cuts(task_corpora(recipe, use), split)
 
 
-def _source(recipe: TaskRecipe, task: Task, split: str, options: BatchOptions) -> BatchSource:
+def _source(recipe: TrainedRecipe, task: Task, split: str, options: BatchOptions) -> BatchSource:
     try:
         return BatchSource(_cuts(recipe, tasks_of(recipe)[task.name], split), options)
     except CorpusError as fault:
@@ -174,7 +172,7 @@ def _source(recipe: TaskRecipe, task: Task, split: str, options: BatchOptions) -
 
 
 def _in_turn(
-    recipe: TaskRecipe, tasks: tuple[Task, ...], split: str, options: dict[str, BatchOptions]
+    recipe: TrainedRecipe, tasks: tuple[Task, ...], split: str, options: dict[str, BatchOptions]
 ) -> TasksInTurn | None:
     uses = tasks_of(recipe)
     there = [task for task in tasks if next(_cuts(recipe, uses[task.name], split), None) is not None]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Union
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+from voxstrata.config.recipe import Recipe
 from voxstrata.documents import parse_yaml, read_yaml_file
 from voxstrata.errors import RecipeError
+from voxstrata.methods.registry import methods
 from voxstrata.recipes.defaults import FIT, KEY, Say, fitting
 from voxstrata.recipes.problems import problems_in
-from voxstrata.methods.any_recipe import RECIPE, AnyRecipe
 
 #: Folder of the recipes at the scale of the paper.
 PAPER = "paper"
@@ -117,7 +119,7 @@ def _with_paths(holder: Any) -> Any:
     return {**holder, "corpora": [{"path": use} if isinstance(use, str) else use for use in uses]}
 
 
-def validate(values: Mapping[str, Any], where: str) -> AnyRecipe:
+def validate(values: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from plain values.
 
     Raises:
@@ -128,15 +130,23 @@ def validate(values: Mapping[str, Any], where: str) -> AnyRecipe:
             f"{where}: {KEY} is of a recipe that is trained alone; in a table state rates, head and warm-up, "
             f"or give the recipe a key {IN_TABLES} that does"
         )
+    recipes = _schema(tuple(method.recipe for method in methods().values()))
     try:
-        return RECIPE.validate_python(_with_corpora(values))
+        return recipes.validate_python(_with_corpora(values))
     except ValidationError as fault:
-        raise RecipeError(f"{where}: " + "; ".join(problems_in(fault, RECIPE.json_schema()))) from None
+        raise RecipeError(f"{where}: " + "; ".join(problems_in(fault, recipes.json_schema()))) from None
+
+
+@cache
+def _schema(recipes: tuple[type[Recipe], ...]) -> TypeAdapter[Recipe]:
+    """All recipes, of which the key `system` chooses."""
+    every: Any = Annotated[Union[recipes], Field(discriminator="system")]  # noqa: UP007
+    return TypeAdapter(every)
 
 
 def read_recipe(
     source: str | Path, overrides: Iterable[str] = (), *, download: bool = False, say: Say | None = None
-) -> AnyRecipe:
+) -> Recipe:
     """A recipe from a file or a packaged name, with overrides laid over it.
 
     With `defaults: fit` what both leave out is what fits the base (see `recipes.defaults`).
@@ -160,6 +170,6 @@ def read_recipe(
     return validate(values, str(source))
 
 
-def dump(recipe: AnyRecipe) -> str:
+def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML; reading it again gives the same recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

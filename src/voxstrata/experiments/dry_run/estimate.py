@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from voxstrata.audio import SAMPLE_RATE
+from voxstrata.config.recipe import TrainedRecipe
 from voxstrata.experiments.dry_run.costs import (
     FP32_BYTES,
     TRAINED_BYTES,
@@ -17,10 +18,8 @@ from voxstrata.experiments.dry_run.costs import (
     merge_step_bytes,
     tuning_step_bytes,
 )
-from voxstrata.methods.encoder_recipes import AdaLTMRecipe, FinetuneRecipe, LateFusionRecipe, MultitaskRecipe
+from voxstrata.methods.method import Work
 
-#: Recipes whose costs are known here.
-EncoderRecipe = AdaLTMRecipe | FinetuneRecipe | LateFusionRecipe | MultitaskRecipe
 #: Mean turn of MSP-Podcast 1.12 (207,136 in 324 h 23 min, by its readme) and the longest (Lotfian and Busso
 #: 2019: 2.75 to 11 s), for a corpus that is not prepared yet.
 ASSUMED_CLIP_S = 5.64
@@ -119,7 +118,9 @@ class Costs:
         return asdict(self)
 
 
-def estimate(recipe: EncoderRecipe, sizes: EncoderSizes, loads: Loads, assumed: Assumptions) -> Costs:
+def estimate(
+    recipe: TrainedRecipe, work: Work, sizes: EncoderSizes, loads: Loads, assumed: Assumptions
+) -> Costs:
     """What a run costs.
 
     Time: FLOPs of training over the throughput of its precision, and of predictions over that of float32. A
@@ -129,6 +130,7 @@ def estimate(recipe: EncoderRecipe, sizes: EncoderSizes, loads: Loads, assumed: 
 
     Args:
         recipe: of the run.
+        work: what its method runs and trains.
         sizes: of its encoder.
         loads: its batches.
         assumed: throughput and slack.
@@ -138,66 +140,59 @@ def estimate(recipe: EncoderRecipe, sizes: EncoderSizes, loads: Loads, assumed: 
     steps = recipe.training.steps or epochs * -(-batches // recipe.training.accumulate)
     passes = steps * recipe.training.accumulate / max(1, batches)
     checked = passes if recipe.training.validate_every is None else steps / recipe.training.validate_every
-    encoders = len(recipe.experts) if isinstance(recipe, LateFusionRecipe) else 1
-    cache = encoders * _states_bytes(recipe, sizes, loads)
-    cached = 0 < cache <= getattr(recipe, "cache_gb", 0) * 1e9
+    encoders = work.encoders
+    cache = encoders * _states_bytes(recipe, work, sizes, loads)
+    cached = 0 < cache <= work.cache_gb * 1e9
     if cached:
         passes = checked = 1.0
     dev = loads.dev.flops if loads.dev else Flops()
-    front, rest = _forwards(recipe)
+    front, rest = _forwards(work)
     training = encoders * (loads.train.flops.times(front * passes, rest * passes) + dev.times(checked))
     predicted = encoders * sum(load.flops.times(1) for load in loads.evaluated.values())
     speed = assumed.bf16_tflops if recipe.training.precision == "bf16" else assumed.fp32_tflops
     seconds = training / (speed * 1e12) + predicted / (assumed.fp32_tflops * 1e12)
     model = encoders * FP32_BYTES * sizes.parameters
-    trained = isinstance(recipe, FinetuneRecipe | MultitaskRecipe)
-    checkpoints = 2 * TRAINED_BYTES * sizes.parameters if trained else 0
+    checkpoints = 2 * TRAINED_BYTES * sizes.parameters if work.trained != "none" else 0
     rows = (sum(load.clips for load in loads.evaluated.values()) + steps) * _ROW_BYTES
-    vectors = len(getattr(recipe, "vectors", {}))
     return Costs(
         steps=steps,
         training_flops=training,
         prediction_flops=predicted,
         one_gpu_s=seconds,
         two_gpus_s=seconds / assumed.two_gpus,
-        gpu_bytes=assumed.slack * _gpu_bytes(recipe, sizes, loads, gpus=1),
-        gpu_of_two_bytes=assumed.slack * _gpu_bytes(recipe, sizes, loads, gpus=2),
-        host_bytes=_HOST_BYTES + FP32_BYTES * sizes.parameters * (encoders + vectors + 1) + checkpoints / 4,
+        gpu_bytes=assumed.slack * _gpu_bytes(recipe, work, sizes, loads, gpus=1),
+        gpu_of_two_bytes=assumed.slack * _gpu_bytes(recipe, work, sizes, loads, gpus=2),
+        host_bytes=_HOST_BYTES
+        + FP32_BYTES * sizes.parameters * (encoders + work.vectors + 1)
+        + checkpoints / 4,
         disk_bytes=model + rows + checkpoints + (cache if cached else 0),
         kept_bytes=model + rows,
         cached=cached,
     )
 
 
-def is_frozen(recipe: EncoderRecipe) -> bool:
-    """Whether the encoder's states are the same in every epoch."""
-    if isinstance(recipe, AdaLTMRecipe):
-        return not recipe.vectors or recipe.granularity == "static"
-    return isinstance(recipe, LateFusionRecipe)
-
-
-def _forwards(recipe: EncoderRecipe) -> tuple[int, int]:
+def _forwards(work: Work) -> tuple[int, int]:
     """Forwards that a training step costs, of the front end and of the rest."""
-    if is_frozen(recipe):
+    if work.still:
         return 1, 1
-    return (1, 3) if getattr(recipe, "freeze_front_end", False) else (3, 3)
+    return (1, 3) if work.trained == "layers" else (3, 3)
 
 
-def _states_bytes(recipe: EncoderRecipe, sizes: EncoderSizes, loads: Loads) -> float:
+def _states_bytes(recipe: TrainedRecipe, work: Work, sizes: EncoderSizes, loads: Loads) -> float:
     """Disk of the states of training and validation clips; 0 where they cannot be kept."""
     varies = recipe.data.augment != type(recipe.data.augment)()
     longest = loads.train.largest[1] / SAMPLE_RATE
     cropped = recipe.data.crop_s is not None and longest >= recipe.data.crop_s
-    if not is_frozen(recipe) or varies or cropped:
+    if not work.still or varies or cropped:
         return 0.0
     used = [loads.train, *([loads.dev] if loads.dev else [])]
     rows = sum(load.clips for load in used)
-    if recipe.head.form != "a":
+    if not work.pooled:
         rows = sum(sizes.frames(load.samples) for load in used)
     return float(rows) * sizes.layers * sizes.hidden * FP32_BYTES
 
 
-def _gpu_bytes(recipe: EncoderRecipe, sizes: EncoderSizes, loads: Loads, *, gpus: int) -> float:
+def _gpu_bytes(recipe: TrainedRecipe, work: Work, sizes: EncoderSizes, loads: Loads, *, gpus: int) -> float:
     """Peak of training and of predicting, with what lies there all the time: weights, vectors, optimiser."""
 
     def part(load: Load) -> tuple[int, int]:
@@ -207,13 +202,13 @@ def _gpu_bytes(recipe: EncoderRecipe, sizes: EncoderSizes, loads: Loads, *, gpus
     others = [part(load) for load in (loads.dev, *loads.evaluated.values()) if load is not None]
     forwards = max((forward_bytes(sizes, largest) for largest in [batch, *others]), default=0.0)
     weights = FP32_BYTES * sizes.parameters
-    if isinstance(recipe, FinetuneRecipe | MultitaskRecipe):
-        step = tuning_step_bytes(sizes, batch, precision, front=not recipe.freeze_front_end)
+    if work.trained != "none":
+        step = tuning_step_bytes(sizes, batch, precision, front=work.trained == "all")
         return TRAINED_BYTES * sizes.parameters + max(step, forwards)
-    if isinstance(recipe, LateFusionRecipe):
-        return weights * len(recipe.experts) + forwards
-    resident = weights * (1 + len(recipe.vectors))
-    merged = weights if recipe.vectors else 0
-    if is_frozen(recipe):
+    if work.encoders > 1:
+        return weights * work.encoders + forwards
+    resident = weights * (1 + work.vectors)
+    merged = weights if work.vectors else 0
+    if work.still:
         return resident + merged + forwards
     return resident + max(merge_step_bytes(sizes, batch, precision), merged + forwards)

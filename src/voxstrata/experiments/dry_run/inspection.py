@@ -7,19 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from transformers import PretrainedConfig
+
 from voxstrata.backbone.checkpoints import open_checkpoint
 from voxstrata.backbone.headers import EncoderHeaders, ExpertHeaders, model_shapes, read_base, read_expert
 from voxstrata.backbone.locate import locate
+from voxstrata.config.recipe import Recipe
 from voxstrata.errors import CorpusError, VoxstrataError
 from voxstrata.experiments.dry_run.corpus_checks import CorpusCheck, check_prepared
 from voxstrata.experiments.dry_run.costs import EncoderSizes, Load
 from voxstrata.experiments.dry_run.estimate import Loads
-from voxstrata.methods.sources import AnySources, Sources, build_sources
+from voxstrata.methods.registry import method_of
+from voxstrata.methods.sources import Sources
+from voxstrata.methods.task_sources import AnySources
 from voxstrata.recipes.reading import read_yaml
-from voxstrata.methods.any_recipe import AnyRecipe
-from voxstrata.methods.pretraining.recipe import PretrainRecipe
 from voxstrata.runs import RunFolder
-from voxstrata.methods.pretraining.tiny_encoder import tiny_config
 
 T = TypeVar("T")
 
@@ -56,11 +58,10 @@ class Inspection:
         self.encoders[name] = f"{_architecture(headers)}; layout {headers.layout} ({headers.file})"
         return headers
 
-    def coming(self, name: str, recipe: PretrainRecipe) -> EncoderHeaders:
+    def coming(self, name: str, config: PretrainedConfig) -> EncoderHeaders:
         """An encoder that is still to be pre-trained: what its recipe tells of it."""
 
         def described() -> EncoderHeaders:
-            config = tiny_config(**recipe.encoder.model_dump())
             return EncoderHeaders(name, Path(name), "none yet", config, model_shapes(config))
 
         headers = self._once(("coming", name), described)
@@ -94,15 +95,15 @@ class Inspection:
             return None if told is None else str(told)
         return headers.told_base
 
-    def sources(self, recipe: AnyRecipe) -> AnySources:
+    def sources(self, recipe: Recipe) -> AnySources:
         """A recipe's batches; runs that read the same clips in the same way share them.
 
         Raises:
-            VoxstrataError: see `build_sources`.
+            VoxstrataError: see `Method.sources`.
         """
-        return self._once(("sources", *_reading(recipe)), partial(build_sources, recipe))
+        return self._once(("sources", *_reading(recipe)), partial(method_of(recipe).sources, recipe))
 
-    def loads(self, recipe: AnyRecipe, sources: Sources, sizes: EncoderSizes) -> Loads:
+    def loads(self, recipe: Recipe, sources: Sources, sizes: EncoderSizes) -> Loads:
         """What the batches of a recipe weigh in an encoder."""
         return self._once(("loads", sizes, *_reading(recipe)), partial(_loads, sources, sizes))
 
@@ -127,7 +128,7 @@ def _architecture(headers: EncoderHeaders) -> str:
     )
 
 
-def _reading(recipe: AnyRecipe) -> tuple[str, str]:
+def _reading(recipe: Recipe) -> tuple[str, str]:
     """What of a recipe decides its batches: all but what is done with them."""
     own = {"training", "rates", "head", "vectors", "experts", "granularity", "init", "cache_gb", "base"}
     return recipe.system, recipe.model_dump_json(exclude={*own, "allow_leaks"})

@@ -13,32 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from voxstrata.backbone.headers import EncoderHeaders
+from voxstrata.config.recipe import Recipe
 from voxstrata.errors import VoxstrataError
-from voxstrata.methods.cuts import corpora_of
 from voxstrata.experiments.dry_run.corpus_checks import CorpusCheck
 from voxstrata.experiments.dry_run.costs import EncoderSizes
 from voxstrata.experiments.dry_run.estimate import (
     ASSUMED_CLIP_S,
     Assumptions,
     Costs,
-    EncoderRecipe,
     Loads,
     estimate,
 )
 from voxstrata.experiments.dry_run.inspection import Inspection
-from voxstrata.methods.frames import ClipNeeds, require_frames, told_left_out, too_many_words
 from voxstrata.experiments.leaks.guard import guard
 from voxstrata.experiments.leaks.training_clips import TrainingClips
 from voxstrata.experiments.missing_runs import require_run
-from voxstrata.experiments.parents import base_of, experts_of
+from voxstrata.experiments.parents import base_of
 from voxstrata.experiments.plan_checks import plan_findings
-from voxstrata.methods.sources import AnySources, Sources
-from voxstrata.methods.task_sources import TaskSources
-from voxstrata.methods.any_recipe import AnyRecipe
-from voxstrata.methods.encoder_recipes import LateFusionRecipe
-from voxstrata.methods.pretraining.recipe import PretrainRecipe
-from voxstrata.config.recipe import BaseRecipe
-from voxstrata.methods.pretraining.tiny_encoder import tiny_config
+from voxstrata.methods.cuts import corpora_of
+from voxstrata.methods.frames import ClipNeeds, require_frames, told_left_out, too_many_words
+from voxstrata.methods.registry import method_of
+from voxstrata.methods.sources import Sources
+from voxstrata.methods.task_sources import AnySources, TaskSources
 
 UNPREPARED = f"clips of a corpus that is not prepared are of {ASSUMED_CLIP_S:g} s"
 NOT_ESTIMATED = "costs are not estimated for a recipe of several tasks"
@@ -96,11 +92,11 @@ class DryRun:
 class _Plan:
     """All runs, the folders in which those that are not trained yet will lie, and corpora still to come."""
 
-    runs: Mapping[str, AnyRecipe]
+    runs: Mapping[str, Recipe]
     folders: Mapping[str, str]
     unprepared: Mapping[str, Mapping[str, int]]
 
-    def parent(self, place: str) -> AnyRecipe | None:
+    def parent(self, place: str) -> Recipe | None:
         """The recipe of a run that is still to come."""
         return self.runs.get(self.folders.get(place, ""))
 
@@ -128,7 +124,7 @@ class _Findings:
 
 
 def dry_run(
-    runs: Mapping[str, AnyRecipe],
+    runs: Mapping[str, Recipe],
     out: Path,
     *,
     folders: Mapping[str, str] | None = None,
@@ -182,10 +178,13 @@ def dry_run(
 def _check(
     name: str, plan: _Plan, heard: dict[str, TrainingClips], inspection: Inspection, assumed: Assumptions
 ) -> RunCheck:
-    recipe, findings = plan.runs[name], _Findings()
-    of_tasks = bool(getattr(recipe, "tasks", None))
+    findings = _Findings()
+    recipe: Any = plan.runs[name]
+    facts = method_of(recipe).facts(recipe)
+    of_tasks = bool(facts.tasks)
     if of_tasks:
         findings.notes[NOT_ESTIMATED] = None
+    work = facts.work
     clips: dict[str, int] = {}
     costs = None
     used = [use.path for use in corpora_of(recipe)]
@@ -195,10 +194,11 @@ def _check(
                 inspection.corpus(path)
     encoder = _check_encoders(recipe, plan, inspection, findings)
     if coming := [plan.unprepared[path] for path in used if path in plan.unprepared]:
-        if isinstance(recipe, EncoderRecipe) and encoder is not None and all(coming) and not of_tasks:
+        if work is not None and encoder is not None and all(coming) and not of_tasks:
             sizes = EncoderSizes.of(encoder.config, encoder.parameters)
             totals = {split: sum(c.get(split, 0) for c in coming) for split in coming[0]}
-            costs = estimate(recipe, sizes, Loads.assumed(sizes, totals, recipe.data.batch_size), assumed)
+            loads = Loads.assumed(sizes, totals, recipe.data.batch_size)
+            costs = estimate(recipe, work, sizes, loads, assumed)
         return RunCheck(name, clips, costs, tuple(findings.faults), tuple(findings.notes))
     with findings.collected():
         sources = inspection.sources(recipe)
@@ -211,9 +211,9 @@ def _check(
         told |= dict.fromkeys(planned.faults)
         with findings.collected():
             _check_frames(recipe, sources, encoder, clips, findings)
-        if isinstance(sources, Sources) and isinstance(recipe, EncoderRecipe) and encoder is not None:
+        if isinstance(sources, Sources) and work is not None and encoder is not None:
             sizes = EncoderSizes.of(encoder.config, encoder.parameters)
-            costs = estimate(recipe, sizes, inspection.loads(recipe, sources, sizes), assumed)
+            costs = estimate(recipe, work, sizes, inspection.loads(recipe, sources, sizes), assumed)
         guarded = guard(recipe, sources, name, heard)
         heard |= {folder: guarded.trained for folder, run in plan.folders.items() if run == name}
         findings.notes |= dict.fromkeys(guarded.report.lines())
@@ -238,20 +238,18 @@ def _note_absent_classes(sources: AnySources, findings: _Findings) -> None:
 
 
 def _check_frames(
-    recipe: AnyRecipe,
+    recipe: Recipe,
     sources: AnySources,
     encoder: EncoderHeaders | None,
     clips: dict[str, int],
     findings: _Findings,
 ) -> None:
     """Holds the clips against the encoder's frames; those that training would leave out are not counted."""
-    if isinstance(recipe, PretrainRecipe):
-        config = tiny_config(**recipe.encoder.model_dump())
-    elif encoder is None:
+    facts = method_of(recipe).facts(recipe)
+    config = facts.new_encoder or (None if encoder is None else encoder.config)
+    if config is None:
         return
-    else:
-        config = encoder.config
-    needs = ClipNeeds.of(recipe, [config])
+    needs = ClipNeeds.of([config], words=facts.writes_ctc)
     require_frames(sources, needs)
     for split, ids in too_many_words(sources, needs).items():
         findings.notes[told_left_out(split, ids)] = None
@@ -260,20 +258,19 @@ def _check_frames(
 
 
 def _check_encoders(
-    recipe: AnyRecipe, plan: _Plan, inspection: Inspection, findings: _Findings
+    recipe: Any, plan: _Plan, inspection: Inspection, findings: _Findings
 ) -> EncoderHeaders | None:
     """The base of a recipe, once its experts were held against it; None without one that can be read."""
     base: EncoderHeaders | None = None
-    if isinstance(recipe, LateFusionRecipe):
-        for name in recipe.experts.values():
-            with findings.collected():
-                base = _headers(name, recipe.architecture, plan, inspection)
-        return base
-    if not isinstance(recipe, BaseRecipe):
-        return None
-    with findings.collected():
-        base = _headers(recipe.base, recipe.architecture, plan, inspection)
-    for role, name in experts_of(recipe).items():
+    facts = method_of(recipe).facts(recipe)
+    for name in facts.encoders:
+        with findings.collected():
+            base = _headers(name, recipe.architecture, plan, inspection)
+    # Answers that a baseline without an encoder reads are looked at when it starts.
+    for parent_model in facts.parents if facts.encoders else ():
+        role, name = parent_model.name, parent_model.source
+        if name in facts.encoders:
+            continue
         parent = plan.parent(name)
         if parent is not None:
             _note_base(f"{role}, still to be trained,", base_of(parent), recipe.base, findings)
@@ -291,8 +288,10 @@ def _check_encoders(
 def _headers(name: str, architecture: str | None, plan: _Plan, inspection: Inspection) -> EncoderHeaders:
     """The encoder that a base or an expert will have."""
     place = plan.encoder(name)
-    if isinstance(parent := plan.parent(place), PretrainRecipe):
-        return inspection.coming(place, parent)
+    parent = plan.parent(place)
+    config = None if parent is None else method_of(parent).facts(parent).new_encoder
+    if config is not None:
+        return inspection.coming(place, config)
     require_run(place)
     return inspection.base(place, architecture)
 

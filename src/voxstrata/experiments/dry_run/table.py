@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from voxstrata.config.recipe import Recipe
 from voxstrata.corpora.clip import SPLITS
 from voxstrata.corpora.msp_podcast import PAPER_CLIPS
 from voxstrata.corpora.prepared import PreparedCorpus
@@ -24,7 +25,6 @@ from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, points, 
 from voxstrata.experiments.tables.recipes import order, run_values, substitute
 from voxstrata.experiments.tables.table import Scale, Table
 from voxstrata.recipes.reading import validate
-from voxstrata.methods.any_recipe import AnyRecipe
 
 
 def dry_run_table(
@@ -55,7 +55,7 @@ def dry_run_table(
     faults: list[str] = []
     unprepared: dict[str, Mapping[str, int]] = {}
     releases: dict[str, CorpusCheck] = {}
-    runs: dict[str, AnyRecipe] = {}
+    runs: dict[str, Recipe] = {}
     folders: dict[str, str] = {}
     for title, variant in variants(scale).items():
         corpora: dict[str, str] = {}

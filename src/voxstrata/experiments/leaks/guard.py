@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
-from voxstrata.methods.cuts import cuts_of
+from voxstrata.config.leaks import FIT, MATCHES, STAGES
+from voxstrata.config.recipe import Recipe
 from voxstrata.experiments.leaks.report import Leak, LeakReport, Overlap
 from voxstrata.experiments.leaks.training_clips import (
     ClipTrace,
@@ -23,24 +24,12 @@ from voxstrata.experiments.leaks.training_clips import (
     training_clips_of,
 )
 from voxstrata.experiments.parents import base_of, experts_of, transcribing_runs
-from voxstrata.methods.sources import AnySources
-from voxstrata.config.leaks import FIT, MATCHES, STAGES
-from voxstrata.methods.any_recipe import AnyRecipe
-from voxstrata.methods.encoder_recipes import AdaLTMRecipe, LateFusionRecipe
+from voxstrata.methods.cuts import cuts_of
+from voxstrata.methods.registry import method_of
+from voxstrata.methods.task_sources import AnySources
 from voxstrata.runs import RunFolder, write_json
 
 SELECTION = "selection"
-#: A recipe's `system` -> what its own training clips are used for.
-_STAGES = {
-    "pretraining": "pretraining",
-    "adaltm": "lambda-fit",
-    "late-fusion": "lambda-fit",
-    "finetune": "fine-tuning",
-    "multitask": "fine-tuning",
-    "harmonifuse": "fine-tuning",
-    "statistics": "fine-tuning",
-    "text": "fine-tuning",
-}
 _EXAMPLES = 3
 
 
@@ -63,7 +52,7 @@ class Guarded:
 
 
 def guard(
-    recipe: AnyRecipe,
+    recipe: Recipe,
     sources: AnySources,
     run: str,
     planned: Mapping[str, TrainingClips] | None = None,
@@ -79,7 +68,8 @@ def guard(
     Raises:
         VoxstrataError: if a parent's list cannot be read.
     """
-    own = Use(_STAGES[recipe.system], run)
+    method = method_of(recipe)
+    own = Use(method.stage, run)
     fit, guessed = _trained(recipe, sources)
     trained = _own_list(own, fit, guessed)
 
@@ -93,7 +83,7 @@ def guard(
         trained = trained.with_parent(clips)
     tested, selecting = _tested(recipe, sources)
     report = compare(trained, tested, recipe.allow_leaks)
-    if isinstance(recipe, AdaLTMRecipe | LateFusionRecipe) and recipe.fit_on == "heldout":
+    if method.facts(recipe).fitted_on_heldout:
         report = report.with_leaks(compare(_fine_tuned(parents), {FIT: fit}, recipe.allow_leaks))
     if selecting and _chooses_by_dev(recipe):
         # What chose the weights is no training of them, but a run that builds on this one should know of it.
@@ -101,15 +91,13 @@ def guard(
     return Guarded(trained, report)
 
 
-def _trained(recipe: AnyRecipe, sources: AnySources) -> tuple[frozenset[ClipTrace], frozenset[ClipTrace]]:
+def _trained(recipe: Recipe, sources: AnySources) -> tuple[frozenset[ClipTrace], frozenset[ClipTrace]]:
     """The training clips, and those of them whose emotion a model gave."""
     traces, guessed = _traces(recipe, "train", _ids(sources.train))
     return frozenset(traces.values()), frozenset(traces[name] for name in guessed)
 
 
-def _tested(
-    recipe: AnyRecipe, sources: AnySources
-) -> tuple[dict[str, list[ClipTrace]], frozenset[ClipTrace]]:
+def _tested(recipe: Recipe, sources: AnySources) -> tuple[dict[str, list[ClipTrace]], frozenset[ClipTrace]]:
     """The clips of each split that the run is tested on, and those whose loss may choose its weights."""
     selecting = [] if sources.dev is None else _ids(sources.dev)
     names = {"dev": selecting, **{split: _ids(source) for split, source in sources.evaluated.items()}}
@@ -125,7 +113,7 @@ def _ids(source: Any) -> list[str]:
     return [name for ids in source.plan(0) for name in ids]
 
 
-def _traces(recipe: AnyRecipe, split: str, used: Iterable[str]) -> tuple[dict[str, ClipTrace], set[str]]:
+def _traces(recipe: Recipe, split: str, used: Iterable[str]) -> tuple[dict[str, ClipTrace], set[str]]:
     """Id -> trace of the clips of a split that are used, in one pass; and the ids of guessed labels.
 
     No clip is kept: hundreds of thousands of them take gigabytes.
@@ -163,7 +151,7 @@ def _fine_tuned(parents: Iterable[tuple[str, TrainingClips]]) -> TrainingClips:
     return heard
 
 
-def _chooses_by_dev(recipe: AnyRecipe) -> bool:
+def _chooses_by_dev(recipe: Recipe) -> bool:
     training = getattr(recipe, "training", None)
     return training is None or training.keep_best or training.patience is not None
 

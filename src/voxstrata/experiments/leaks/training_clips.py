@@ -73,7 +73,7 @@ class Use:
     """One use of clips.
 
     Args:
-        stage: one of `recipes.leaks.STAGES`, or "selection" (the loss on them chose the weights).
+        stage: one of `config.leaks.STAGES`, or "selection" (the loss on them chose the weights).
         run: name of the run folder.
     """
 

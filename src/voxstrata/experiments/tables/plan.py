@@ -8,7 +8,8 @@ what hangs on it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,14 @@ from voxstrata.backbone.checkpoints import open_checkpoint
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.locate import locate
+from voxstrata.config.recipe import BaseRecipe, Recipe
 from voxstrata.corpora.prepared import PreparedCorpus
-from voxstrata.experiments.parents import experts_of
 from voxstrata.experiments.tables.pieces import points
 from voxstrata.experiments.tables.recipes import content_key, order, run_values, substitute
 from voxstrata.experiments.tables.table import Scale, Table
+from voxstrata.methods.method import Parent
+from voxstrata.methods.registry import method_of
 from voxstrata.recipes.reading import validate
-from voxstrata.methods.any_recipe import AnyRecipe
-from voxstrata.methods.encoder_recipes import LateFusionRecipe
-from voxstrata.config.recipe import BaseRecipe
 from voxstrata.runs import RunFolder
 
 #: Keys of recipes that runs of earlier versions were done without.
@@ -46,7 +46,7 @@ class PlannedRun:
     """One run at one point of the axes."""
 
     name: str
-    recipe: AnyRecipe
+    recipe: Recipe
     folder: RunFolder
     point: tuple[tuple[str, Any], ...]
 
@@ -73,7 +73,7 @@ def plan(table: Table, scale: Scale, corpora: dict[str, PreparedCorpus], out: Pa
     return planned
 
 
-def _identity(keyed: AnyRecipe, recipe: AnyRecipe) -> dict[str, Any]:
+def _identity(keyed: Recipe, recipe: Recipe) -> dict[str, Any]:
     """A recipe whose encoders are named by the hash of their weights (references are hashes already)."""
     # What is allowed changes no result.
     values = keyed.model_dump(mode="json", exclude={"allow_leaks", "fit_on"})
@@ -92,14 +92,19 @@ def _identity(keyed: AnyRecipe, recipe: AnyRecipe) -> dict[str, Any]:
             if use.get(key) == before:
                 del use[key]
     values.pop("cache_gb", None)  # decides what is computed twice, not what comes out
-    for name, source in experts_of(keyed).items():
-        if source != experts_of(recipe)[name]:
-            continue
-        if isinstance(recipe, LateFusionRecipe):
-            values["experts"][name] = _weights_hash(source, recipe.architecture)
-        elif name in values.get("vectors", {}):
-            values["vectors"][name] = _checkpoint_hash(source)
+    method = method_of(keyed)
+    for parent, real in zip(method.facts(keyed).parents, method.facts(recipe).parents, strict=True):
+        # References to runs of the table are hashes already.
+        if parent.source == real.source and parent.identity != "path":
+            *above, last = parent.place
+            reduce(getitem, above, values)[last] = _identity_of(parent, recipe)
     return values
+
+
+def _identity_of(parent: Parent, recipe: Any) -> str:
+    if parent.identity == "encoder":
+        return _weights_hash(parent.source, recipe.architecture)
+    return _checkpoint_hash(parent.source)
 
 
 def _uses(values: dict[str, Any]) -> list[dict[str, Any]]:

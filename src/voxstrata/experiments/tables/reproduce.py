@@ -12,11 +12,9 @@ from typing import Any
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.corpora.synthetic.lexicon import Lexicon
 from voxstrata.corpora.synthetic.oracle import measure
-from voxstrata.methods.build import Say, planned_steps
 from voxstrata.experiments.parents import base_of, experts_of
 from voxstrata.experiments.provenance import commit, machine, now
 from voxstrata.experiments.run import execute
-from voxstrata.methods.sources import build_sources
 from voxstrata.experiments.tables.archive import write_archive
 from voxstrata.experiments.tables.contrasts import changes_of, contrasts_of
 from voxstrata.experiments.tables.corpora import prepare_corpus, synthesis_options
@@ -24,7 +22,9 @@ from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, variants
 from voxstrata.experiments.tables.plan import PlannedRun, plan
 from voxstrata.experiments.tables.rows import rows_of
 from voxstrata.experiments.tables.table import Scale, Table
-from voxstrata.methods.encoder_recipes import AdaLTMRecipe, LateFusionRecipe
+from voxstrata.methods.building import planned_steps
+from voxstrata.methods.method import Say, TrainedMethod
+from voxstrata.methods.registry import method_of
 from voxstrata.runs import folder_lock, is_held, write_json
 from voxstrata.training.options import Progress
 
@@ -217,7 +217,7 @@ def _execute_all(
     """
     distinct = {run.folder.path: run for run in planned}
     open_runs = {path: run for path, run in distinct.items() if not run.folder.is_complete}
-    steps = {path: planned_steps(run.recipe, build_sources(run.recipe)) for path, run in open_runs.items()}
+    steps = {path: _steps(run.recipe) for path, run in open_runs.items()}
     total, done = sum(steps.values()), 0
     while open_runs:
         run = _free(open_runs, steps) if patient else next(iter(open_runs.values()))
@@ -240,6 +240,11 @@ def _execute_all(
         tick(Tick(done, total, run.folder.path.name))
 
 
+def _steps(recipe: Any) -> int:
+    method = method_of(recipe)
+    return planned_steps(recipe, method.sources(recipe)) if isinstance(method, TrainedMethod) else 0
+
+
 def _free(open_runs: dict[Path, PlannedRun], steps: Mapping[Path, int]) -> PlannedRun:
     """Of the runs whose parents are done and that no other process holds, the longest; else the first one.
 
@@ -255,10 +260,10 @@ def _free(open_runs: dict[Path, PlannedRun], steps: Mapping[Path, int]) -> Plann
 
 def _length(run: PlannedRun, steps: Mapping[Path, int]) -> float:
     """How long a run takes, in steps in which an encoder runs."""
-    recipe, count = run.recipe, steps[run.folder.path]
-    still = isinstance(recipe, AdaLTMRecipe) and (recipe.granularity == "static" or not recipe.vectors)
-    # The encoder runs once over the clips.
-    return count / 20 if still or isinstance(recipe, LateFusionRecipe) else count
+    method, count = method_of(run.recipe), steps[run.folder.path]
+    work = method.facts(run.recipe).work
+    # Where the encoder's states can be kept it runs once over the clips.
+    return count / 20 if work is not None and work.still else count
 
 
 def _is_done(open_runs: dict[Path, PlannedRun], path: Path) -> bool:

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError
 
+from voxstrata.config.strict import Strict
 from voxstrata.errors import RecipeError, VoxstrataError
 from voxstrata.evaluation.recognition import normalizer_named
 from voxstrata.experiments.tables.sweeps import grid_points
 from voxstrata.recipes.reading import TABLES, read_yaml
-from voxstrata.config.strict import Strict
 
 #: Metrics that a table can show.
 COLUMNS = (

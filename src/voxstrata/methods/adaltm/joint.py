@@ -10,7 +10,6 @@ task on two merges of the same base and vectors.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -23,25 +22,14 @@ from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.labels import LabelSet
 from voxstrata.losses import ctc_loss, soft_cross_entropy
 from voxstrata.methods.adaltm.merged import MergedBackbone
-from voxstrata.predictions import Prediction
-from voxstrata.methods.adaltm.system import AdaLTMRates
+from voxstrata.methods.adaltm.recipe import AdaLTMRates
+from voxstrata.methods.encoder_models import JointLogits, MultitaskModel, TranscriptionModel
 from voxstrata.methods.validation_notes import ValidationNotes
-from voxstrata.methods.baselines.multitask import JointLogits, MultitaskModel
-from voxstrata.methods.encoder_models import TranscriptionModel
+from voxstrata.predictions import Prediction
 from voxstrata.system import ParameterGroup, System
 
 EMOTIONS, WORDS = "ser", "asr"
 TASKS = (EMOTIONS, WORDS)
-
-
-@dataclass(frozen=True)
-class JointRates(AdaLTMRates):
-    """Those of AdaLTM, `head` being that of the emotion head, and that of the transcription head.
-
-    With 0 a head stays as it is.
-    """
-
-    asr_head: float = 0.0
 
 
 class JointModel(MultitaskModel):
@@ -103,7 +91,7 @@ class JointAdaLTM(System):
         self,
         model: JointModel,
         class_weights: Tensor,
-        rates: JointRates,
+        rates: AdaLTMRates,
         *,
         learn_from: Collection[str] = TASKS,
         weights: Mapping[str, float] | None = None,

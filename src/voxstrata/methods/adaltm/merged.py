@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from voxstrata.backbone.encoder import SpeechEncoder, States
+from voxstrata.backbone.export_folder import COEFFICIENTS, export_folder
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.errors import CheckpointError
 from voxstrata.methods.adaltm.lean.engine import Merge, merging, swapped
-from voxstrata.backbone.export_folder import COEFFICIENTS, export_folder
 from voxstrata.methods.adaltm.lean.front import fixed_layers, from_front, front_features, front_states
 from voxstrata.methods.adaltm.lean.heap import Heap
 from voxstrata.methods.adaltm.lean.rebuilt import forget

@@ -8,21 +8,13 @@ granularity the static merge.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
 from voxstrata.methods.adaltm.merged import MergedBackbone
-from voxstrata.methods.frozen_encoder import FrozenEncoderSystem, HeadRates
+from voxstrata.methods.adaltm.recipe import AdaLTMRates
 from voxstrata.methods.encoder_models import ClipModel
+from voxstrata.methods.frozen_encoder import FrozenEncoderSystem
 from voxstrata.system import ParameterGroup
-
-
-@dataclass(frozen=True)
-class AdaLTMRates(HeadRates):
-    """Those of the head, and the coefficients' peak learning rate."""
-
-    coefficients: float = 1e-4
 
 
 class AdaLTM(FrozenEncoderSystem):

@@ -5,21 +5,34 @@ AdaLTM section 2.1: the experts whose task vectors are merged later.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.backbone.groups import layer_index
 from voxstrata.batches.batch import Batch
+from voxstrata.config.recipe import BaseRecipe, Head, Training
+from voxstrata.config.strict import Count, Rate, Strict
+from voxstrata.heads.ctc import CTCHead
 from voxstrata.losses import ctc_loss
-from voxstrata.predictions import Prediction
+from voxstrata.methods.building import clip_model, load_base
 from voxstrata.methods.encoder_models import ClipModel, TranscriptionModel
+from voxstrata.methods.fits import BASE, Fit, emotion_defaults, shared_defaults
+from voxstrata.methods.frames import hold_against_frames
+from voxstrata.methods.method import Defaults, Facts, Say, TrainedMethod, Work
+from voxstrata.methods.model_folder import save_model
+from voxstrata.methods.sources import Sources, clip_sources
+from voxstrata.methods.task_sources import AnySources
+from voxstrata.predictions import Prediction
 from voxstrata.system import ParameterGroup, System
+from voxstrata.training.seeding import seed_everything
 
 
-@dataclass(frozen=True)
-class FinetuneRates:
+class FinetuneRates(Strict):
     """Peak learning rates; 0 freezes a part.
 
     Args:
@@ -33,12 +46,31 @@ class FinetuneRates:
             reach the encoder (LP-FT, arXiv 2202.10054).
     """
 
-    encoder: float = 1e-5
-    head: float = 1e-4
-    layer_weights: float = 1e-3
-    weight_decay: float = 0.01
-    layer_decay: float = 1.0
-    warm_head_steps: int = 0
+    encoder: Rate = 1e-5
+    head: Rate = 1e-4
+    layer_weights: Rate = 1e-3
+    weight_decay: Rate = 0.01
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    warm_head_steps: Count = 0
+
+
+class FinetuneRecipe(BaseRecipe):
+    """An expert: `task: ser` with an emotion head, `task: asr` with CTC over characters."""
+
+    system: Literal["finetune"] = "finetune"
+    task: Literal["ser", "asr"]
+    rates: FinetuneRates = FinetuneRates()
+    head: Head = Head()
+    freeze_front_end: bool = True
+    training: Training
+
+    @model_validator(mode="after")
+    def _whole_clips_for_asr(self) -> FinetuneRecipe:
+        if self.task == "asr":
+            self.data.require_whole_clips("task asr")
+            if self.data.targets == "dimensions":
+                raise ValueError("data.targets dimensions is of task ser: leave it out for task asr")
+        return self
 
 
 def encoder_groups(
@@ -148,3 +180,63 @@ class ASRFinetune(_Finetune):
         assert batch.tokens is not None and batch.token_lengths is not None
         logits, lengths = self.model.logits(batch)
         return ctc_loss(logits, lengths, batch.tokens, batch.token_lengths).mean()
+
+
+class Finetune(TrainedMethod[FinetuneRecipe]):
+    """How a run fine-tunes an encoder (see `methods.method`)."""
+
+    recipe = FinetuneRecipe
+    stage = "fine-tuning"
+
+    def facts(self, recipe: FinetuneRecipe) -> Facts:
+        words = recipe.task == "asr"
+        return Facts(
+            tasks={},
+            learns=frozenset({"transcript" if words else "emotion"}),
+            base=recipe.base,
+            parents=(),
+            fitted_on_heldout=False,
+            encoders=(recipe.base,),
+            new_encoder=None,
+            writes_ctc=words,
+            resting_steps=recipe.rates.warm_head_steps,
+            work=Work(trained="layers" if recipe.freeze_front_end else "all"),
+        )
+
+    def defaults(self, values: Mapping[str, Any]) -> Defaults:
+        def fill(fit: Fit) -> dict[str, Any]:
+            if values.get("task") == "asr":
+                rates = {"encoder": fit.asr_encoder, "head": fit.ctc_head}
+                return {"rates": rates} | shared_defaults(fit, values)
+            rates = {"encoder": fit.ser_encoder, "head": fit.head, "layer_weights": fit.layer_weights}
+            return {"rates": rates} | emotion_defaults(fit, values, crop_s=fit.crop_s)
+
+        return Defaults(str(values.get("base", BASE)), fill)
+
+    def sources(self, recipe: FinetuneRecipe) -> Sources:
+        words = recipe.task == "asr"
+        return clip_sources(recipe, words=words, classes=not words and recipe.data.targets != "dimensions")
+
+    def build(self, recipe: FinetuneRecipe, sources: AnySources, say: Say) -> System:
+        assert isinstance(sources, Sources)
+        encoder = load_base(recipe, say)
+        hold_against_frames(sources, [encoder.model.config], say, words=self.facts(recipe).writes_ctc)
+        encoder.requires_grad_(True)
+        if recipe.task == "ser":
+            model, weights = clip_model(recipe, recipe.head, encoder, sources, say)
+            return SERFinetune(model, weights, recipe.rates, freeze_front_end=recipe.freeze_front_end)
+        assert sources.vocabulary is not None
+        seed_everything(recipe.seed)
+        head = CTCHead(encoder.hidden_size, sources.vocabulary)
+        transcriber = TranscriptionModel(encoder, head)
+        return ASRFinetune(transcriber, recipe.rates, freeze_front_end=recipe.freeze_front_end)
+
+    def kept(self, recipe: FinetuneRecipe, system: System) -> None:
+        return None
+
+    def save(self, system: System, folder: Path) -> None:
+        assert isinstance(system, SERFinetune | ASRFinetune)
+        save_model(system.model, folder)
+
+
+METHOD = Finetune()

@@ -6,11 +6,48 @@ expert has its own weighted sum of layers; trained are these weights and the hea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
 from torch import Tensor
 
+from voxstrata.backbone.encoder import load_backbone
+from voxstrata.config.recipe import Head, TrainedRecipe, Training
+from voxstrata.config.strict import Gigabytes, Name
 from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
-from voxstrata.methods.frozen_encoder import FrozenEncoderSystem, HeadRates
+from voxstrata.methods.building import clip_model
+from voxstrata.methods.cached_states import FrozenLayers
 from voxstrata.methods.encoder_models import ClipModel
+from voxstrata.methods.fits import BASE, FROZEN_CROP_S, Fit, emotion_defaults
+from voxstrata.methods.frames import hold_against_frames
+from voxstrata.methods.frozen_encoder import FrozenEncoderSystem, HeadRates
+from voxstrata.methods.method import Defaults, Facts, Parent, Say, TrainedMethod, Work
+from voxstrata.methods.model_folder import save_model
+from voxstrata.methods.sources import Sources, clip_sources
+from voxstrata.methods.task_sources import AnySources
+from voxstrata.system import System
+
+
+class LateFusionRecipe(TrainedRecipe):
+    """One head over the features of several frozen experts (see `LateFusion`).
+
+    `experts`: name -> run, model folder or checkpoint. `cache_gb` is the disk for their states; `fit_on` as
+    in AdaLTM.
+    """
+
+    system: Literal["late-fusion"] = "late-fusion"
+    experts: dict[Name, str] = Field(default_factory=dict)
+    architecture: str | None = None
+    final_norm: bool = False
+    normalize: bool | None = None
+    window: Literal["clip", "30s"] = "clip"
+    fit_on: Literal["train", "heldout"] = "train"
+    rates: HeadRates = HeadRates()
+    head: Head = Head()
+    cache_gb: Gigabytes = 10.0
+    training: Training
 
 
 class LateFusion(FrozenEncoderSystem):
@@ -36,3 +73,68 @@ class LateFusion(FrozenEncoderSystem):
             for name, count in zip(self.experts.names, self.experts.layer_counts, strict=True)
             for layer in range(1, count + 1)
         }
+
+
+class LateFusionMethod(TrainedMethod[LateFusionRecipe]):
+    """How a run fuses experts (see `methods.method`)."""
+
+    recipe = LateFusionRecipe
+    stage = "lambda-fit"
+
+    def facts(self, recipe: LateFusionRecipe) -> Facts:
+        experts = recipe.experts.items()
+        pooled = recipe.head.form == "a"
+        return Facts(
+            tasks={},
+            learns=frozenset({"emotion"}),
+            base=None,
+            parents=tuple(Parent(name, source, ("experts", name), "encoder") for name, source in experts),
+            fitted_on_heldout=recipe.fit_on == "heldout",
+            encoders=tuple(recipe.experts.values()),
+            new_encoder=None,
+            writes_ctc=False,
+            resting_steps=0,
+            work=Work(encoders=len(experts), still=True, pooled=pooled, cache_gb=recipe.cache_gb),
+        )
+
+    def defaults(self, values: Mapping[str, Any]) -> Defaults:
+        def fill(fit: Fit) -> dict[str, Any]:
+            rates = {"head": fit.frozen_head, "layer_weights": fit.layer_weights}
+            return {"rates": rates} | emotion_defaults(fit, values, crop_s=FROZEN_CROP_S)
+
+        experts = values.get("experts")
+        named = list(experts.values()) if isinstance(experts, Mapping) else []
+        return Defaults(str(named[0]) if named else BASE, fill)
+
+    def sources(self, recipe: LateFusionRecipe) -> Sources:
+        return clip_sources(recipe, words=False, classes=recipe.data.targets != "dimensions")
+
+    def build(self, recipe: LateFusionRecipe, sources: AnySources, say: Say) -> System:
+        assert isinstance(sources, Sources)
+        experts = ParallelEncoders(
+            {
+                name: load_backbone(
+                    source,
+                    architecture=recipe.architecture,
+                    normalize=recipe.normalize,
+                    final_norm=recipe.final_norm,
+                    window=recipe.window,
+                )
+                for name, source in recipe.experts.items()
+            }
+        )
+        configs = [expert.model.config for expert in experts.encoders]
+        hold_against_frames(sources, configs, say, words=False)
+        model, weights = clip_model(recipe, recipe.head, experts, sources, say)
+        return LateFusion(model, weights, recipe.rates)
+
+    def kept(self, recipe: LateFusionRecipe, system: System) -> FrozenLayers:
+        assert isinstance(system, LateFusion)
+        return FrozenLayers.of(system.model)
+
+    def save(self, system: System, folder: Path) -> None:
+        assert isinstance(system, LateFusion)
+        save_model(system.model, folder)
+
+
+METHOD = LateFusionMethod()

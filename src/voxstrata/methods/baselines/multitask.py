@@ -8,86 +8,69 @@ alone, with the same optimiser.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.batches.batch import Batch
+from voxstrata.config.recipe import BaseRecipe, Head, Training
+from voxstrata.config.strict import Coefficient, Name, Rate
 from voxstrata.heads.ctc import CTCHead
-from voxstrata.heads.emotion import EmotionHeadOptions
-from voxstrata.labels import LabelSet
 from voxstrata.losses import ctc_loss, soft_cross_entropy
 from voxstrata.methods.adaltm.merged import MergedBackbone
-from voxstrata.predictions import Prediction
 from voxstrata.methods.baselines.finetune import FinetuneRates, encoder_groups
-from voxstrata.methods.encoder_models import EmotionModel
+from voxstrata.methods.building import class_weights, head_options, load_base, load_vectors, vector_parents
+from voxstrata.methods.encoder_models import JointLogits, MultitaskModel
+from voxstrata.methods.fits import BASE, Fit, emotion_defaults
+from voxstrata.methods.frames import hold_against_frames
+from voxstrata.methods.method import Defaults, Facts, Say, TrainedMethod, Work
+from voxstrata.methods.model_folder import save_model
+from voxstrata.methods.sources import Sources, clip_sources
+from voxstrata.methods.task_sources import AnySources
+from voxstrata.predictions import Prediction
 from voxstrata.system import ParameterGroup, System
+from voxstrata.training.seeding import seed_everything
 
 #: Which validation loss the best weights have: of both tasks, or of emotions alone.
 Selection = Literal["joint", "emotion"]
 
 
-@dataclass(frozen=True)
-class JointLogits:
-    """What both heads give.
+class MultitaskRecipe(BaseRecipe):
+    """Emotions and words learned jointly by one encoder, all of it trained (see `Multitask`).
 
-    Args:
-        emotion: [B, C].
-        characters: [B, T, V].
-        frames: [B] valid frames.
+    With `vectors` (name -> run, model folder or checkpoint) the start is the base merged with them, once.
     """
 
-    emotion: Tensor
-    characters: Tensor
-    frames: Tensor
+    system: Literal["multitask"] = "multitask"
+    vectors: dict[Name, str] = Field(default_factory=dict)
+    init: Coefficient | dict[str, Coefficient] = 0.5
+    asr_weight: Rate = 0.1
+    selected_by: Selection = "joint"
+    clips: Literal["both", "any"] = "both"
+    rates: FinetuneRates = FinetuneRates()
+    head: Head = Head()
+    freeze_front_end: bool = False
+    training: Training
 
-    def blank_share(self) -> Tensor:
-        """Share of a clip's frames whose most probable character is the blank, mean over clips, [].
+    @model_validator(mode="after")
+    def _selected_by_something(self) -> MultitaskRecipe:
+        if self.selected_by == "emotion" and not self.training.keep_best and self.training.patience is None:
+            raise ValueError(
+                "selected_by is emotion, and neither training.keep_best nor training.patience selects; "
+                "switch one on, or leave selected_by out"
+            )
+        return self
 
-        Near 1: CTC has collapsed.
-        """
-        valid = torch.arange(self.characters.shape[1], device=self.frames.device) < self.frames.unsqueeze(1)
-        return (((self.characters.argmax(-1) == 0) & valid).sum(1) / self.frames).mean()
-
-
-class MultitaskModel(EmotionModel):
-    """An emotion model with a CTC head beside it, on the encoder's last layer.
-
-    Args:
-        encoder: a speech encoder, plain or merged.
-        labels: the classes, in the order of the outputs.
-        transcriber: characters and their linear map.
-        options: form of layer sum and emotion head; None for the paper's.
-    """
-
-    def __init__(
-        self,
-        encoder: SpeechEncoder | MergedBackbone,
-        labels: LabelSet,
-        transcriber: CTCHead,
-        options: EmotionHeadOptions | None = None,
-    ) -> None:
-        super().__init__(encoder, labels, options)
-        self.transcriber = transcriber
-
-    def joint_logits(self, batch: Batch) -> JointLogits:
-        """Both heads over one run of the encoder."""
-        states = self.encoder(batch.waveforms, batch.lengths)
-        emotion = self.head(self.layer_sum(states.layers), states.mask())
-        return JointLogits(emotion, self.transcriber(states.layers[-1]), states.lengths)
-
-    def predict(self, batch: Batch) -> list[Prediction]:
-        """The most probable class of each clip, the probabilities of all, and the greedy transcript."""
-        logits = self.joint_logits(batch)
-        texts = self.transcriber.transcribe(logits.characters, logits.frames)
-        rows = zip(self.answers(batch, logits.emotion), batch.references, texts, strict=True)
-        return [
-            replace(row, transcript=text, reference_transcript=reference.transcript)
-            for row, reference, text in rows
-        ]
+    @model_validator(mode="after")
+    def _whole_clips_with_classes(self) -> MultitaskRecipe:
+        self.data.require_whole_clips(self.system)
+        self.data.require_classes(self.system)
+        return self
 
 
 class Multitask(System):
@@ -183,3 +166,68 @@ def _word_loss(logits: JointLogits, batch: Batch) -> Tensor:
     assert batch.tokens is not None and batch.token_lengths is not None
     each = ctc_loss(logits.characters, logits.frames, batch.tokens, batch.token_lengths)
     return (each * (batch.token_lengths > 0)).mean()
+
+
+class MultitaskMethod(TrainedMethod[MultitaskRecipe]):
+    """How a run learns both tasks (see `methods.method`)."""
+
+    recipe = MultitaskRecipe
+    stage = "fine-tuning"
+
+    def facts(self, recipe: MultitaskRecipe) -> Facts:
+        trained: Literal["layers", "all"] = "layers" if recipe.freeze_front_end else "all"
+        return Facts(
+            tasks={},
+            learns=frozenset({"emotion", "transcript"}),
+            base=recipe.base,
+            parents=vector_parents(recipe.vectors),
+            fitted_on_heldout=False,
+            encoders=(recipe.base,),
+            new_encoder=None,
+            writes_ctc=recipe.asr_weight > 0,
+            resting_steps=recipe.rates.warm_head_steps,
+            work=Work(vectors=len(recipe.vectors), trained=trained),
+        )
+
+    def defaults(self, values: Mapping[str, Any]) -> Defaults:
+        def fill(fit: Fit) -> dict[str, Any]:
+            rates = {"encoder": fit.asr_encoder, "head": fit.ctc_head, "layer_weights": fit.layer_weights}
+            return {"rates": rates} | emotion_defaults(fit, values)
+
+        return Defaults(str(values.get("base", BASE)), fill)
+
+    def sources(self, recipe: MultitaskRecipe) -> Sources:
+        require: Literal["any", "all"] = "any" if recipe.clips == "any" else "all"
+        return clip_sources(recipe, words=True, classes=True, require=require)
+
+    def build(self, recipe: MultitaskRecipe, sources: AnySources, say: Say) -> System:
+        assert isinstance(sources, Sources) and sources.labels is not None and sources.vocabulary is not None
+        encoder = load_base(recipe, say)
+        hold_against_frames(sources, [encoder.model.config], say, words=self.facts(recipe).writes_ctc)
+        if vectors := load_vectors(recipe.vectors, encoder, say):
+            merged = MergedBackbone(encoder, vectors, granularity="static", init=recipe.init)
+            encoder.model.load_state_dict(merged.merged_state())
+            say(f"start: the base merged with {', '.join(vectors)}")
+        encoder.requires_grad_(True)
+        seed_everything(recipe.seed)
+        transcriber = CTCHead(encoder.hidden_size, sources.vocabulary)
+        # Again, so that either head starts as the same head of other rows does.
+        seed_everything(recipe.seed)
+        return Multitask(
+            MultitaskModel(encoder, sources.labels, transcriber, head_options(recipe.head)),
+            class_weights(sources, say),
+            recipe.rates,
+            asr_weight=recipe.asr_weight,
+            selected_by=recipe.selected_by,
+            freeze_front_end=recipe.freeze_front_end,
+        )
+
+    def kept(self, recipe: MultitaskRecipe, system: System) -> None:
+        return None
+
+    def save(self, system: System, folder: Path) -> None:
+        assert isinstance(system, Multitask)
+        save_model(system.model, folder)
+
+
+METHOD = MultitaskMethod()

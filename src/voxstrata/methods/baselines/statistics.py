@@ -8,20 +8,35 @@ classes. The level of the recording stays in the features: on acted corpora it t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from voxstrata.batches.batch import Batch, Reference
+from voxstrata.config.recipe import Recipe
+from voxstrata.config.strict import PositiveNumber
 from voxstrata.labels import LabelSet
-from voxstrata.predictions import Prediction
+from voxstrata.methods.method import Facts, MeasuredMethod, Say
 from voxstrata.methods.pretraining.acoustic_targets import HOP, WINDOW, AcousticTargets
+from voxstrata.methods.sources import Sources, clip_sources
+from voxstrata.methods.task_sources import AnySources
+from voxstrata.predictions import Prediction
 
 Statistics = NDArray[np.float64]
 
 #: Brings speech at common levels (-46 to -20 dB re full scale) to the range that the features are made for.
 GAIN = 50.0
+
+
+class StatisticsRecipe(Recipe):
+    """A yardstick: acoustic statistics and an SVM (see `svm_answers`)."""
+
+    system: Literal["statistics"] = "statistics"
+    cost: PositiveNumber = 10.0
+    gamma: PositiveNumber = 5e-4
+    speaker_normalized: bool = False
 
 
 @torch.no_grad()
@@ -102,3 +117,44 @@ def svm_answers(
             for reference, index in zip(asked, machine.predict(rows).tolist(), strict=True)
         ]
     return answers
+
+
+class StatisticsMethod(MeasuredMethod[StatisticsRecipe]):
+    """See `methods.method`."""
+
+    recipe = StatisticsRecipe
+    stage = "fine-tuning"
+
+    def facts(self, recipe: StatisticsRecipe) -> Facts:
+        return Facts(
+            tasks={},
+            learns=frozenset({"emotion"}),
+            base=None,
+            parents=(),
+            fitted_on_heldout=False,
+            encoders=(),
+            new_encoder=None,
+            writes_ctc=False,
+            resting_steps=0,
+            work=None,
+        )
+
+    def defaults(self, values: Mapping[str, Any]) -> None:
+        return None
+
+    def sources(self, recipe: StatisticsRecipe) -> Sources:
+        return clip_sources(recipe, words=False, classes=recipe.data.targets != "dimensions")
+
+    def answers(self, recipe: StatisticsRecipe, sources: AnySources, say: Say) -> dict[str, list[Prediction]]:
+        assert isinstance(sources, Sources) and sources.labels is not None
+        return svm_answers(
+            sources.train.epoch(0),
+            {split: source.epoch(0) for split, source in sources.evaluated.items()},
+            sources.labels,
+            cost=recipe.cost,
+            gamma=recipe.gamma,
+            speaker_normalized=recipe.speaker_normalized,
+        )
+
+
+METHOD = StatisticsMethod()

@@ -8,14 +8,43 @@ sequences, and logistic regression with classes balanced.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from voxstrata.batches.batch import Reference
+from voxstrata.batches.source import BatchSource
+from voxstrata.config.recipe import Recipe
+from voxstrata.config.strict import Positive, PositiveNumber
 from voxstrata.errors import PredictionsError, RecipeError
 from voxstrata.labels import LabelSet
-from voxstrata.predictions import Prediction
+from voxstrata.methods.method import Facts, MeasuredMethod, Parent, Say
+from voxstrata.methods.sources import Sources, clip_sources
+from voxstrata.methods.task_sources import AnySources
+from voxstrata.predictions import Prediction, read_predictions
+from voxstrata.runs import RunFolder
 
 #: Also words of one letter, and those with an apostrophe.
 _WORD = r"[^\W_]+(?:'[^\W_]+)*"
+
+
+class TextRecipe(Recipe):
+    """A yardstick: the words alone (see `text_answers`).
+
+    `transcripts` is a run (or a folder of predictions files) whose recognised words are asked about in the
+    place of the reference ones; learned is from the reference words in any case.
+    """
+
+    system: Literal["text"] = "text"
+    transcripts: str | None = None
+    cost: PositiveNumber = 10.0
+    ngrams: Positive = 2
+
+    @model_validator(mode="after")
+    def _classes(self) -> TextRecipe:
+        self.data.require_classes(self.system)
+        return self
 
 
 def text_answers(
@@ -99,3 +128,72 @@ def _prediction(
         transcript=words,
         reference_transcript=None if words is None else reference.transcript,
     )
+
+
+class TextMethod(MeasuredMethod[TextRecipe]):
+    """See `methods.method`."""
+
+    recipe = TextRecipe
+    stage = "fine-tuning"
+
+    def facts(self, recipe: TextRecipe) -> Facts:
+        transcripts = recipe.transcripts
+        parents = (Parent("transcripts", transcripts, ("transcripts",), "path"),) if transcripts else ()
+        return Facts(
+            tasks={},
+            learns=frozenset({"emotion"}),
+            base=None,
+            parents=parents,
+            fitted_on_heldout=False,
+            encoders=(),
+            new_encoder=None,
+            writes_ctc=False,
+            resting_steps=0,
+            work=None,
+        )
+
+    def defaults(self, values: Mapping[str, Any]) -> None:
+        return None
+
+    def sources(self, recipe: TextRecipe) -> Sources:
+        return clip_sources(recipe, words=False, classes=True)
+
+    def answers(self, recipe: TextRecipe, sources: AnySources, say: Say) -> dict[str, list[Prediction]]:
+        assert isinstance(sources, Sources) and sources.labels is not None
+        train = _references(sources.train)
+        asked = {split: _references(source) for split, source in sources.evaluated.items()}
+        for split, references in {"train": train, **asked}.items():
+            if wordless := sum(not reference.transcript for reference in references):
+                how = (
+                    "nothing is learned from them" if split == "train" else "they are answered without words"
+                )
+                say(f"{split}: {wordless} of {len(references)} clips have no transcript, {how}")
+        told = None if recipe.transcripts is None else _recognized(Path(recipe.transcripts), list(asked))
+        return text_answers(
+            train, asked, sources.labels, recognized=told, cost=recipe.cost, ngrams=recipe.ngrams
+        )
+
+
+METHOD = TextMethod()
+
+
+def _references(source: BatchSource) -> list[Reference]:
+    """What is known of a source's clips; no audio is read."""
+    return [reference for ids in source.plan(0) for reference in source.without_audio(ids).references]
+
+
+def _recognized(folder: Path, splits: list[str]) -> dict[str, dict[str, str]]:
+    """Split -> clip -> words, from a run or a folder of predictions files."""
+    found = {}
+    for split in splits:
+        places = (RunFolder(folder).predictions(split), folder / f"{split}.jsonl")
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise RecipeError(
+                f"transcripts: {folder} has no predictions of {split}; name a finished run that transcribes, "
+                f"or a folder with {split}.jsonl"
+            )
+        found[split] = {
+            row.id: row.transcript for row in read_predictions(path) if row.transcript is not None
+        }
+    return found

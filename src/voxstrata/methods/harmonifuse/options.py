@@ -7,11 +7,11 @@ from typing import Literal
 
 from voxstrata.errors import RecipeError
 from voxstrata.methods.harmonifuse.gated_encoder import EncoderFusionMode
-from voxstrata.methods.harmonifuse.prompt_adaptive import LayerScores
 from voxstrata.methods.harmonifuse.lm.decoding import DecodingOptions
 from voxstrata.methods.harmonifuse.lm.language_model import LanguageModel, SmallLM, StateNorm, small_lm
 from voxstrata.methods.harmonifuse.lm.pretrained import PretrainedLM, load_pretrained
 from voxstrata.methods.harmonifuse.lm.tokenizers import CharacterTokenizer, TextTokenizer
+from voxstrata.methods.harmonifuse.prompt_adaptive import LayerScores
 from voxstrata.vocabulary import Vocabulary
 
 ClassAnswers = Literal["head", "words"]

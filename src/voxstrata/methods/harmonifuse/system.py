@@ -18,23 +18,23 @@ from voxstrata.audio import SAMPLE_RATE
 from voxstrata.backbone.encoder import States
 from voxstrata.batches.batch import Batch
 from voxstrata.errors import RecipeError
-from voxstrata.methods.harmonifuse.gated_encoder import GatedEncoderFusion
-from voxstrata.methods.harmonifuse.prompt_adaptive import Fused, PromptAdaptiveFusion
-from voxstrata.methods.harmonifuse.task_heads import TaskHeads
 from voxstrata.heads.task import Task, check_tasks
 from voxstrata.losses import soft_cross_entropy, token_loss
-from voxstrata.predictions import Prediction
+from voxstrata.methods.encoder_models import Backbone
+from voxstrata.methods.harmonifuse.answers import Answers, predictions
+from voxstrata.methods.harmonifuse.gated_encoder import GatedEncoderFusion
 from voxstrata.methods.harmonifuse.lm.connector import Connector
 from voxstrata.methods.harmonifuse.lm.decoding import decode
 from voxstrata.methods.harmonifuse.lm.language_model import LanguageModel
 from voxstrata.methods.harmonifuse.lm.sequences import join, valid
 from voxstrata.methods.harmonifuse.lm.tokenizers import TextTokenizer
-from voxstrata.methods.harmonifuse.answers import Answers, predictions
-from voxstrata.methods.validation_notes import ValidationNotes
 from voxstrata.methods.harmonifuse.options import HarmoniFuseOptions
+from voxstrata.methods.harmonifuse.prompt_adaptive import Fused, PromptAdaptiveFusion
 from voxstrata.methods.harmonifuse.targets import class_targets, task_of, text_targets, with_end
+from voxstrata.methods.harmonifuse.task_heads import TaskHeads
 from voxstrata.methods.harmonifuse.training import open_encoder, parameter_groups
-from voxstrata.methods.encoder_models import Backbone
+from voxstrata.methods.validation_notes import ValidationNotes
+from voxstrata.predictions import Prediction
 from voxstrata.system import ParameterGroup, System
 
 #: Values [B, N, D] and lengths [B] of a part of the language model's input.

@@ -9,9 +9,9 @@ from torch import nn
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.backbone.groups import layer_index
 from voxstrata.errors import RecipeError
+from voxstrata.methods.encoder_models import Backbone
 from voxstrata.methods.harmonifuse.lm.language_model import LanguageModel
 from voxstrata.methods.harmonifuse.options import HarmoniFuseOptions, HarmoniFuseRates
-from voxstrata.methods.encoder_models import Backbone
 from voxstrata.system import ParameterGroup
 
 

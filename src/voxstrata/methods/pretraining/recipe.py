@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from voxstrata.config.recipe import Recipe, Training
+from voxstrata.config.recipe import TrainedRecipe, Training
 from voxstrata.config.strict import Count, Positive, Rate, Size, Strict
 
 
@@ -41,7 +41,7 @@ class Clusters(Strict):
     fit_batches: Positive = 60
 
 
-class PretrainRecipe(Recipe):
+class PretrainRecipe(TrainedRecipe):
     """Masked prediction of clustered targets, from scratch; with `phonemes` also of the phonemes spoken."""
 
     system: Literal["pretraining"] = "pretraining"

@@ -22,8 +22,8 @@ from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.batches.batch import Batch
 from voxstrata.batches.phonemes import UNKNOWN, frame_phonemes
 from voxstrata.heads.emotion import masked_mean
-from voxstrata.predictions import Prediction
 from voxstrata.methods.pretraining.acoustic_targets import HOP, STATISTICS, AcousticTargets
+from voxstrata.predictions import Prediction
 from voxstrata.system import ParameterGroup, System
 
 SPAN = 10

@@ -18,8 +18,8 @@ from voxstrata.backbone.locate import locate
 from voxstrata.backbone.plain_values import check_plain
 from voxstrata.errors import CheckpointError
 from voxstrata.heads.ctc import CTCHead
-from voxstrata.methods.transcribers.published_tokens import PublishedTokens, read_tokens
 from voxstrata.methods.encoder_models import TranscriptionModel
+from voxstrata.methods.transcribers.published_tokens import PublishedTokens, read_tokens
 
 #: Whose heads stand on a state that `SpeechEncoder` gives; relatives with other last states are refused.
 MODEL_TYPES = ("wavlm", "wav2vec2", "hubert", "unispeech", "unispeech-sat")

@@ -24,8 +24,8 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.batches.batch import Batch
 from voxstrata.errors import CheckpointError, LabelError
-from voxstrata.predictions import NOT_FINITE, Prediction
 from voxstrata.methods.encoder_models import Backbone, TranscriptionModel
+from voxstrata.predictions import NOT_FINITE, Prediction
 
 
 class WhisperTranscriber(nn.Module):

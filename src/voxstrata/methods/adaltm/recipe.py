@@ -1,0 +1,98 @@
+"""The recipe of AdaLTM."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from voxstrata.config.recipe import BaseRecipe, Head, TrainingOrNone, require_init
+from voxstrata.config.strict import Coefficient, Gigabytes, Name, Rate
+from voxstrata.config.task_use import TaskUse
+from voxstrata.methods.frozen_encoder import HeadRates
+
+#: What an encoder can be merged for.
+JointTask = Literal["ser", "asr"]
+
+
+class AdaLTMRates(HeadRates):
+    """Peak learning rates of the coefficients, of the emotion head's parts, and of a transcription head.
+
+    With 0 a part stays as it is.
+    """
+
+    coefficients: Rate = 1e-4
+    asr_head: Rate = 0.0
+
+
+class AdaLTMRecipe(BaseRecipe):
+    """Merge task vectors of the experts in `vectors` (name -> run, model folder or checkpoint).
+
+    `fit_on` heldout: coefficients and head are fitted on speakers that no emotion expert has heard.
+    `cache_gb` is the disk for what is the same in every epoch; 0 computes it anew.
+
+    `words`: where the base is a whole Whisper, what its decoder listens to in predictions of recordings: the
+    base, or the merged encoder.
+
+    With `tasks` (ser, asr) the encoder has a head for each (see `joint`): coefficients are
+    learned from the losses of the tasks in `learn_from` (none named: of all), shared or per task.
+    `start_heads`: task -> run or model folder whose head it starts from; a task without one has a new head.
+    With both heads given and `training.epochs` 0 nothing is trained: a merge of fixed coefficients.
+    """
+
+    system: Literal["adaltm"] = "adaltm"
+    vectors: dict[Name, str] = Field(default_factory=dict)
+    granularity: Literal["layer", "global", "static"] = "layer"
+    init: Coefficient | dict[str, Coefficient] = 0.5
+    words: Literal["plain", "merged"] = "plain"
+    tasks: dict[JointTask, TaskUse] = Field(default_factory=dict)
+    coefficients: Literal["shared", "per_task"] = "shared"
+    learn_from: tuple[JointTask, ...] = ()
+    start_heads: dict[JointTask, str] = Field(default_factory=dict)
+    fit_on: Literal["train", "heldout"] = "train"
+    rates: AdaLTMRates = AdaLTMRates()
+    head: Head = Head()
+    cache_gb: Gigabytes = 10.0
+    training: TrainingOrNone
+
+    @model_validator(mode="after")
+    def _each_vector_has_its_coefficient(self) -> AdaLTMRecipe:
+        require_init(self.init, self.vectors)
+        return self
+
+    @model_validator(mode="after")
+    def _heads_are_learned_or_given(self) -> AdaLTMRecipe:
+        if self.training.epochs == 0 and set(self.start_heads) != {"ser", "asr"}:
+            raise ValueError(
+                "training.epochs is 0, so that nothing is learned: give both heads in start_heads "
+                "(ser and asr), or at least one epoch"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_go_together(self) -> AdaLTMRecipe:
+        if not self.tasks:
+            joint = {
+                "coefficients": self.coefficients == "per_task",
+                "learn_from": bool(self.learn_from),
+                "start_heads": bool(self.start_heads),
+                "rates.asr_head": self.rates.asr_head > 0,
+            }
+            if named := [name for name, used in joint.items() if used]:
+                raise ValueError(
+                    f"{', '.join(named)}: of use with tasks only; give tasks: {{ser: ..., asr: ...}}"
+                )
+            return self
+        if set(self.tasks) != {"ser", "asr"}:
+            raise ValueError("tasks must name both ser and asr; leave tasks out to learn from emotions alone")
+        if any(use.field is not None for use in self.tasks.values()) or self.tasks["asr"].labels is not None:
+            raise ValueError(
+                "tasks of adaltm are words (asr) and emotions (ser): leave field, and labels of asr, out"
+            )
+        if self.coefficients == "per_task" and self.granularity == "static":
+            raise ValueError("coefficients per_task are learned ones: give granularity layer or global")
+        self.data.require_whole_clips("adaltm with tasks")
+        self.data.require_classes("adaltm with tasks")
+        if self.data.labels is not None:
+            raise ValueError("data.labels belong to a task here: give tasks.ser.labels")
+        return self
