@@ -251,7 +251,5 @@ def test_two_methods_of_one_name_and_an_unknown_one_are_refused() -> None:
         registry.register(LastLayerMethod())
     registry.register(FINETUNE)
     stranger = LastLayerRecipe(training=Training(epochs=1)).model_copy(update={"system": "other"})
-    with pytest.raises(
-        RecipeError, match="no method 'other' of LastLayerRecipe is registered; known are fine"
-    ):
+    with pytest.raises(RecipeError, match="no method 'other' of LastLayerRecipe is registered; known"):
         registry.method_of(stranger)

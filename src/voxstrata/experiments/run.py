@@ -73,10 +73,7 @@ def execute(
         if _is_done(run, processes, say):
             return run
         method = method_of(recipe)
-        sources = method.sources(recipe)
-        _say_left_out(sources, say)
-        # A table's recipe is trained all the same: it is what the table is about.
-        check_plan(recipe, sources, say, refuse=not keyed)
+        sources = _checked_sources(recipe, say, keyed=keyed)
         guarded = _guarded(recipe, sources, run, say)
         if isinstance(method, MeasuredMethod):
             if processes.leads:
@@ -198,10 +195,15 @@ def _guarded(recipe: Recipe, sources: AnySources, run: RunFolder, say: Say) -> G
     return guarded
 
 
-def _say_left_out(sources: AnySources, say: Say) -> None:
+def _checked_sources(recipe: Any, say: Say, *, keyed: bool) -> AnySources:
+    """The batches of a recipe, once its plan can work; says what is left out of them."""
+    sources: AnySources = method_of(recipe).sources(recipe)
     for split, source in {"train": sources.train, **sources.evaluated}.items():
         for reason, count in source.left_out.items():
             say(f"{split}: {count} clips left out: {reason}")
+    # A table's recipe is trained all the same: it is what the table is about.
+    check_plan(recipe, sources, say, refuse=not keyed)
+    return sources
 
 
 def _write_scored(
