@@ -14,7 +14,8 @@ import yaml
 from typer.testing import CliRunner
 
 from voxstrata.cli.main import app
-from voxstrata.config.recipe import BaseRecipe, Head, Training
+from voxstrata.config.recipe import BaseRecipe, Head
+from voxstrata.config.training import Training
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.tables.reproduce import reproduce
@@ -35,7 +36,7 @@ from voxstrata.predictions import read_predictions
 from voxstrata.recipes.reading import read_recipe
 from voxstrata.runs import RunFolder
 from voxstrata.system import ParameterGroup, System
-from voxstrata.training.options import Progress
+from voxstrata.training.progress import Progress
 
 
 # The method: a head over the last layer alone of a frozen encoder, started from a teacher's layer weights.

@@ -15,6 +15,7 @@ from torch import Tensor
 from voxstrata.audio import load_audio
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.batches.source import BatchOptions, BatchSource
+from voxstrata.config.training import Training
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import AudioError, CheckpointError
 from voxstrata.heads.emotion import EmotionHeadOptions
@@ -30,7 +31,6 @@ from voxstrata.methods.cached_states import FrozenLayers, cached_states
 from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
-from voxstrata.training.options import FitOptions
 
 LABELS = LabelSet(("anger", "neutral", "sadness"))
 ROOMY = 10**9
@@ -130,7 +130,7 @@ def test_training_ends_with_the_same_weights_and_predictions(
                 cached_states(FrozenLayers.of(system.model), s, tmp_path / "cache", budget_bytes=ROOMY)
                 for s in (train, dev, test)
             )
-        result = fit(system, train, dev, RunFolder(tmp_path / name), FitOptions(epochs=5))
+        result = fit(system, train, dev, RunFolder(tmp_path / name), Training(epochs=5))
         rows = {row.id: [*row.probabilities.values()] for row in predict(system, test.epoch(0))}
         ended.append((result.best_step, result.best_loss, rows, system.state_dict()))
     (step, loss, rows, weights), (cached_step, cached_loss, cached_rows, cached_weights) = ended

@@ -13,8 +13,10 @@ import soundfile
 import torch
 
 from voxstrata.backbone.families.family import Convolution, FrontEnd
-from voxstrata.batches.augment import Augmentation, augment
+from voxstrata.batches.augment import augment
+from voxstrata.config.data import Augmentation
 from voxstrata.config.recipe import Recipe
+from voxstrata.config.training import Training
 from voxstrata.corpora.prepare import prepare
 from voxstrata.errors import AudioError, CorpusError, RecipeError
 from voxstrata.experiments.dry_run.run import dry_run
@@ -28,7 +30,6 @@ from voxstrata.recipes.reading import validate
 from voxstrata.reporting import page
 from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
-from voxstrata.training.options import FitOptions
 
 #: Samples that the tiny encoder needs for a frame: kernels 400 and 3, strides 160 and 2.
 LEAST = 720
@@ -244,4 +245,4 @@ def test_a_recording_that_is_shorter_than_its_manifest_is_named(
     batch.lengths[1] = LEAST - 1
     message = rf"clip 1 \(719 samples\) of the batch; .*; this batch has the clips {', '.join(batch.ids)}$"
     with pytest.raises(AudioError, match=message):
-        fit(system, in_memory([batch]), None, RunFolder(tmp_path / "run"), FitOptions(steps=1))
+        fit(system, in_memory([batch]), None, RunFolder(tmp_path / "run"), Training(steps=1))

@@ -14,7 +14,7 @@ from voxstrata.inference.path import predict
 from voxstrata.losses import class_balanced_weights, soft_cross_entropy
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.task_vector import TaskVector
-from voxstrata.methods.harmonifuse.lm.decoding import DecodingOptions
+from voxstrata.methods.harmonifuse.options import DecodingOptions
 from voxstrata.methods.harmonifuse.system import HarmoniFuse
 
 
@@ -29,7 +29,7 @@ def gradients(system: HarmoniFuse, batch: Batch) -> tuple[set[str], set[str]]:
 
 
 def test_gradients_reach_every_part_of_a_task_and_leave_other_tasks_alone(encoder, clips):
-    system = moved(build(encoder, (ASR, SER, GENDER), replace(SMALL, encoder_trained="all"))).train()
+    system = moved(build(encoder, (ASR, SER, GENDER), SMALL.but(encoder_trained="all"))).train()
     # Not in the states: the front end is frozen, the others stand behind the last layer or are switched off.
     outside = (".feature_extractor.", "encoder.model.encoder.layer_norm.", ".masked_spec_embed")
     everything = {n for n, _ in system.named_parameters() if not any(part in n for part in outside)}
@@ -90,7 +90,7 @@ def test_later_tokens_change_nothing_before_them(encoder, clips):
 
 @pytest.mark.parametrize("words", [False, True])
 def test_a_batch_answers_as_its_clips_alone(words, encoder, clips):
-    options = replace(SMALL, class_answers="words" if words else "head")
+    options = SMALL.but(class_answers="words" if words else "head")
     system = moved(build(encoder, (ASR, SER, GENDER), options, letters="abcdefghijklmnopqrstuvwxyz"))
     whole = replace(clips, task=None)
     together = list(predict(system, [whole]))
@@ -111,7 +111,7 @@ def test_a_batch_answers_as_its_clips_alone(words, encoder, clips):
 def test_the_cache_changes_no_transcript(beam, encoder, clips):
     texts = []
     for cache in (True, False):
-        options = replace(SMALL, decoding=DecodingOptions(beam=beam, cache=cache))
+        options = SMALL.but(decoding=DecodingOptions(beam=beam, cache=cache))
         rows = predict(moved(build(encoder, options=options)), [of(clips, "asr")])
         texts.append([row.transcript for row in rows])
     assert texts[0] == texts[1] and any(texts[0])
@@ -167,7 +167,7 @@ def test_known_states_of_a_frozen_encoder_take_its_place(encoder, clips):
     )
     for task in ("asr", "ser"):
         torch.testing.assert_close(system.loss(of(known, task)), system.loss(of(clips, task)))
-    trained = build(encoder, options=replace(SMALL, encoder_trained="all"))
+    trained = build(encoder, options=SMALL.but(encoder_trained="all"))
     with pytest.raises(RecipeError, match="give it waveforms"):
         trained.loss(of(known, "asr"))
 
@@ -176,7 +176,7 @@ def test_known_states_of_a_frozen_encoder_take_its_place(encoder, clips):
 def test_a_merged_encoder_goes_in_its_place(trained, encoder, expert_folders, clips):
     vectors = {name: TaskVector.between(encoder, folder) for name, folder in expert_folders.items()}
     merged = MergedBackbone(encoder, vectors)
-    system = moved(build(merged, options=replace(SMALL, encoder_trained=trained))).train()
+    system = moved(build(merged, options=SMALL.but(encoder_trained=trained))).train()
     system.loss(of(clips, "ser")).backward()
     coefficients = merged.coefficients
     if trained == "all":

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from toy_tasks import recipe, two_corpora
 from voxstrata.heads.task import Task
-from voxstrata.methods.harmonifuse.lm.decoding import DecodingOptions
-from voxstrata.methods.harmonifuse.lm.language_model import SmallLM
-from voxstrata.methods.harmonifuse.lm.pretrained import PretrainedLM
-from voxstrata.methods.harmonifuse.method import harmonifuse_options
 from voxstrata.methods.harmonifuse.options import (
     ConnectorOptions,
-    EncoderFusionOptions,
     HarmoniFuseOptions,
-    HarmoniFuseRates,
-    LayerFusionOptions,
 )
 from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe, TaskUse
 from voxstrata.methods.registry import method_of
@@ -44,69 +36,18 @@ def read(values: dict[str, Any]) -> HarmoniFuseRecipe:
     return found
 
 
-@pytest.mark.parametrize(
-    ("lm", "built", "plain"),
-    [
-        (
-            {"layers": 3, "size": 48, "heads": 3, "feed_forward": 96, "dropout": 0.2},
-            SmallLM(layers=3, size=48, heads=3, feed_forward=96, dropout=0.2),
-            SmallLM(),
-        ),
-        (
-            {"pretrained": "other", "rank": 7, "scale": 5.0, "adapter_dropout": 0.3},
-            PretrainedLM("other", rank=7, scale=5.0, dropout=0.3),
-            PretrainedLM("some"),
-        ),
-    ],
-)
-def test_every_key_of_a_recipe_reaches_the_model(lm, built, plain):
-    parts = {
-        "encoder_fusion": {"mode": "fixed", "layer": 2, "per_task": False, "normalize": False},
-        "layer_fusion": {"scores": "input", "width": 9, "norm": "none", "last_start": 1.5},
-        "connector": {"stack": 3, "width": 11},
-        "decoding": {
-            "beam": 2,
-            "length_exponent": 0.5,
-            "tokens_per_s": 12.0,
-            "tokens_extra": 3,
-            "repeats": 4,
-            "longest_pattern": 6,
-            "cache": False,
-        },
-        "rates": {"new": 0.1, "adapters": 0.2, "fusion": 0.3, "encoder": 0.4, "weight_decay": 0.5},
-    }
-    single = {"prompt_tokens": 2, "label_smoothing": 0.2, "class_answers": "words"}
-    single |= {"encoder_trained": "top", "encoder_top": 1}
-    given = {"system": "harmonifuse", "tasks": {"asr": {}}, "training": {"steps": 1}, "lm": lm}
-    found = harmonifuse_options(read(given | parts | single))
-    assert found == HarmoniFuseOptions(
-        lm=built,
-        encoder_fusion=EncoderFusionOptions("fixed", 2, per_task=False, normalize=False),
-        layer_fusion=LayerFusionOptions("input", 9, "none", 1.5),
-        connector=ConnectorOptions(3, 11),
-        prompt_tokens=2,
-        label_smoothing=0.2,
-        class_answers="words",
-        encoder_trained="top",
-        encoder_top=1,
-        decoding=DecodingOptions(2, 0.5, 12.0, 3, repeats=4, longest_pattern=6, cache=False),
-        rates=HarmoniFuseRates(new=0.1, adapters=0.2, fusion=0.3, encoder=0.4, weight_decay=0.5),
-    )
-    default = leaves(asdict(HarmoniFuseOptions(lm=plain)))
-    same = {key for key, value in leaves(asdict(found)).items() if value == default[key]}
-    assert not same, "a key at its default shows nothing: give it another value here"
+def test_a_recipe_is_the_options_of_its_model(encoder_folder, tmp_path):
+    chosen = recipe(encoder_folder, two_corpora(tmp_path), connector={"stack": 3, "width": 11})
+    system = method_of(chosen).build(chosen, sources_of(chosen), lambda line: None)
+    assert system.options is chosen and chosen.connector == ConnectorOptions(stack=3, width=11)
 
 
-def test_a_recipe_that_says_nothing_gives_the_models_own_defaults():
-    silent = {"system": "harmonifuse", "tasks": {"asr": {}}, "training": {"steps": 1}}
-    assert harmonifuse_options(read(silent)) == HarmoniFuseOptions()
-    pretrained = read(silent | {"lm": {"pretrained": "some"}})
-    assert harmonifuse_options(pretrained) == HarmoniFuseOptions(lm=PretrainedLM("some"))
-    assert TaskUse().weight == Task("asr").weight
+def test_the_packaged_recipe_states_the_models_own_defaults():
     told = leaves(read_yaml("harmonifuse"))
-    found = leaves(asdict(harmonifuse_options(read(read_yaml("harmonifuse")))))
-    for key, default in leaves(asdict(HarmoniFuseOptions())).items():
+    found = leaves(read(read_yaml("harmonifuse")).model_dump())
+    for key, default in leaves(HarmoniFuseOptions().model_dump()).items():
         assert found[key] == told.get(key, default), key
+    assert TaskUse().weight == Task("asr").weight
 
 
 def test_weight_share_and_batch_size_of_a_task_reach_its_batches(encoder_folder, tmp_path):

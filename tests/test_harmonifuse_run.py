@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from voxstrata.methods.registry import method_of
 from voxstrata.predictions import read_predictions
 from voxstrata.recipes.reading import dump, merged_values
 from voxstrata.runs import RunFolder
-from voxstrata.training.options import Progress
+from voxstrata.training.progress import Progress
 
 
 def sources_of(recipe: Any) -> Any:
@@ -95,7 +94,7 @@ def test_a_recognizer_hears_all_tasks(run, corpora):
 
 @pytest.mark.parametrize(
     "options",
-    [SMALL, replace(SMALL, encoder_trained="all", class_answers="words", prompt_tokens=2)],
+    [SMALL, SMALL.but(encoder_trained="all", class_answers="words", prompt_tokens=2)],
 )
 @torch.no_grad()
 def test_a_model_folder_gives_the_same_answers(options, encoder_folder, emotion_batch, tmp_path):

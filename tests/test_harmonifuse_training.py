@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tiny_harmonifuse import ASR, GENDER, GENDERS, SER, SMALL, build, of
+from voxstrata.config.training import Training
 from voxstrata.errors import LabelError, RecipeError
 from voxstrata.heads.task import Task
 from voxstrata.inference.path import predict
@@ -22,7 +23,6 @@ from voxstrata.methods.harmonifuse.options import (
 from voxstrata.methods.validation_notes import ValidationNotes
 from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
-from voxstrata.training.options import FitOptions
 
 
 def grouped(system) -> dict[str, set[str]]:
@@ -31,7 +31,7 @@ def grouped(system) -> dict[str, set[str]]:
 
 
 def test_fusion_scalars_learn_at_their_own_rate_without_decay(encoder):
-    system = build(encoder, options=replace(SMALL, rates=HarmoniFuseRates()))
+    system = build(encoder, options=SMALL.but(rates=HarmoniFuseRates()))
     groups = grouped(system)
     assert groups["fusion"] == {
         f"{part}.{task}"
@@ -46,23 +46,23 @@ def test_fusion_scalars_learn_at_their_own_rate_without_decay(encoder):
 
 @pytest.mark.parametrize(("trained", "layers"), [("none", set()), ("top", {"1"}), ("all", {"0", "1"})])
 def test_the_encoder_is_trained_as_far_as_told(trained, layers, encoder, clips, in_memory, tmp_path):
-    options = replace(SMALL, encoder_trained=trained, encoder_top=1)
+    options = SMALL.but(encoder_trained=trained, encoder_top=1)
     system = build(encoder, options=options)
     names = grouped(system).get("encoder", set())
     assert {n.split("encoder.layers.")[1][0] for n in names if "encoder.layers." in n} == layers
     assert ("encoder.model.feature_projection.projection.weight" in names) == (trained == "all")
     assert not any("feature_extractor" in name for name in names)
     before = {n: p.detach().clone() for n, p in system.named_parameters()}
-    fit(system, in_memory([of(clips, "asr")]), None, RunFolder(tmp_path), FitOptions(steps=2))
+    fit(system, in_memory([of(clips, "asr")]), None, RunFolder(tmp_path), Training(steps=2))
     changed = {n for n, p in system.named_parameters() if not torch.equal(p, before[n])}
     assert {n for n in changed if n.startswith("encoder.")} <= names
     assert bool(names) == any(n.startswith("encoder.") for n in changed)
 
 
 def test_it_learns_to_transcribe_and_to_classify(encoder, clips, in_memory, tmp_path):
-    system = build(encoder, options=replace(SMALL, label_smoothing=0.0))
+    system = build(encoder, options=SMALL.but(label_smoothing=0.0))
     batches = in_memory([of(clips, "asr"), of(clips, "ser")])
-    fit(system, batches, None, RunFolder(tmp_path), FitOptions(steps=60))
+    fit(system, batches, None, RunFolder(tmp_path), Training(steps=60))
     rows = list(predict(system, [of(clips, None)]))
     letters = " ab"
     truth = [
@@ -79,19 +79,19 @@ def test_a_merged_encoder_has_no_top_layers_to_train(encoder, expert_folders):
     for trained, granularity in (("top", "layer"), ("all", "static")):
         merged = MergedBackbone(encoder, vectors, granularity=granularity)
         with pytest.raises(RecipeError, match=f"{granularity} coefficients"):
-            build(merged, options=replace(SMALL, encoder_trained=trained))
+            build(merged, options=SMALL.but(encoder_trained=trained))
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        replace(SMALL, encoder_fusion=EncoderFusionOptions(per_task=False, normalize=False)),
-        replace(SMALL, encoder_fusion=EncoderFusionOptions(mode="fixed", layer=1)),
-        replace(SMALL, encoder_fusion=EncoderFusionOptions(mode="last")),
-        replace(SMALL, layer_fusion=LayerFusionOptions(scores="last", norm="none")),
-        replace(SMALL, layer_fusion=LayerFusionOptions(scores="task", norm="model")),
-        replace(SMALL, layer_fusion=LayerFusionOptions(scores="input", last_start=2.0)),
-        replace(SMALL, prompt_tokens=3, connector=ConnectorOptions(stack=2, width=8)),
+        SMALL.but(encoder_fusion=EncoderFusionOptions(per_task=False, normalize=False)),
+        SMALL.but(encoder_fusion=EncoderFusionOptions(mode="fixed", layer=1)),
+        SMALL.but(encoder_fusion=EncoderFusionOptions(mode="last")),
+        SMALL.but(layer_fusion=LayerFusionOptions(scores="last", norm="none")),
+        SMALL.but(layer_fusion=LayerFusionOptions(scores="task", norm="model")),
+        SMALL.but(layer_fusion=LayerFusionOptions(scores="input", last_start=2.0)),
+        SMALL.but(prompt_tokens=3, connector=ConnectorOptions(stack=2, width=8)),
     ],
 )
 def test_every_option_gives_a_model_that_learns(options, encoder, clips, in_memory, tmp_path):
@@ -102,7 +102,7 @@ def test_every_option_gives_a_model_that_learns(options, encoder, clips, in_memo
         return sum(system.eval().loss(batch).item() for batch in batches)
 
     before = loss()
-    fit(system, in_memory(batches), None, RunFolder(tmp_path), FitOptions(steps=12))
+    fit(system, in_memory(batches), None, RunFolder(tmp_path), Training(steps=12))
     assert loss() < 0.9 * before
     assert len(list(predict(system, [of(clips, None)]))) == 6
 
@@ -111,7 +111,7 @@ def test_it_learns_in_bfloat16(encoder, clips, in_memory, tmp_path):
     system = build(encoder)
     batches = [of(clips, "asr"), of(clips, "ser")]
     before = sum(system.eval().loss(batch).item() for batch in batches)
-    fit(system, in_memory(batches), None, RunFolder(tmp_path), FitOptions(steps=12, precision="bf16"))
+    fit(system, in_memory(batches), None, RunFolder(tmp_path), Training(steps=12, precision="bf16"))
     assert sum(system.eval().loss(batch).item() for batch in batches) < 0.9 * before
 
 
@@ -166,7 +166,7 @@ def test_names_that_cannot_name_a_task_are_refused(name):
 
 def test_labels_that_cannot_be_written_are_refused_as_words(encoder):
     with pytest.raises(LabelError, match="outside the vocabulary"):
-        build(encoder, options=replace(SMALL, class_answers="words"))
+        build(encoder, options=SMALL.but(class_answers="words"))
 
 
 def test_losses_and_alpha_of_two_processes_add_up():

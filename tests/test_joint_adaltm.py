@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from toy_tasks import two_corpora
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.batches.batch import Batch
+from voxstrata.config.training import Training
 from voxstrata.errors import CheckpointError, RecipeError
 from voxstrata.experiments.run import execute
 from voxstrata.heads.ctc import CTCHead
@@ -31,7 +32,6 @@ from voxstrata.predictions import read_predictions
 from voxstrata.recipes.reading import validate
 from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
-from voxstrata.training.options import FitOptions
 from voxstrata.vocabulary import Vocabulary
 
 LABELS = LabelSet(("anger", "neutral", "sadness"))
@@ -142,10 +142,10 @@ def test_a_task_moves_coefficients_only_where_they_learn_from_it(joint, emotion_
 def test_heads_at_rate_zero_stay_as_they_are_and_coefficients_learn(
     joint, emotion_batch, in_memory, tmp_path
 ):
-    system = joint(rates=RATES.model_copy(update={"head": 0.0, "asr_head": 0.0, "layer_weights": 0.0}))
+    system = joint(rates=RATES.but(head=0.0, asr_head=0.0, layer_weights=0.0))
     before = {name: value.clone() for name, value in system.state_dict().items()}
     source = in_memory([of(emotion_batch, task) for task in ("ser", "asr")])
-    fit(system, source, None, RunFolder(tmp_path), FitOptions(steps=6))
+    fit(system, source, None, RunFolder(tmp_path), Training(steps=6))
     changed = {name for name, value in system.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"model.encoder.coefficients"}
 
@@ -154,7 +154,7 @@ def test_both_losses_fall(joint, emotion_batch, in_memory, tmp_path):
     system = joint(per_task=True).eval()
     batches = [of(emotion_batch, task) for task in ("ser", "asr")]
     before = [float(system.loss(batch).detach()) for batch in batches]
-    fit(system, in_memory(batches), None, RunFolder(tmp_path), FitOptions(steps=60))
+    fit(system, in_memory(batches), None, RunFolder(tmp_path), Training(steps=60))
     after = [float(system.eval().loss(batch).detach()) for batch in batches]
     assert after[0] < 0.8 * before[0] and after[1] < 0.8 * before[1]
     ser, asr = (system.model.merge_of(task).coefficients.detach() for task in ("ser", "asr"))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from voxstrata.backbone.encoder import build_backbone, load_backbone
+from voxstrata.config.training import Training
 from voxstrata.errors import CheckpointError
 from voxstrata.experiments.run import execute
 from voxstrata.heads.emotion import EmotionHeadOptions
@@ -22,7 +23,6 @@ from voxstrata.recipes.reading import validate
 from voxstrata.reporting import page
 from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
-from voxstrata.training.options import FitOptions
 
 LABELS = LabelSet(("anger", "neutral", "sadness"))
 WEIGHTS = class_balanced_weights(torch.eye(3)[[0, 0, 0, 1, 1, 2]])
@@ -63,7 +63,7 @@ def test_layer_weights_and_head_are_trained_and_the_experts_are_not(
     system = LateFusion(fused(experts), WEIGHTS, HeadRates(layer_weights=1e-2, head=1e-2))
     before = {name: p.detach().clone() for name, p in system.named_parameters()}
     first = float(system.eval().loss(emotion_batch).detach())
-    fit(system, in_memory([emotion_batch]), None, RunFolder(tmp_path), FitOptions(steps=25))
+    fit(system, in_memory([emotion_batch]), None, RunFolder(tmp_path), Training(steps=25))
     assert float(system.eval().loss(emotion_batch).detach()) < 0.7 * first
     moved = {name for name, p in system.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name in before if not name.startswith("model.encoder.")}

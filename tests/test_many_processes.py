@@ -14,10 +14,10 @@ from torch import nn
 
 import two_processes
 from two_processes import CASES, STOPPED, Heads, batch, launch, train
-from voxstrata.batches.augment import Augmentation
 from voxstrata.batches.batch import Batch
 from voxstrata.batches.processes import Processes, Share, interleaved
 from voxstrata.batches.source import BatchOptions, BatchSource
+from voxstrata.config.data import Augmentation
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import TrainingError
 from voxstrata.heads.whole_batch import WholeBatchNorm

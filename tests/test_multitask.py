@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.batches.batch import Batch
 from voxstrata.batches.source import BatchOptions, BatchSource
+from voxstrata.config.training import Training
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import CorpusError, RecipeError
 from voxstrata.heads.ctc import CTCHead
@@ -27,7 +28,6 @@ from voxstrata.methods.registry import method_of
 from voxstrata.recipes.reading import validate
 from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
-from voxstrata.training.options import FitOptions
 from voxstrata.vocabulary import Vocabulary
 
 LABELS = LabelSet(("anger", "neutral", "sadness"))
@@ -126,7 +126,7 @@ def test_without_weight_it_is_the_emotion_expert_of_the_same_optimiser(
     systems = {"single": SERFinetune(expert, WEIGHTS, RATES), "joint": multitask(asr_weight=0.0)}
     for name, system in systems.items():
         source = in_memory([emotion_batch])
-        fit(system, source, source, RunFolder(tmp_path / name), FitOptions(steps=4, warmup_steps=2))
+        fit(system, source, source, RunFolder(tmp_path / name), Training(steps=4, warmup_steps=2))
     joint, single = systems["joint"].model, systems["single"].model
     assert all(torch.equal(p, joint.get_parameter(name)) for name, p in single.named_parameters())
     (row,) = systems["joint"].predict(some_clips(emotion_batch, slice(0, 1)))
@@ -136,7 +136,7 @@ def test_without_weight_it_is_the_emotion_expert_of_the_same_optimiser(
 def test_both_tasks_are_learned(multitask, emotion_batch, in_memory, tmp_path):
     system = multitask(asr_weight=1.0)
     before = looped(system.eval(), emotion_batch)
-    fit(system, in_memory([emotion_batch]), None, RunFolder(tmp_path), FitOptions(steps=25))
+    fit(system, in_memory([emotion_batch]), None, RunFolder(tmp_path), Training(steps=25))
     after = looped(system.eval(), emotion_batch)
     assert after[0] < 0.7 * before[0] and after[1] < 0.7 * before[1]
 
@@ -150,7 +150,7 @@ def test_the_best_weights_are_chosen_by_either_loss(
     emotion, words = looped(expected, emotion_batch)
     run = RunFolder(tmp_path)
     source = in_memory([emotion_batch, some_clips(emotion_batch, slice(0, 2))])
-    fit(system, in_memory([emotion_batch]), source, run, FitOptions(steps=1))
+    fit(system, in_memory([emotion_batch]), source, run, Training(steps=1))
     told = run.journal_rows("validation")[0]
     # One step of warm-up rate 1e-3 has changed little: what matters is which sum it is.
     joint = told["emotion_loss"] + 0.3 * told["ctc_loss"]

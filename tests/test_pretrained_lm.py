@@ -21,12 +21,12 @@ from transformers import (
 )
 
 from voxstrata.backbone.encoder import load_backbone
-from voxstrata.errors import CheckpointError, LabelError, RecipeError
+from voxstrata.errors import CheckpointError, LabelError
 from voxstrata.heads.task import Task
 from voxstrata.inference.path import predict
 from voxstrata.labels import LabelSet
-from voxstrata.methods.harmonifuse.lm.pretrained import PretrainedLM, load_pretrained
-from voxstrata.methods.harmonifuse.options import HarmoniFuseOptions, LayerFusionOptions, build_lm
+from voxstrata.methods.harmonifuse.lm.pretrained import build_lm, load_pretrained
+from voxstrata.methods.harmonifuse.options import HarmoniFuseOptions, LayerFusionOptions, LMOptions
 from voxstrata.methods.harmonifuse.system import HarmoniFuse
 from voxstrata.vocabulary import Vocabulary
 
@@ -58,7 +58,7 @@ def llama_folder(tmp_path_factory):
 
 def test_a_pretrained_model_speaks_as_it_did_and_trains_its_adapters_alone(llama_folder):
     pytest.importorskip("peft")
-    model, tokenizer = load_pretrained(PretrainedLM(str(llama_folder), rank=4), seed=0)
+    model, tokenizer = load_pretrained(LMOptions(pretrained=str(llama_folder), rank=4), seed=0)
     whole = LlamaForCausalLM.from_pretrained(llama_folder).eval()
     tokens = torch.tensor([tokenizer.encode("bad cafe")])
     states = model.eval()(model.embed(tokens))
@@ -66,20 +66,20 @@ def test_a_pretrained_model_speaks_as_it_did_and_trains_its_adapters_alone(llama
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained and all(".lora_" in name for name in trained)
     assert {name.split(".layers.")[1][0] for name in trained} == {"0", "1", "2"}
-    again, _ = load_pretrained(PretrainedLM(str(llama_folder), rank=4), seed=0)
+    again, _ = load_pretrained(LMOptions(pretrained=str(llama_folder), rank=4), seed=0)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     model(model.embed(tokens))[-1].square().sum().backward()
     assert all((p.grad is not None) == p.requires_grad for n, p in model.named_parameters())
 
 
 def test_without_adapters_nothing_of_a_pretrained_model_is_trained(llama_folder):
-    model, _ = load_pretrained(PretrainedLM(str(llama_folder), rank=0), seed=0)
+    model, _ = load_pretrained(LMOptions(pretrained=str(llama_folder), rank=0), seed=0)
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_a_pretrained_model_learns_in_the_system(llama_folder, encoder_folder, emotion_batch):
     pytest.importorskip("peft")
-    options = HarmoniFuseOptions(lm=PretrainedLM(str(llama_folder), rank=4, dropout=0.0))
+    options = HarmoniFuseOptions(lm=LMOptions(pretrained=str(llama_folder), rank=4, adapter_dropout=0.0))
     model, tokenizer = build_lm(options, Vocabulary(("x",)), seed=0)
     torch.manual_seed(0)
     tasks = (Task("asr"), Task("ser", LabelSet(("anger", "neutral", "sadness"))))
@@ -106,7 +106,7 @@ def test_a_pretrained_model_learns_in_the_system(llama_folder, encoder_folder, e
 
 
 def test_a_pretrained_tokenizer_writes_and_reads(llama_folder):
-    _, tokenizer = load_pretrained(PretrainedLM(str(llama_folder), rank=0), seed=0)
+    _, tokenizer = load_pretrained(LMOptions(pretrained=str(llama_folder), rank=0), seed=0)
     assert (tokenizer.eos, tokenizer.size) == (1, 11)
     assert tokenizer.decode(tokenizer.encode("bad cafe")) == "bad cafe"
     with pytest.raises(LabelError, match="does not know"):
@@ -118,7 +118,7 @@ def test_a_tokenizer_without_an_end_token_is_refused(llama_folder, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     save_tokenizer(tmp_path, eos=None)
     with pytest.raises(CheckpointError, match="no end token"):
-        load_pretrained(PretrainedLM(str(tmp_path)), seed=0)
+        load_pretrained(LMOptions(pretrained=str(tmp_path)), seed=0)
 
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -129,7 +129,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path):
     LlamaForCausalLM(LlamaConfig(vocab_size=5, **LLAMA_LIKE)).save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
     with pytest.raises(CheckpointError, match=r"11 tokens and the model 5; they do not belong together$"):
-        load_pretrained(PretrainedLM(str(tmp_path)), seed=0)
+        load_pretrained(LMOptions(pretrained=str(tmp_path)), seed=0)
 
 
 def test_a_model_without_a_final_norm_to_be_found_names_the_key_to_set(tmp_path):
@@ -137,13 +137,13 @@ def test_a_model_without_a_final_norm_to_be_found_names_the_key_to_set(tmp_path)
         tmp_path
     )
     save_tokenizer(tmp_path)
-    options = HarmoniFuseOptions(lm=PretrainedLM(str(tmp_path), rank=0))
+    options = HarmoniFuseOptions(lm=LMOptions(pretrained=str(tmp_path), rank=0))
     with pytest.raises(
         CheckpointError, match=r"OPTModel has no final norm.*layer_fusion\.norm=plain"
     ) as told:
         build_lm(options, Vocabulary(("x",)), seed=0)
     assert "\n" not in str(told.value)
-    plain = replace(options, layer_fusion=LayerFusionOptions(norm="plain"))
+    plain = options.but(layer_fusion=LayerFusionOptions(norm="plain"))
     model, tokenizer = build_lm(plain, Vocabulary(("x",)), seed=0)
     states = model.eval()(model.embed(torch.tensor([tokenizer.encode("bad")])))
     assert [tuple(state.shape) for state in states] == [(1, 3, 16)] * 2
@@ -168,9 +168,9 @@ def test_a_model_that_changes_its_logits_behind_the_linear_map_is_refused(
         save_tokenizer(tmp_path)
         if value == 4.0:
             with pytest.raises(CheckpointError, match=f"has {key} 4.0 behind its linear map") as told:
-                load_pretrained(PretrainedLM(str(tmp_path), rank=0), seed=0)
+                load_pretrained(LMOptions(pretrained=str(tmp_path), rank=0), seed=0)
             assert "\n" not in str(told.value)
-    model, tokenizer = load_pretrained(PretrainedLM(str(tmp_path), rank=0), seed=0)
+    model, tokenizer = load_pretrained(LMOptions(pretrained=str(tmp_path), rank=0), seed=0)
     whole = kind.from_pretrained(tmp_path).eval()
     tokens = torch.tensor([tokenizer.encode("bad cafe")])
     found = model.output(model.eval()(model.embed(tokens))[-1])
@@ -180,10 +180,10 @@ def test_a_model_that_changes_its_logits_behind_the_linear_map_is_refused(
 def test_what_is_no_language_model_is_refused_in_one_line(tmp_path, encoder_folder):
     for folder in (tmp_path, encoder_folder):
         with pytest.raises(CheckpointError, match="cannot load the language model") as told:
-            load_pretrained(PretrainedLM(str(folder)), seed=0)
+            load_pretrained(LMOptions(pretrained=str(folder)), seed=0)
         assert "\n" not in str(told.value)
-    with pytest.raises(RecipeError, match="rank is -1"):
-        PretrainedLM("x", rank=-1)
+    with pytest.raises(ValueError, match="rank"):
+        LMOptions(pretrained="x", rank=-1)
 
 
 def test_of_a_pretrained_model_a_model_folder_holds_the_adapters_alone(
@@ -196,7 +196,9 @@ def test_of_a_pretrained_model_a_model_folder_holds_the_adapters_alone(
     from voxstrata.methods.model_folder import load_model, save_model
 
     system = build(
-        load_backbone(encoder_folder), (ASR, SER), replace(SMALL, lm=PretrainedLM(str(llama_folder), rank=2))
+        load_backbone(encoder_folder),
+        (ASR, SER),
+        SMALL.but(lm=LMOptions(pretrained=str(llama_folder), rank=2)),
     )
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

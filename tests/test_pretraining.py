@@ -15,6 +15,7 @@ from transformers import WavLMConfig
 
 from voxstrata.backbone.encoder import build_backbone, load_backbone
 from voxstrata.backbone.front_end import PHASES, mel_frequencies, quadrature_filters, start_from_mel
+from voxstrata.config.training import Training
 from voxstrata.heads.layer_sum import LayerSum
 from voxstrata.methods.pretraining.acoustic_targets import WINDOW, AcousticTargets, frames_of
 from voxstrata.methods.pretraining.system import (
@@ -29,7 +30,6 @@ from voxstrata.methods.pretraining.system import (
 from voxstrata.methods.pretraining.tiny_encoder import start_front_end, tiny_config
 from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
-from voxstrata.training.options import FitOptions
 
 SAMPLE_RATE = 16_000
 
@@ -301,7 +301,7 @@ def test_pretraining_learns_in_a_few_steps(tiny_encoder, fitting, emotion_batch,
     groups = made.parameter_groups()
     assert {id(p) for group in groups for p in group.parameters} == {id(p) for p in made.parameters()}
     before = made.eval().loss(emotion_batch).item()
-    fit(made, in_memory([emotion_batch]), None, RunFolder(tmp_path), FitOptions(steps=20))
+    fit(made, in_memory([emotion_batch]), None, RunFolder(tmp_path), Training(steps=20))
     assert made.eval().loss(emotion_batch).item() < 0.8 * before
     assert sum(made.summary().values()) == pytest.approx(3)
 
@@ -313,7 +313,7 @@ def test_encoders_of_other_kinds_learn_and_are_found_again(kind, fitting, emotio
     start_front_end(encoder)
     made = system(encoder, fitting)
     before = made.eval().loss(emotion_batch).item()
-    fit(made, in_memory([emotion_batch]), None, RunFolder(tmp_path), FitOptions(steps=20))
+    fit(made, in_memory([emotion_batch]), None, RunFolder(tmp_path), Training(steps=20))
     assert made.eval().loss(emotion_batch).item() < 0.85 * before
     encoder.eval().save(tmp_path / "saved")
     again = load_backbone(tmp_path / "saved").eval()

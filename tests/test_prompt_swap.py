@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -36,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched")
 
 
 def with_scores(scores: str) -> object:
-    return replace(SMALL, layer_fusion=LayerFusionOptions(width=16, scores=scores))
+    return SMALL.but(layer_fusion=LayerFusionOptions(width=16, scores=scores))
 
 
 def studied(system: HarmoniFuse, clips: Batch) -> PromptSwaps:
@@ -77,7 +76,7 @@ def test_swapping_both_is_asking_the_other_task_with_its_gate(encoder, clips):
     layers = system.prompt_layers(states, "ser", prompt=system.prompts["asr"], gate="asr")
     swapped, asked = system.layer_fusion(layers, "asr"), system.prompt_state(clips, "asr")
     assert torch.equal(swapped.alpha, asked.alpha) and torch.equal(swapped.states, asked.states)
-    one_gate = replace(SMALL, encoder_fusion=EncoderFusionOptions(per_task=False))
+    one_gate = SMALL.but(encoder_fusion=EncoderFusionOptions(per_task=False))
     there, back = studied(moved(build(encoder, options=one_gate)), clips).pairs
     assert there.alpha["both"] == back.alpha["own"] and back.alpha["both"] == there.alpha["own"]
     assert there.alpha["prompt"] == back.alpha["scalars"]
@@ -181,7 +180,7 @@ def test_what_a_model_at_its_start_or_one_that_answers_in_words_cannot_tell(enco
     start = studied(build(encoder).eval(), clips)
     assert start.shares is None and start.notes == ("the scores of all layers are equal, so shares are n/a",)
     assert start.pairs[0].alpha["both"] == pytest.approx([1 / 3] * 3)
-    words = replace(SMALL, class_answers="words", encoder_trained="all")
+    words = SMALL.but(class_answers="words", encoder_trained="all")
     found = studied(moved(build(encoder, options=words, letters="abcdefghijklmnopqrstuvwxyz")), clips)
     assert found.shares is not None and "there is no class head" in found.notes[0]
     assert all(pair.changed == dict.fromkeys(SWAPS[1:]) for pair in found.pairs)

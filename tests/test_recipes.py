@@ -16,7 +16,6 @@ from voxstrata.errors import RecipeError
 from voxstrata.experiments.tables.pieces import points
 from voxstrata.experiments.tables.recipes import order, references, run_values, substitute
 from voxstrata.experiments.tables.table import read_table
-from voxstrata.methods.building import fit_options
 from voxstrata.methods.cuts import corpora_of
 from voxstrata.recipes.reading import (
     dump,
@@ -39,7 +38,7 @@ def test_packaged_recipes_hold_and_read_back(name, tmp_path):
     assert read_recipe(written) == recipe
     assert dump(read_recipe(written)) == dump(recipe)
     if isinstance(recipe, TrainedRecipe):
-        assert fit_options(recipe).total_steps(batches_per_epoch=3) > 0
+        assert recipe.training.total_steps(batches_per_epoch=3) > 0
 
 
 @pytest.mark.parametrize("name", packaged())

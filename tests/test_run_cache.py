@@ -28,7 +28,7 @@ from voxstrata.predictions import read_predictions
 from voxstrata.recipes.reading import read_recipe
 from voxstrata.reporting import page
 from voxstrata.runs import RunFolder
-from voxstrata.training.options import Progress
+from voxstrata.training.progress import Progress
 
 EPOCHS, STEPS = 4, 12
 

@@ -22,7 +22,7 @@ from voxstrata.experiments.run import execute
 from voxstrata.recipes.reading import read_recipe
 from voxstrata.reporting import page
 from voxstrata.runs import RunFolder, write_json
-from voxstrata.training.options import Progress
+from voxstrata.training.progress import Progress
 
 CLIPS = 16
 

@@ -8,12 +8,13 @@ from torch import nn
 from transformers import GPTJConfig, GPTJModel, OPTConfig, OPTModel
 
 from tiny_language_models import EOS, SHAPE, V, gpt2, lm, row_of, score, values
-from voxstrata.errors import CheckpointError, LabelError, RecipeError
+from voxstrata.errors import CheckpointError, LabelError
 from voxstrata.methods.harmonifuse.lm.connector import Connector, stack_frames
-from voxstrata.methods.harmonifuse.lm.decoding import DecodingOptions, decode
-from voxstrata.methods.harmonifuse.lm.language_model import LanguageModel, SmallLM
+from voxstrata.methods.harmonifuse.lm.decoding import decode
+from voxstrata.methods.harmonifuse.lm.language_model import LanguageModel
 from voxstrata.methods.harmonifuse.lm.sequences import Sequences, join
 from voxstrata.methods.harmonifuse.lm.tokenizers import CharacterTokenizer
+from voxstrata.methods.harmonifuse.options import DecodingOptions, LMOptions
 from voxstrata.vocabulary import Vocabulary
 
 
@@ -164,8 +165,8 @@ def test_a_text_has_no_more_tokens_than_positions_are_left(beam, cache):
 
 
 def test_a_shape_that_cannot_be_built_is_refused():
-    with pytest.raises(RecipeError, match="multiple of twice the heads"):
-        SmallLM(size=12, heads=4)
+    with pytest.raises(ValueError, match=r"multiple of twice lm\.heads"):
+        LMOptions(size=12, heads=4)
 
 
 def test_characters_and_back():

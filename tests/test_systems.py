@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from voxstrata.backbone.encoder import load_backbone
+from voxstrata.config.training import Training
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.labels import LabelSet
 from voxstrata.losses import class_balanced_weights
@@ -22,7 +23,6 @@ from voxstrata.methods.registry import method_of
 from voxstrata.recipes.reading import validate
 from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
-from voxstrata.training.options import FitOptions
 from voxstrata.training.schedule import lr_factor
 from voxstrata.vocabulary import Vocabulary
 
@@ -81,7 +81,7 @@ def moved(before, after) -> set[str]:
 def train(system, batch, in_memory, path: Path, steps: int) -> tuple[float, float]:
     """The loss on the batch in eval mode, before and after."""
     before = system.eval().loss(batch).item()
-    fit(system, in_memory([batch]), None, RunFolder(path), FitOptions(steps=steps))
+    fit(system, in_memory([batch]), None, RunFolder(path), Training(steps=steps))
     return before, system.eval().loss(batch).item()
 
 
@@ -120,7 +120,7 @@ def test_a_frozen_front_end_is_not_gone_through_backwards(make, base, emotion_ba
     seen = []
     front = system.model.encoder.model.feature_extractor
     front.register_forward_hook(lambda module, inputs, output: seen.append(output.requires_grad))
-    fit(system, in_memory([emotion_batch]), None, RunFolder(tmp_path), FitOptions(steps=1))
+    fit(system, in_memory([emotion_batch]), None, RunFolder(tmp_path), Training(steps=1))
     assert seen == [False]
 
 
@@ -250,9 +250,7 @@ def test_all_rows_of_a_seed_start_with_the_same_head(encoder_folder, expert_fold
 @pytest.mark.parametrize("make", [ser, asr])
 def test_layers_further_down_learn_more_slowly(make, base):
     rates = FinetuneRates(encoder=1e-3, head=1e-2, layer_decay=0.5)
-    plain = {
-        g.name: g for g in make(base, rates=rates.model_copy(update={"layer_decay": 1.0})).parameter_groups()
-    }
+    plain = {g.name: g for g in make(base, rates=rates.but(layer_decay=1.0)).parameter_groups()}
     decayed = {g.name: g for g in make(base, rates=rates).parameter_groups()}
     assert {name: decayed[name].lr for name in decayed if name.startswith("encoder")} == {
         "encoder/0": 0.25e-3,
@@ -266,7 +264,7 @@ def test_layers_further_down_learn_more_slowly(make, base):
 
 def test_a_warm_head_learns_before_the_encoder(base, emotion_batch, in_memory, tmp_path):
     for steps, expected in ((3, False), (4, True)):
-        system = ser(copy.deepcopy(base), rates=FAST.model_copy(update={"warm_head_steps": 3}))
+        system = ser(copy.deepcopy(base), rates=FAST.but(warm_head_steps=3))
         before = copied(system.named_parameters())
         train(system, emotion_batch, in_memory, tmp_path / str(steps), steps=steps)
         changed = moved(before, system.named_parameters())

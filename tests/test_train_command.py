@@ -24,7 +24,7 @@ from voxstrata.methods.baselines import finetune
 from voxstrata.methods.cuts import cuts_of, limited
 from voxstrata.recipes.reading import read_recipe
 from voxstrata.runs import RunFolder, write_json
-from voxstrata.training.options import Progress
+from voxstrata.training.progress import Progress
 
 
 @pytest.fixture

@@ -15,13 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from voxstrata.batches.batch import Batch, Reference
+from voxstrata.config.training import Training
 from voxstrata.errors import CheckpointError, TrainingError
 from voxstrata.predictions import Prediction
 from voxstrata.runs import RunFolder
 from voxstrata.system import ParameterGroup, System
 from voxstrata.training import checkpoint, disk
 from voxstrata.training.loop import fit
-from voxstrata.training.options import FitOptions, Progress
+from voxstrata.training.progress import Progress
 
 WIDTH = 6
 
@@ -125,7 +126,7 @@ def plain_loop(system: Regression, steps: Sequence[Batch], factors: Sequence[flo
 def test_steps_are_those_of_a_plain_loop_with_two_rates_and_a_schedule(run: RunFolder) -> None:
     ours, oracle = Regression(), Regression()
     result = fit(
-        ours, TRAIN, None, run, FitOptions(epochs=2, schedule="linear", warmup_steps=2, keep_best=False)
+        ours, TRAIN, None, run, Training(epochs=2, schedule="linear", warmup_steps=2, keep_best=False)
     )
     factors = [0.5, 1.0, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
     plain_loop(oracle, TRAIN.batches * 2, factors)
@@ -139,7 +140,7 @@ def test_steps_are_those_of_a_plain_loop_with_two_rates_and_a_schedule(run: RunF
 
 def test_accumulated_batches_make_the_step_of_one_large_batch(run: RunFolder) -> None:
     ours, oracle = Regression(), Regression()
-    fit(ours, TRAIN, None, run, FitOptions(epochs=2, accumulate=3))
+    fit(ours, TRAIN, None, run, Training(epochs=2, accumulate=3))
     # Five batches a pass: a step of three, and one of the two that are left.
     plain_loop(oracle, [together(TRAIN.batches[:3]), together(TRAIN.batches[3:])] * 2, [1.0] * 4)
     for name, tensor in weights(oracle).items():
@@ -153,7 +154,7 @@ def test_validation_loss_weighs_clips_and_runs_in_eval_mode(run: RunFolder) -> N
     system.dropout.p = 0.9
     seen: list[bool] = []
     system.dropout.register_forward_hook(lambda m, *_: seen.append(m.training or torch.is_grad_enabled()))
-    fit(system, TRAIN, DEV, run, FitOptions(steps=5, keep_best=False))
+    fit(system, TRAIN, DEV, run, Training(steps=5, keep_best=False))
     assert seen == [True] * 5 + [False] * 2
     with torch.no_grad():
         expected = system.loss(together(DEV.batches)).item()
@@ -166,7 +167,7 @@ def test_validation_loss_weighs_clips_and_runs_in_eval_mode(run: RunFolder) -> N
 def test_best_weights_come_back_and_patience_ends_the_training(run: RunFolder) -> None:
     backwards = Lists([Batch(b.references, -b.waveforms, b.lengths, b.emotion_targets) for b in DEV.batches])
     system = Regression()
-    result = fit(system, TRAIN, backwards, run, FitOptions(epochs=50, patience=3))
+    result = fit(system, TRAIN, backwards, run, Training(epochs=50, patience=3))
     rows = run.journal_rows("validation")
     losses = [row["loss"] for row in rows]
     assert result.best_loss == min(losses) < losses[-1]
@@ -178,13 +179,13 @@ def test_best_weights_come_back_and_patience_ends_the_training(run: RunFolder) -
 
 
 def test_validation_every_few_steps_and_after_the_last(run: RunFolder) -> None:
-    fit(Regression(), TRAIN, DEV, run, FitOptions(steps=8, validate_every=3))
+    fit(Regression(), TRAIN, DEV, run, Training(steps=8, validate_every=3))
     assert [(row["step"], row["epoch"]) for row in run.journal_rows("validation")] == [(3, 0), (6, 1), (8, 1)]
 
 
 def test_progress_is_told_after_each_step(run: RunFolder) -> None:
     told: list[Progress] = []
-    fit(Regression(), TRAIN, DEV, run, FitOptions(steps=6), told.append)
+    fit(Regression(), TRAIN, DEV, run, Training(steps=6), told.append)
     assert [(p.step, p.steps_total, p.epoch) for p in told] == [
         (1, 6, 0), (2, 6, 0), (3, 6, 0), (4, 6, 0), (5, 6, 0), (6, 6, 1),
     ]  # fmt: skip
@@ -195,7 +196,7 @@ def test_progress_is_told_after_each_step(run: RunFolder) -> None:
 def test_parameters_in_no_group_stay_and_are_not_in_checkpoints(run: RunFolder) -> None:
     system = Regression()
     before = weights(system)
-    fit(system, TRAIN, None, run, FitOptions(steps=3))
+    fit(system, TRAIN, None, run, Training(steps=3))
     assert torch.equal(system.frozen.weight, before["frozen.weight"])
     assert not any(p.requires_grad for p in system.frozen.parameters())
     (folder,) = run.checkpoints.iterdir()
@@ -214,7 +215,7 @@ def test_faulty_parameter_groups_are_refused(run: RunFolder, groups: list[tuple[
     ]
     system.parameter_groups = lambda: made  # type: ignore[method-assign]
     with pytest.raises(TrainingError, match=r"no parameters to train|again in 'b'|not part of the system"):
-        fit(system, TRAIN, None, run, FitOptions(steps=1))
+        fit(system, TRAIN, None, run, Training(steps=1))
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_clips_and_keeps_weights_and_checkpoint(
@@ -229,7 +230,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_clips_and_keeps_weights_and_ch
             Lists([*TRAIN.batches[:3], bad]),
             None,
             run,
-            FitOptions(epochs=1, checkpoint_every_steps=2),
+            Training(epochs=1, checkpoint_every_steps=2),
         )
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-000000002"]
     assert all(torch.isfinite(tensor).all() for tensor in system.state_dict().values())
@@ -243,7 +244,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(run: RunFolder) -
     system = Cusp()
     before = weights(system)
     with pytest.raises(TrainingError, match=r"gradient norm is nan at step 1, with the clips clip-1-0"):
-        fit(system, TRAIN, None, run, FitOptions(steps=1))
+        fit(system, TRAIN, None, run, Training(steps=1))
     assert_same(weights(system), before)
 
 
@@ -252,13 +253,13 @@ def test_a_validation_loss_that_is_not_finite_names_the_clips(run: RunFolder) ->
     bad.waveforms[0, 0] = float("inf")
     bad = Batch(bad.references, torch.zeros(1, WIDTH), bad.lengths, bad.waveforms[:, :2])
     with pytest.raises(TrainingError, match=r"validation loss is inf at step 5, with the clips clip-9-0;"):
-        fit(Regression(), TRAIN, Lists([bad]), run, FitOptions(epochs=1))
+        fit(Regression(), TRAIN, Lists([bad]), run, Training(epochs=1))
 
 
 def test_too_little_space_is_said_before_the_work(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=300_000))
     with pytest.raises(TrainingError, match=r"needs 0\.5 MB for checkpoints .* has 0\.3 MB free") as fault:
-        fit(Regression(), TRAIN, None, run, FitOptions(steps=1))
+        fit(Regression(), TRAIN, None, run, Training(steps=1))
     assert "\n" not in str(fault.value)
     assert not run.journal.exists()
 
@@ -267,7 +268,7 @@ def test_checkpoint_size_is_estimated_from_the_parameters(run: RunFolder) -> Non
     system = Regression()
     system.hidden = nn.Linear(WIDTH, 40_000)
     system.head = nn.Linear(40_000, 2)
-    fit(system, TRAIN, DEV, run, FitOptions(steps=5))
+    fit(system, TRAIN, DEV, run, Training(steps=5))
     (folder,) = run.checkpoints.iterdir()
     real = sum(path.stat().st_size for path in folder.iterdir())
     assert 0.9 < disk.checkpoint_bytes(system) / real < 1.2
@@ -276,7 +277,7 @@ def test_checkpoint_size_is_estimated_from_the_parameters(run: RunFolder) -> Non
 def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(TrainingError, match=r"cannot write into .*file/run .*choose another folder"):
-        fit(Regression(), TRAIN, None, RunFolder(tmp_path / "file" / "run"), FitOptions(steps=1))
+        fit(Regression(), TRAIN, None, RunFolder(tmp_path / "file" / "run"), Training(steps=1))
 
 
 @pytest.mark.parametrize("failing", ["save_file", "torch.save"])
@@ -284,7 +285,7 @@ def test_a_disk_that_fills_up_keeps_the_old_checkpoint_and_the_training_goes_on_
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     undisturbed = Regression()
-    options = FitOptions(epochs=3)
+    options = Training(epochs=3)
     fit(undisturbed, TRAIN, DEV, RunFolder(tmp_path / "other"), options)
     calls = 0
 
@@ -318,30 +319,30 @@ def test_a_journal_that_cannot_be_written_is_one_line(
 
     monkeypatch.setattr(RunFolder, "append", full)
     with pytest.raises(TrainingError, match=r"journal\.jsonl: No space left on device; free space"):
-        fit(Regression(), TRAIN, None, run, FitOptions(steps=1))
+        fit(Regression(), TRAIN, None, run, Training(steps=1))
 
 
 def test_other_options_are_refused_and_named(run: RunFolder) -> None:
-    fit(Regression(), TRAIN, None, run, FitOptions(steps=2))
+    fit(Regression(), TRAIN, None, run, Training(steps=2))
     with pytest.raises(CheckpointError, match=r"steps was 2, is 3") as fault:
-        fit(Regression(), TRAIN, None, run, FitOptions(steps=3))
+        fit(Regression(), TRAIN, None, run, Training(steps=3))
     assert "\n" not in str(fault.value)
     with pytest.raises(CheckpointError, match=r"group head was .*'lr': 0\.005.* is .*'lr': 0\.1"):
-        fit(Regression(lr=1.0), TRAIN, None, run, FitOptions(steps=2))
-    fit(Regression(), TRAIN, None, run, FitOptions(steps=2, checkpoint_every_steps=1))
+        fit(Regression(lr=1.0), TRAIN, None, run, Training(steps=2))
+    fit(Regression(), TRAIN, None, run, Training(steps=2, checkpoint_every_steps=1))
 
 
 def test_a_damaged_checkpoint_is_one_line(run: RunFolder) -> None:
-    fit(Regression(), TRAIN, None, run, FitOptions(steps=2))
+    fit(Regression(), TRAIN, None, run, Training(steps=2))
     (folder,) = run.checkpoints.iterdir()
     (folder / "training.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(CheckpointError, match=r"cannot read the checkpoint .*step-000000002.*to start again"):
-        fit(Regression(), TRAIN, None, run, FitOptions(steps=2))
+        fit(Regression(), TRAIN, None, run, Training(steps=2))
 
 
 def test_a_finished_training_answers_again_without_training(run: RunFolder) -> None:
     first, second = Regression(), Regression()
-    options = FitOptions(epochs=4)
+    options = Training(epochs=4)
     result = fit(first, TRAIN, DEV, run, options)
     journal = run.journal.read_bytes()
     assert fit(second, TRAIN, DEV, run, options) == result
@@ -353,12 +354,12 @@ def test_bfloat16_learns_and_keeps_float32_weights(run: RunFolder, tmp_path: Pat
     seen: set[torch.dtype] = set()
     system = Regression()
     system.head.register_forward_hook(lambda m, i, out: seen.add(out.dtype))
-    fit(system, TRAIN, DEV, run, FitOptions(epochs=20, precision="bf16"))
+    fit(system, TRAIN, DEV, run, Training(epochs=20, precision="bf16"))
     losses = [row["loss"] for row in run.journal_rows("step")]
     assert seen == {torch.bfloat16}
     assert sum(losses[-5:]) < sum(losses[:5]) / 2
     assert all(p.dtype == torch.float32 for p in system.parameters())
-    fit(Regression(), TRAIN, DEV, RunFolder(tmp_path / "fp32"), FitOptions(epochs=20))  # in the same process
+    fit(Regression(), TRAIN, DEV, RunFolder(tmp_path / "fp32"), Training(epochs=20))  # in the same process
     fp32 = RunFolder(tmp_path / "fp32").journal_rows("step")
     assert losses[0] == pytest.approx(fp32[0]["loss"], rel=0.05)
 
@@ -367,23 +368,23 @@ def test_a_source_that_ends_early_is_a_fault(run: RunFolder) -> None:
     short = Lists(TRAIN.batches)
     short.batches_per_epoch = lambda: 7  # type: ignore[method-assign]
     with pytest.raises(TrainingError, match="epoch 0 ended 2 batches before the 7 announced"):
-        fit(Regression(), short, None, run, FitOptions(epochs=1))
+        fit(Regression(), short, None, run, Training(epochs=1))
 
 
 def test_an_empty_validation_source_is_a_fault(run: RunFolder) -> None:
     with pytest.raises(TrainingError, match="validation source gave no batch"):
-        fit(Regression(), TRAIN, Lists([]), run, FitOptions(epochs=1))
+        fit(Regression(), TRAIN, Lists([]), run, Training(epochs=1))
 
 
 def test_training_works_outside_the_main_thread(run: RunFolder) -> None:
-    thread = threading.Thread(target=fit, args=(Regression(), TRAIN, None, run, FitOptions(steps=2)))
+    thread = threading.Thread(target=fit, args=(Regression(), TRAIN, None, run, Training(steps=2)))
     thread.start()
     thread.join()
     assert len(run.journal_rows("step")) == 2
 
 
 def test_checkpoints_hold_no_pickled_objects(run: RunFolder) -> None:
-    fit(Regression(), TRAIN, DEV, run, FitOptions(epochs=1))
+    fit(Regression(), TRAIN, DEV, run, Training(epochs=1))
     (folder,) = run.checkpoints.iterdir()
     assert sorted(p.name for p in folder.iterdir()) == [
         "best.safetensors", "state.json", "training.pt", "weights.safetensors",

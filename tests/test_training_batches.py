@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from voxstrata.batches.batch import Batch
 from voxstrata.batches.source import BatchOptions, BatchSource
+from voxstrata.config.training import Training
 from voxstrata.labels import LabelSet
 from voxstrata.predictions import Prediction
 from voxstrata.runs import RunFolder
 from voxstrata.system import ParameterGroup, System
 from voxstrata.training.loop import fit
-from voxstrata.training.options import FitOptions, Progress
+from voxstrata.training.progress import Progress
 
 LABELS = LabelSet(("high", "low"))
 
@@ -65,7 +66,7 @@ class Crash(Exception):
 
 
 def test_a_crash_within_an_epoch_changes_nothing(tones: CutSet, tmp_path: Path) -> None:
-    options = FitOptions(epochs=8, schedule="linear", accumulate=2, checkpoint_every_steps=1)
+    options = Training(epochs=8, schedule="linear", accumulate=2, checkpoint_every_steps=1)
 
     def train(run: RunFolder, crash_at: int | None = None) -> dict[str, Tensor]:
         def crash(progress: Progress) -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voxstrata.config.training import Training
 from voxstrata.errors import RecipeError
-from voxstrata.training.options import FitOptions
 from voxstrata.training.schedule import lr_factor
 
 
@@ -22,7 +22,7 @@ from voxstrata.training.schedule import lr_factor
 )  # fmt: skip
 def test_options_out_of_range_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(RecipeError):
-        FitOptions(**values)  # type: ignore[arg-type]
+        Training(**values)  # type: ignore[arg-type]
 
 
 @given(st.integers(1, 500), st.integers(0, 600), st.sampled_from(["constant", "linear", "cosine"]), st.data())
@@ -38,6 +38,6 @@ def test_schedule_rises_then_never_rises_again(
 
 @given(st.integers(1, 10_000), st.integers(0, 99))
 def test_a_share_of_the_steps_is_so_many_of_them(total: int, percent: int) -> None:
-    options = FitOptions(steps=total, warmup=percent / 100)
+    options = Training(steps=total, warmup=percent / 100)
     assert options.warmup_of(total) == total * percent // 100 < total
-    assert FitOptions(steps=total, warmup_steps=percent).warmup_of(total) == percent
+    assert Training(steps=total, warmup_steps=percent).warmup_of(total) == percent

@@ -22,13 +22,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from voxstrata.batches.batch import Batch, Reference
+from voxstrata.config.training import Training
 from voxstrata.errors import CheckpointError, Interrupted
 from voxstrata.predictions import Prediction
 from voxstrata.runs import RunFolder
 from voxstrata.system import ParameterGroup, System
 from voxstrata.training import checkpoint
 from voxstrata.training.loop import fit
-from voxstrata.training.options import FitOptions, Progress
+from voxstrata.training.progress import Progress
 from voxstrata.training.seeding import random_states, restore_random_states, seed_everything
 from voxstrata.training.stopping import stop_requests
 
@@ -78,7 +79,7 @@ class Drawn:
             )
 
 
-OPTIONS = FitOptions(epochs=5, accumulate=2, schedule="cosine", warmup_steps=3, checkpoint_every_steps=1)
+OPTIONS = Training(epochs=5, accumulate=2, schedule="cosine", warmup_steps=3, checkpoint_every_steps=1)
 
 
 def train(run: RunFolder, pause_s: float = 0.0, progress: Callable[[Progress], None] | None = None) -> None:

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from test_training_resume import BATCHES, Drawn, Noisy
 from voxstrata.batches.batch import Batch
+from voxstrata.config.training import Training
 from voxstrata.errors import CheckpointError, Interrupted
 from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
-from voxstrata.training.options import FitOptions
 
-EPOCHS = FitOptions(epochs=5, accumulate=2, warmup_steps=3)
-BETWEEN = FitOptions(epochs=5, accumulate=2, warmup_steps=3, validate_every=2)
+EPOCHS = Training(epochs=5, accumulate=2, warmup_steps=3)
+BETWEEN = Training(epochs=5, accumulate=2, warmup_steps=3, validate_every=2)
 
 
 class Drawing(Noisy):
@@ -60,7 +60,7 @@ def checkpoints(run: RunFolder) -> list[str]:
     return [path.name for path in run.checkpoints.iterdir()]
 
 
-def assert_goes_on_as_undisturbed(run: RunFolder, options: FitOptions) -> None:
+def assert_goes_on_as_undisturbed(run: RunFolder, options: Training) -> None:
     undisturbed = RunFolder(run.path.with_name("undisturbed"))
     ours, theirs = Drawing(), Drawing()
     result = fit(ours, Drawn(), Drawn(), run, options)
@@ -86,7 +86,7 @@ def assert_goes_on_as_undisturbed(run: RunFolder, options: FitOptions) -> None:
     ],
 )
 def test_a_validation_that_does_not_end_costs_no_step(
-    tmp_path: Path, options: FitOptions, validation: int, happen: Callable[[], None], left: str
+    tmp_path: Path, options: Training, validation: int, happen: Callable[[], None], left: str
 ) -> None:
     run = RunFolder(tmp_path / "run")
     dev = Ended(BATCHES * (validation - 1) + 3, happen)
@@ -133,7 +133,7 @@ def checkpoint_without(run: RunFolder, *names: str) -> None:
     file.write_text(json.dumps(counters))
 
 
-def stopped(run: RunFolder, options: FitOptions) -> None:
+def stopped(run: RunFolder, options: Training) -> None:
     with pytest.raises(Killed):
         fit(Drawing(), Drawn(), Drawn(), run, options, lambda told: kill() if told.step == 5 else None)
     assert checkpoints(run) == ["step-000000003"]
@@ -152,6 +152,6 @@ def test_an_option_that_the_older_version_did_not_have_is_refused_unless_it_is_t
     run = RunFolder(tmp_path / "run")
     stopped(run, EPOCHS)
     checkpoint_without(run, "clip_norm")
-    other = FitOptions(epochs=5, accumulate=2, warmup_steps=3, clip_norm=0.5)
+    other = Training(epochs=5, accumulate=2, warmup_steps=3, clip_norm=0.5)
     with pytest.raises(CheckpointError, match=r"clip_norm was 1\.0, is 0\.5"):
         fit(Drawing(), Drawn(), Drawn(), run, other)

@@ -16,6 +16,7 @@ from voxstrata.backbone.encoder import SpeechEncoder, build_backbone
 from voxstrata.backbone.families.family import Window
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.batches.processes import Processes
+from voxstrata.config.training import Training
 from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.inference.path import predict_together
 from voxstrata.methods.adaltm.merged import MergedBackbone
@@ -27,12 +28,11 @@ from voxstrata.methods.encoder_models import DimensionModel
 from voxstrata.runs import RunFolder
 from voxstrata.system import System
 from voxstrata.training.loop import fit
-from voxstrata.training.options import FitOptions
 from whisper_by_hand import POSITIONS, redrawn, whisper_config
 
 NAMES = ("merged-clip", "merged-30s", "whole")
 TRAIN, DEV = Rated([3, 1, 4], 1), Rated([3, 1], 2)
-OPTIONS = FitOptions(epochs=2, accumulate=2, keep_best=False)
+OPTIONS = Training(epochs=2, accumulate=2, keep_best=False)
 
 
 def tiny(window: Window) -> SpeechEncoder:

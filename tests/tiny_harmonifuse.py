@@ -9,13 +9,13 @@ import torch
 from voxstrata.batches.batch import Batch
 from voxstrata.heads.task import Task
 from voxstrata.labels import LabelSet
-from voxstrata.methods.harmonifuse.lm.language_model import SmallLM
+from voxstrata.methods.harmonifuse.lm.pretrained import build_lm
 from voxstrata.methods.harmonifuse.options import (
     ConnectorOptions,
     HarmoniFuseOptions,
     HarmoniFuseRates,
     LayerFusionOptions,
-    build_lm,
+    LMOptions,
 )
 from voxstrata.methods.harmonifuse.system import HarmoniFuse
 from voxstrata.vocabulary import Vocabulary
@@ -25,7 +25,7 @@ GENDERS = LabelSet(("female", "male"))
 ASR, SER = Task("asr"), Task("ser", LABELS)
 GENDER = Task("gender", GENDERS, field="gender")
 SMALL = HarmoniFuseOptions(
-    lm=SmallLM(layers=3, size=32, heads=2, feed_forward=64),
+    lm=LMOptions(layers=3, size=32, heads=2, feed_forward=64),
     layer_fusion=LayerFusionOptions(width=16),
     connector=ConnectorOptions(width=48),
     rates=HarmoniFuseRates(new=3e-3, fusion=3e-2, encoder=1e-3),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from transformers import GPT2Config, GPT2Model
 
-from voxstrata.methods.harmonifuse.lm.language_model import LanguageModel, SmallLM, small_lm
+from voxstrata.methods.harmonifuse.lm.language_model import LanguageModel, small_lm
 from voxstrata.methods.harmonifuse.lm.sequences import Sequences, join
+from voxstrata.methods.harmonifuse.options import LMOptions
 
-SHAPE = SmallLM(layers=3, size=16, heads=2, feed_forward=32)
+SHAPE = LMOptions(layers=3, size=16, heads=2, feed_forward=32)
 V, EOS = 6, 0
 
 

@@ -21,6 +21,7 @@ from voxstrata.backbone.encoder import build_backbone
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.batches.batch import Batch, Reference
 from voxstrata.batches.processes import Processes
+from voxstrata.config.training import Training
 from voxstrata.errors import Interrupted, TrainingError
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.heads.emotion import EmotionHeadOptions, PooledLinearHead
@@ -43,7 +44,7 @@ from voxstrata.system import ParameterGroup, System
 from voxstrata.training import loop
 from voxstrata.training.learning import Learner
 from voxstrata.training.loop import fit
-from voxstrata.training.options import FitOptions, Progress
+from voxstrata.training.progress import Progress
 from voxstrata.vocabulary import Vocabulary
 
 WIDTH, TASKS = 6, ("loud", "long", "never")
@@ -178,24 +179,24 @@ def merged_system() -> AdaLTM:
 
 
 #: Name -> system, sizes of training batches, of validation batches, kind of batches, options.
-CASES: dict[str, tuple[Callable[[], System], Any, Any, FitOptions]] = {
+CASES: dict[str, tuple[Callable[[], System], Any, Any, Training]] = {
     "heads": (
         Heads,
         Lists([4, 1, 3, 4, 2, 1], 1),
         Lists([5, 1], 2),
-        FitOptions(epochs=4, accumulate=2, schedule="linear", warmup_steps=2, keep_best=False),
+        Training(epochs=4, accumulate=2, schedule="linear", warmup_steps=2, keep_best=False),
     ),
-    "best": (Heads, Lists([5, 3], 3), Lists([1, 4], 4), FitOptions(epochs=6, patience=2)),
+    "best": (Heads, Lists([5, 3], 3), Lists([1, 4], 4), Training(epochs=6, patience=2)),
     "multitask": (
         multitask_system,
         Spoken([3, 1, 4, 2], 1),
         Spoken([3, 1], 2),
-        FitOptions(epochs=2, accumulate=2, keep_best=False),
+        Training(epochs=2, accumulate=2, keep_best=False),
     ),
-    "merged": (merged_system, Rated([3, 1, 4], 1), Rated([3, 1], 2), FitOptions(epochs=2, keep_best=False)),
+    "merged": (merged_system, Rated([3, 1, 4], 1), Rated([3, 1], 2), Training(epochs=2, keep_best=False)),
 }
 STOPPED_AT = 5
-STOPPED = FitOptions(epochs=4, accumulate=2, keep_best=False)
+STOPPED = Training(epochs=4, accumulate=2, keep_best=False)
 
 
 def train(name: str, out: Path, processes: Processes | None = None) -> System:

@@ -8,50 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxstrata.audio import SAMPLE_RATE
-from voxstrata.errors import RecipeError
+from voxstrata.config.data import Augmentation
 
 Samples = NDArray[np.float32]
 
 _WINDOW, _HOP = 512, 128
 #: Reverberation: seconds in which the sound falls by 60 dB, and level of the direct sound over the rest, dB.
 _DECAY_S, _DIRECT_DB = (0.1, 0.7), (-2.0, 12.0)
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How far training waveforms are changed.
-
-    Args:
-        tempo: largest relative change of tempo; log-uniform in [1 / (1 + tempo), 1 + tempo].
-        pitch: largest shift of the whole spectrum in semitones, either way; the tempo stays.
-        noise: share of the clips that get noise.
-        noise_db: range of the signal-to-noise ratio in dB.
-        reverb: share of the clips that get reverberation.
-
-    Raises:
-        RecipeError: if a value is out of range.
-    """
-
-    tempo: float = 0.0
-    pitch: float = 0.0
-    noise: float = 0.0
-    noise_db: tuple[float, float] = (5.0, 30.0)
-    reverb: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("noise", "reverb"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise RecipeError(f"augment.{name} is {getattr(self, name)}; a share in [0, 1] is needed")
-        for name, most in (("tempo", 1.0), ("pitch", 12.0)):
-            if not 0 <= getattr(self, name) <= most:
-                raise RecipeError(f"augment.{name} is {getattr(self, name)}; allowed are 0 to {most:g}")
-        if self.noise_db[0] > self.noise_db[1]:
-            raise RecipeError(f"augment.noise_db is {self.noise_db}; give the lower number first")
-
-    @property
-    def is_off(self) -> bool:
-        """Whether nothing is ever changed."""
-        return not (self.tempo or self.pitch or self.noise or self.reverb)
 
 
 @dataclass(frozen=True, eq=False)

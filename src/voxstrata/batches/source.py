@@ -12,7 +12,7 @@ from lhotse.cut import Cut
 from numpy.typing import NDArray
 
 from voxstrata.audio import SAMPLE_RATE, audio_file
-from voxstrata.batches.augment import Augmentation, augment
+from voxstrata.batches.augment import augment
 from voxstrata.batches.batch import Batch
 from voxstrata.batches.clip_store import ClipStore
 from voxstrata.batches.clips import EMOTION, BatchClip, TextEncoder, select_clips
@@ -22,6 +22,7 @@ from voxstrata.batches.plan import derived_seed, plan_epoch
 from voxstrata.batches.prefetch import prefetched
 from voxstrata.batches.processes import Share
 from voxstrata.batches.waveforms import WaveformCache, crop_start
+from voxstrata.config.data import Augmentation
 from voxstrata.errors import AudioError, RecipeError
 from voxstrata.labels import LabelSet
 

@@ -21,6 +21,7 @@ from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.benchmarks.measure import Progress, Step, interleaved, machine
 from voxstrata.benchmarks.result import BenchmarkResult, Row
 from voxstrata.benchmarks.shapes import Shape, wavlm_config
+from voxstrata.config.training import Training
 from voxstrata.corpora.prepare import prepare
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.labels import LabelSet
@@ -32,7 +33,6 @@ from voxstrata.methods.cached_states import FrozenLayers, cached_states
 from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
-from voxstrata.training.options import FitOptions
 from voxstrata.training.seeding import seed_everything
 from voxstrata.training.shares import Batches
 
@@ -147,7 +147,7 @@ def _prepare(way: str, options: CachedOptions, folder: Path) -> Step:
                 batches["train"],
                 batches["dev"],
                 RunFolder(Path(run_folder)),
-                FitOptions(epochs=epochs),
+                Training(epochs=epochs),
             )
 
     return step

@@ -22,15 +22,17 @@ from voxstrata.benchmarks.shapes import Shape, wavlm_config
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.heads.task import Task
 from voxstrata.heads.weighted_sum import weighted_sum
-from voxstrata.methods.harmonifuse.lm.decoding import DecodingOptions, decode
-from voxstrata.methods.harmonifuse.lm.language_model import SmallLM, small_lm
+from voxstrata.methods.harmonifuse.lm.decoding import decode
+from voxstrata.methods.harmonifuse.lm.language_model import small_lm
+from voxstrata.methods.harmonifuse.lm.pretrained import build_lm
 from voxstrata.methods.harmonifuse.lm.sequences import join
 from voxstrata.methods.harmonifuse.options import (
     ConnectorOptions,
+    DecodingOptions,
     EncoderFusionOptions,
     HarmoniFuseOptions,
     LayerFusionOptions,
-    build_lm,
+    LMOptions,
 )
 from voxstrata.methods.harmonifuse.system import HarmoniFuse
 from voxstrata.training.seeding import seed_everything
@@ -61,7 +63,7 @@ class HarmoniFuseBenchOptions:
     """
 
     shape: Shape = "base"
-    lm: SmallLM = field(default_factory=lambda: SmallLM(layers=12, size=768, heads=12, feed_forward=3072))
+    lm: LMOptions = field(default_factory=lambda: LMOptions(layers=12, size=768, heads=12, feed_forward=3072))
     batch_size: int = 4
     clip_s: float = 5.0
     tokens: int = 100
@@ -71,7 +73,7 @@ class HarmoniFuseBenchOptions:
 
     def quick(self) -> HarmoniFuseBenchOptions:
         """The same, small enough for a test: its figures say nothing."""
-        lm = SmallLM(layers=2, size=32, heads=2, feed_forward=64)
+        lm = LMOptions(layers=2, size=32, heads=2, feed_forward=64)
         return replace(self, shape="tiny", lm=lm, batch_size=2, clip_s=0.5, tokens=8, repeats=2)
 
 

@@ -149,11 +149,11 @@ def harmonifuse(
 ) -> None:
     """Compare parts of HarmoniFuse with plain ways: decoding, a training step, the sum of encoder states."""
     from voxstrata.benchmarks.harmonifuse import HarmoniFuseBenchOptions, run
-    from voxstrata.methods.harmonifuse.lm.language_model import SmallLM
+    from voxstrata.methods.harmonifuse.options import LMOptions
 
     options = HarmoniFuseBenchOptions(
         shape=shape,  # type: ignore[arg-type]  # checked by run, which names what is allowed
-        lm=SmallLM(lm_layers, lm_size, max(1, lm_size // 64), 4 * lm_size),
+        lm=LMOptions(layers=lm_layers, size=lm_size, heads=max(1, lm_size // 64), feed_forward=4 * lm_size),
         batch_size=batch_size,
         clip_s=clip_s,
         tokens=tokens,

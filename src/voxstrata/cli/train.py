@@ -13,7 +13,7 @@ from voxstrata.cli.dry_run import DRY_RUN, TFLOPS, assumptions, refuse_without_d
 if TYPE_CHECKING:
     from voxstrata.config.recipe import Recipe
     from voxstrata.runs import RunFolder
-    from voxstrata.training.options import Progress
+    from voxstrata.training.progress import Progress
 
 RECIPE = typer.Argument(..., help="A recipe file, or the name of a packaged recipe.")
 OVERRIDES = typer.Argument(None, metavar="[KEY=VALUE]...", help="Laid over the recipe: training.epochs=3")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from voxstrata.config.strict import Fraction, Positive, PositiveNumber, Rate, Strict
+from voxstrata.config.strict import Fraction, Positive, PositiveNumber, Strict
 
 Split = Literal["train", "dev", "test"]
 
@@ -61,14 +61,33 @@ def different(corpora: tuple[CorpusUse, ...]) -> tuple[CorpusUse, ...]:
     return corpora
 
 
-class Augment(Strict):
-    """See `batches.augment.Augmentation`; of training clips only."""
+class Augmentation(Strict):
+    """How far training waveforms are changed.
 
-    tempo: Rate = 0.0
-    pitch: Rate = 0.0
-    noise: Rate = 0.0
+    Args:
+        tempo: largest relative change of tempo; log-uniform in [1 / (1 + tempo), 1 + tempo].
+        pitch: largest shift of the whole spectrum in semitones, either way; the tempo stays.
+        noise: share of the clips that get noise.
+        noise_db: range of the signal-to-noise ratio in dB.
+        reverb: share of the clips that get reverberation.
+    """
+
+    tempo: Annotated[float, Field(ge=0, le=1)] = 0.0
+    pitch: Annotated[float, Field(ge=0, le=12)] = 0.0
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.0
     noise_db: tuple[float, float] = (5.0, 30.0)
-    reverb: Rate = 0.0
+    reverb: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _lower_first(self) -> Augmentation:
+        if self.noise_db[0] > self.noise_db[1]:
+            raise ValueError(f"augment.noise_db is {self.noise_db}; give the lower number first")
+        return self
+
+    @property
+    def is_off(self) -> bool:
+        """Whether nothing is ever changed."""
+        return not (self.tempo or self.pitch or self.noise or self.reverb)
 
 
 class Data(Strict):
@@ -85,7 +104,7 @@ class Data(Strict):
     smoothing: Fraction = 0.0
     batch_size: Positive = 32
     crop_s: PositiveNumber | None = None
-    augment: Augment = Augment()
+    augment: Augmentation = Augmentation()
 
     @field_validator("labels")
     @classmethod

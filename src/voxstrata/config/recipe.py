@@ -9,43 +9,8 @@ from pydantic import AfterValidator, model_validator
 
 from voxstrata.config.data import Data
 from voxstrata.config.leaks import checked_leaks
-from voxstrata.config.strict import Count, Fraction, Positive, PositiveNumber, Seed, Size, Strict
-
-
-class Training(Strict):
-    """The loop: exactly one of epochs and steps, at most one of warmup (a share of them) and warmup_steps."""
-
-    epochs: Positive | None = None
-    steps: Positive | None = None
-    precision: Literal["fp32", "bf16"] = "fp32"
-    accumulate: Positive = 1
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    clip_norm: PositiveNumber = 1.0
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup: Fraction = 0.0
-    warmup_steps: Count = 0
-    patience: Positive | None = None
-    validate_every: Positive | None = None
-    checkpoint_every_steps: Positive | None = None
-    keep_best: bool = True
-
-    @model_validator(mode="after")
-    def _one_length_and_one_warmup(self) -> Training:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give exactly one of epochs and steps")
-        if self.warmup and self.warmup_steps:
-            raise ValueError(
-                f"warmup ({self.warmup:g} of the steps) and warmup_steps ({self.warmup_steps}) are two "
-                "ways of "
-                "saying one thing; set one of them to 0"
-            )
-        return self
-
-
-class TrainingOrNone(Training):
-    """With `epochs: 0` nothing is trained: the model answers with what it starts from."""
-
-    epochs: Count | None = None
+from voxstrata.config.strict import Fraction, Seed, Size, Strict
+from voxstrata.config.training import Training
 
 
 class Head(Strict):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -46,3 +46,11 @@ class Strict(BaseModel):
     """No unknown keys, no number that is none; values are not changed after they were read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def but(self, **changes: Any) -> Self:
+        """The same with other values, which are checked as well.
+
+        Raises:
+            ValueError: if they do not hold.
+        """
+        return type(self)(**{**dict(self), **changes})

@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 from voxstrata.batches.source import BatchSource
 from voxstrata.config.recipe import Recipe
+from voxstrata.config.training import Training
 from voxstrata.errors import RecipeError
-from voxstrata.methods.building import fit_options
 from voxstrata.methods.method import TrainedMethod
 from voxstrata.methods.registry import method_of
 from voxstrata.methods.task_sources import AnySources, TaskSources
-from voxstrata.training.options import FitOptions
 
 #: Steps below which nothing much is learned.
 FEW_STEPS = 20
@@ -64,7 +63,7 @@ def plan_findings(recipe: Any, sources: AnySources) -> PlanFindings:
     faults, doubts = [*_too_few_clips(trained)], [*_unheard_in_dev(sources)]
     method = method_of(recipe)
     if isinstance(method, TrainedMethod):
-        options = fit_options(recipe)
+        options = recipe.training
         per_epoch = sources.train.batches_per_epoch()
         total = options.total_steps(per_epoch)
         if options.epochs != 0:
@@ -106,7 +105,7 @@ def _unheard_in_dev(sources: AnySources) -> Iterator[str]:
             yield f"{name}no dev clip is {named}; the best weights are chosen without such clips"
 
 
-def _too_long_starts(waiting: int, options: FitOptions, total: int) -> Iterator[str]:
+def _too_long_starts(waiting: int, options: Training, total: int) -> Iterator[str]:
     if options.warmup_steps >= total:
         yield (
             f"training.warmup_steps is {options.warmup_steps} and training has {total} steps, so the "

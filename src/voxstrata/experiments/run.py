@@ -26,7 +26,6 @@ from voxstrata.experiments.plan_checks import check_plan
 from voxstrata.experiments.provenance import now, provenance, require_unchanged
 from voxstrata.experiments.result_checks import result_warnings
 from voxstrata.inference.tasks import answers as answers_of
-from voxstrata.methods.building import fit_options
 from voxstrata.methods.cuts import corpora_of
 from voxstrata.methods.method import MeasuredMethod, Say, TrainedMethod
 from voxstrata.methods.registry import method_of
@@ -35,7 +34,7 @@ from voxstrata.predictions import Prediction, read_predictions, write_prediction
 from voxstrata.recipes.reading import dump, read_recipe
 from voxstrata.runs import RunFolder, atomic_write, write_json
 from voxstrata.training.loop import fit
-from voxstrata.training.options import Progress
+from voxstrata.training.progress import Progress
 
 
 def execute(
@@ -85,9 +84,9 @@ def execute(
         if processes.leads:
             _claim(recipe, run)
             guarded.write(run)
-        del guarded  # The training clips are listed in a file now.
         batches = keep(recipe, system, sources, run, say, processes)
-        fit(system, batches.train, batches.dev, run, fit_options(recipe), progress, processes)
+        dev, options = batches.dev, recipe.training
+        fit(system, batches.train, dev, run, options, progress, processes, seed=recipe.seed)
         batches.release()
         if processes.leads:
             method.save(system, run.model)

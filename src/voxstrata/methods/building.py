@@ -17,7 +17,6 @@ from voxstrata.methods.method import Parent, Say
 from voxstrata.methods.sources import Sources
 from voxstrata.methods.task_sources import AnySources, TaskSources
 from voxstrata.system import System
-from voxstrata.training.options import FitOptions
 from voxstrata.training.seeding import seed_everything
 
 
@@ -128,11 +127,6 @@ def trained_parameters(system: System) -> int:
     return sum(p.numel() for group in system.parameter_groups() for p in group.parameters)
 
 
-def fit_options(recipe: TrainedRecipe) -> FitOptions:
-    """The loop's options of a recipe."""
-    return FitOptions(**recipe.training.model_dump(), seed=recipe.seed)
-
-
 def planned_steps(recipe: TrainedRecipe, sources: AnySources) -> int:
     """Optimiser steps, if nothing stops the run early."""
-    return fit_options(recipe).total_steps(sources.train.batches_per_epoch())
+    return recipe.training.total_steps(sources.train.batches_per_epoch())

@@ -8,7 +8,6 @@ from typing import Literal
 
 from lhotse import CutSet
 
-from voxstrata.batches.augment import Augmentation
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.config.recipe import Recipe
 from voxstrata.errors import CorpusError
@@ -82,14 +81,13 @@ def recipe_cuts(recipe: Recipe) -> dict[str, CutSet]:
 def batch_options(recipe: Recipe) -> BatchOptions:
     """How a recipe's training clips are batched, its targets left out."""
     data = recipe.data
-    augment = Augmentation(**data.augment.model_dump())
     return BatchOptions(
         batch_size=data.batch_size,
         crop_s=data.crop_s,
         seed=recipe.seed,
         targets=data.targets,
         smoothing=data.smoothing,
-        augment=None if augment.is_off else augment,
+        augment=None if data.augment.is_off else data.augment,
     )
 
 

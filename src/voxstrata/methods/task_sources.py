@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from lhotse.cut import Cut
 
-from voxstrata.batches.augment import Augmentation
 from voxstrata.batches.clips import TextEncoder
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.batches.task_schedule import TaskBatches, TasksInTurn
@@ -93,7 +92,7 @@ def task_sources(
     tasks = tuple(_task(recipe, name, use) for name, use in uses.items())
     vocabulary = vocabulary or Vocabulary.of([recipe.data.alphabet, *_texts(recipe)])
     encoder: TextEncoder = tokenizer or vocabulary
-    augment = Augmentation(**recipe.data.augment.model_dump())
+    augment = recipe.data.augment
     trained, whole, scored = {}, {}, {}
     for task in tasks:
         use = uses[task.name]

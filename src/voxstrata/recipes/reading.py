@@ -11,12 +11,12 @@ from typing import Annotated, Any, Union
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
+from voxstrata.config.problems import problems_in
 from voxstrata.config.recipe import Recipe
 from voxstrata.documents import parse_yaml, read_yaml_file
 from voxstrata.errors import RecipeError
 from voxstrata.methods.registry import methods
 from voxstrata.recipes.defaults import FIT, KEY, Say, fitting
-from voxstrata.recipes.problems import problems_in
 
 #: Folder of the recipes at the scale of the paper.
 PAPER = "paper"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
 from voxstrata.batches.batch import Batch
 from voxstrata.batches.plan import derived_seed
 from voxstrata.batches.processes import Processes
+from voxstrata.config.training import Training
 from voxstrata.errors import Interrupted, TrainingError
 from voxstrata.runs import RunFolder
 from voxstrata.system import System
@@ -19,8 +19,8 @@ from voxstrata.training.checkpoint import Checkpoint, Checkpoints, TrainingState
 from voxstrata.training.disk import check_disk
 from voxstrata.training.journal import Journal
 from voxstrata.training.learning import Learner
-from voxstrata.training.options import FitOptions, FitResult, Progress
 from voxstrata.training.parameters import Tensors, open_for_training, restore_tensors, trained_tensors
+from voxstrata.training.progress import FitResult, Progress
 from voxstrata.training.schedule import lr_factor
 from voxstrata.training.seeding import random_states, restore_random_states, seed_everything
 from voxstrata.training.shares import Batches, divided
@@ -36,9 +36,11 @@ def fit(
     train: Batches,
     dev: Batches | None,
     run: RunFolder,
-    options: FitOptions,
+    options: Training,
     progress: Callable[[Progress], None] | None = None,
     processes: Processes | None = None,
+    *,
+    seed: int = 0,
 ) -> FitResult:
     """Trains a system; where the run folder holds a checkpoint of this training, goes on from it.
 
@@ -56,6 +58,7 @@ def fit(
         options: how long and how.
         progress: called after each step.
         processes: that train together; None: those that a launcher started, if there was one.
+        seed: of dropout and whatever else draws random numbers in training.
 
     Raises:
         TrainingError: if the disk is full or not writable, or loss or gradient are not finite.
@@ -64,7 +67,7 @@ def fit(
         ProcessLost: if another process ended.
     """
     processes = processes or Processes.join()
-    fitting = _Fitting(system, train, dev, run, options, processes)
+    fitting = _Fitting(system, train, dev, run, options, processes, seed)
     with stop_requests() as stop:
         fitting.start_or_resume()
         if fitting.state.unvalidated:
@@ -93,10 +96,11 @@ class _Fitting:
         train: Batches,
         dev: Batches | None,
         run: RunFolder,
-        options: FitOptions,
+        options: Training,
         processes: Processes,
+        seed: int,
     ) -> None:
-        self.system, self.options, self.processes = system, options, processes
+        self.system, self.options, self.processes, self.seed = system, options, processes, seed
         self.train = divided(train, processes.share)
         self.dev = None if dev is None else divided(dev, processes.share)
         self.groups = open_for_training(system)
@@ -104,13 +108,13 @@ class _Fitting:
             check_disk(run, system)
         # Not the same in all processes: their clips would be dropped out alike.
         index = processes.share.index
-        seed_everything(derived_seed(options.seed, "process", index) if index else options.seed)
+        seed_everything(derived_seed(seed, "process", index) if index else seed)
         self.total = options.total_steps(train.batches_per_epoch())
         self.state = TrainingState()
         self.best: Tensors = {}
         self.resumed_at: int | None = None
         self.journal = Journal(run)
-        defaults = asdict(FitOptions(steps=1)) | {"steps": None}
+        defaults = Training(steps=1).model_dump() | {"steps": None, "seed": 0}
         self.checkpoints = Checkpoints(run.checkpoints, self._fingerprint(), defaults)
         self.learner = Learner(
             system,
@@ -295,7 +299,7 @@ class _Fitting:
 
     def _fingerprint(self) -> dict[str, Any]:
         """What must not change when a training goes on; when checkpoints are written may."""
-        options = asdict(self.options)
+        options = self.options.model_dump() | {"seed": self.seed}
         del options["checkpoint_every_steps"]
         groups = {
             f"group {group.name}": {

@@ -26,7 +26,7 @@ from voxstrata.methods.building import planned_steps
 from voxstrata.methods.method import Say, TrainedMethod
 from voxstrata.methods.registry import method_of
 from voxstrata.runs import folder_lock, is_held, write_json
-from voxstrata.training.options import Progress
+from voxstrata.training.progress import Progress
 
 #: What tells a variant of a scale from the others -> its prepared corpora.
 _Corpora = dict[str, dict[str, PreparedCorpus]]

@@ -6,9 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from voxstrata.config.recipe import BaseRecipe, Head, TrainingOrNone, require_init
+from voxstrata.config.recipe import BaseRecipe, Head, require_init
 from voxstrata.config.strict import Coefficient, Gigabytes, Name, Rate
 from voxstrata.config.task_use import TaskUse
+from voxstrata.config.training import TrainingOrNone
 from voxstrata.methods.frozen_encoder import HeadRates
 
 #: What an encoder can be merged for.

@@ -15,8 +15,9 @@ from torch import Tensor
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.backbone.groups import layer_index
 from voxstrata.batches.batch import Batch
-from voxstrata.config.recipe import BaseRecipe, Head, Training
+from voxstrata.config.recipe import BaseRecipe, Head
 from voxstrata.config.strict import Count, Rate, Strict
+from voxstrata.config.training import Training
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.losses import ctc_loss
 from voxstrata.methods.building import clip_model, load_base

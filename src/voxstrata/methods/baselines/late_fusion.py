@@ -14,8 +14,9 @@ from pydantic import Field
 from torch import Tensor
 
 from voxstrata.backbone.encoder import load_backbone
-from voxstrata.config.recipe import Head, TrainedRecipe, Training
+from voxstrata.config.recipe import Head, TrainedRecipe
 from voxstrata.config.strict import Gigabytes, Name
+from voxstrata.config.training import Training
 from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
 from voxstrata.methods.building import clip_model
 from voxstrata.methods.cached_states import FrozenLayers

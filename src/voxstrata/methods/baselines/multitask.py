@@ -18,8 +18,9 @@ from torch import Tensor
 
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.batches.batch import Batch
-from voxstrata.config.recipe import BaseRecipe, Head, Training
+from voxstrata.config.recipe import BaseRecipe, Head
 from voxstrata.config.strict import Coefficient, Name, Rate
+from voxstrata.config.training import Training
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.losses import ctc_loss, soft_cross_entropy
 from voxstrata.methods.adaltm.merged import MergedBackbone

@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from voxstrata.backbone.encoder import SpeechEncoder
+from voxstrata.config.problems import problem_of
 from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.heads.task import Task
 from voxstrata.labels import LabelSet
-from voxstrata.methods.harmonifuse.lm.decoding import DecodingOptions
-from voxstrata.methods.harmonifuse.lm.language_model import SmallLM
-from voxstrata.methods.harmonifuse.lm.pretrained import PretrainedLM
+from voxstrata.methods.harmonifuse.lm.pretrained import build_lm
 from voxstrata.methods.harmonifuse.lm.tokenizers import CharacterTokenizer
-from voxstrata.methods.harmonifuse.options import (
-    ConnectorOptions,
-    EncoderFusionOptions,
-    HarmoniFuseOptions,
-    HarmoniFuseRates,
-    LayerFusionOptions,
-    build_lm,
-)
+from voxstrata.methods.harmonifuse.options import HarmoniFuseOptions
 from voxstrata.methods.harmonifuse.system import HarmoniFuse
 from voxstrata.methods.model_description import Shapes
 from voxstrata.vocabulary import Vocabulary
 
 KIND = "harmonifuse"
-#: Options that are groups of options.
-_GROUPS = {
-    "encoder_fusion": EncoderFusionOptions,
-    "layer_fusion": LayerFusionOptions,
-    "connector": ConnectorOptions,
-    "decoding": DecodingOptions,
-    "rates": HarmoniFuseRates,
-}
 
 
 def describe(model: HarmoniFuse) -> dict[str, Any]:
@@ -54,7 +38,7 @@ def describe(model: HarmoniFuse) -> dict[str, Any]:
             }
             for task in model.tasks.values()
         ],
-        "options": asdict(model.options),
+        "options": _told(model.options),
         "vocabulary": list(tokenizer.vocabulary.characters)
         if isinstance(tokenizer, CharacterTokenizer)
         else None,
@@ -63,7 +47,7 @@ def describe(model: HarmoniFuse) -> dict[str, Any]:
 
 def saved_tensors(model: HarmoniFuse) -> dict[str, Tensor]:
     """All tensors that neither the encoder's folder nor a pretrained language model's name stands for."""
-    given = isinstance(model.options.lm, PretrainedLM)
+    given = model.options.lm.pretrained is not None
     return {
         name: tensor
         for name, tensor in model.state_dict().items()
@@ -96,7 +80,7 @@ def described(about: Mapping[str, Any], encoder: SpeechEncoder, shapes: Shapes) 
             for row in about["tasks"]
         ]
         vocabulary = Vocabulary(tuple(about["vocabulary"] or ()))
-        if isinstance(options.lm, SmallLM):
+        if options.lm.pretrained is None:
             with torch.device("meta"):
                 planned = saved_tensors(_built(encoder, tasks, options, vocabulary))
             if {name: tuple(tensor.shape) for name, tensor in planned.items()} != dict(shapes):
@@ -120,11 +104,22 @@ def _built(
 
 
 def _line(fault: Exception) -> str:
+    if isinstance(fault, ValidationError):
+        return problem_of(fault)
     return (str(fault).splitlines() or [type(fault).__name__])[0]
 
 
+def _told(options: HarmoniFuseOptions) -> dict[str, Any]:
+    told = options.model_dump(include=set(HarmoniFuseOptions.model_fields))
+    of_pretrained = ("pretrained", "rank", "scale", "adapter_dropout")
+    given = options.lm.pretrained is not None
+    told["lm"] = {key: value for key, value in told["lm"].items() if (key in of_pretrained) == given}
+    return told
+
+
 def _options(told: Mapping[str, Any]) -> HarmoniFuseOptions:
-    lm = told["lm"]
-    plain = {name: value for name, value in told.items() if name not in (*_GROUPS, "lm")}
-    groups: dict[str, Any] = {name: kind(**told[name]) for name, kind in _GROUPS.items()}
-    return HarmoniFuseOptions(lm=PretrainedLM(**lm) if "name" in lm else SmallLM(**lm), **groups, **plain)
+    """Of model.json; that of version 0.1 told of a pretrained language model by other keys."""
+    lm = dict(told["lm"])
+    if "name" in lm:
+        lm = {"pretrained": lm.pop("name"), "adapter_dropout": lm.pop("dropout"), **lm}
+    return HarmoniFuseOptions(**{**told, "lm": lm})

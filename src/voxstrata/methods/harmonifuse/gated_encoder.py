@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from voxstrata.errors import RecipeError
 from voxstrata.heads.weighted_sum import EPSILON, weighted_sum
-
-EncoderFusionMode = Literal["gated", "fixed", "last"]
+from voxstrata.methods.harmonifuse.options import EncoderFusionMode
 
 #: The key of the vector that all tasks share.
 SHARED = "shared"

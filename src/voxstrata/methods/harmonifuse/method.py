@@ -12,17 +12,7 @@ from voxstrata.losses import class_balanced_weights
 from voxstrata.methods.building import load_base, tell_tasks, told_share, trained_parameters
 from voxstrata.methods.cached_states import FrozenLayers
 from voxstrata.methods.frames import hold_against_frames
-from voxstrata.methods.harmonifuse.lm.decoding import DecodingOptions
-from voxstrata.methods.harmonifuse.lm.language_model import SmallLM
-from voxstrata.methods.harmonifuse.lm.pretrained import PretrainedLM, load_tokenizer
-from voxstrata.methods.harmonifuse.options import (
-    ConnectorOptions,
-    EncoderFusionOptions,
-    HarmoniFuseOptions,
-    HarmoniFuseRates,
-    LayerFusionOptions,
-    build_lm,
-)
+from voxstrata.methods.harmonifuse.lm.pretrained import build_lm, load_tokenizer
 from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
 from voxstrata.methods.harmonifuse.system import HarmoniFuse
 from voxstrata.methods.method import Facts, Say, TrainedMethod
@@ -63,15 +53,14 @@ class HarmoniFuseMethod(TrainedMethod[HarmoniFuseRecipe]):
         assert isinstance(sources, TaskSources)
         encoder = load_base(recipe, say)
         hold_against_frames(sources, [encoder.model.config], say, words=False)
-        options = harmonifuse_options(recipe)
-        lm, tokenizer = build_lm(options, sources.vocabulary, seed=recipe.seed)
+        lm, tokenizer = build_lm(recipe, sources.vocabulary, seed=recipe.seed)
         seed_everything(recipe.seed)
         system = HarmoniFuse(
             encoder,
             lm,
             tokenizer,
             sources.tasks,
-            options,
+            recipe,
             _class_weights(recipe, sources),
             None if sources.dev is None else sources.dev.clips(),
         )
@@ -91,26 +80,6 @@ class HarmoniFuseMethod(TrainedMethod[HarmoniFuseRecipe]):
 
 
 METHOD = HarmoniFuseMethod()
-
-
-def harmonifuse_options(recipe: HarmoniFuseRecipe) -> HarmoniFuseOptions:
-    """The model's options of a recipe."""
-    lm = recipe.lm
-    return HarmoniFuseOptions(
-        lm=SmallLM(lm.layers, lm.size, lm.heads, lm.feed_forward, lm.dropout)
-        if lm.pretrained is None
-        else PretrainedLM(lm.pretrained, lm.rank, lm.scale, lm.adapter_dropout),
-        encoder_fusion=EncoderFusionOptions(**recipe.encoder_fusion.model_dump()),
-        layer_fusion=LayerFusionOptions(**recipe.layer_fusion.model_dump()),
-        connector=ConnectorOptions(**recipe.connector.model_dump()),
-        prompt_tokens=recipe.prompt_tokens,
-        label_smoothing=recipe.label_smoothing,
-        class_answers=recipe.class_answers,
-        encoder_trained=recipe.encoder_trained,
-        encoder_top=recipe.encoder_top,
-        decoding=DecodingOptions(**recipe.decoding.model_dump()),
-        rates=HarmoniFuseRates(**recipe.rates.model_dump()),
-    )
 
 
 def _class_weights(recipe: HarmoniFuseRecipe, sources: TaskSources) -> dict[str, torch.Tensor]:

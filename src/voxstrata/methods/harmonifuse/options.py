@@ -1,36 +1,37 @@
-"""What the HarmoniFuse paper leaves open, as options; every default is ours."""
+"""What the HarmoniFuse paper leaves open, as options: sections of its recipe. Every default is ours."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from voxstrata.errors import RecipeError
-from voxstrata.methods.harmonifuse.gated_encoder import EncoderFusionMode
-from voxstrata.methods.harmonifuse.lm.decoding import DecodingOptions
-from voxstrata.methods.harmonifuse.lm.language_model import LanguageModel, SmallLM, StateNorm, small_lm
-from voxstrata.methods.harmonifuse.lm.pretrained import PretrainedLM, load_pretrained
-from voxstrata.methods.harmonifuse.lm.tokenizers import CharacterTokenizer, TextTokenizer
-from voxstrata.methods.harmonifuse.prompt_adaptive import LayerScores
-from voxstrata.vocabulary import Vocabulary
+from pydantic import Field, model_validator
+from torch import Tensor
 
-ClassAnswers = Literal["head", "words"]
-TrainedEncoder = Literal["none", "top", "all"]
+from voxstrata.config.strict import WIDEST, Count, Fraction, Positive, PositiveNumber, Rate, Size, Strict
+
+EncoderFusionMode = Literal["gated", "fixed", "last"]
+LayerScores = Literal["both", "task", "input", "last"]
+#: Form of a language model's states (see `lm.language_model.LanguageModel`).
+StateNorm = Literal["plain", "model", "none"]
 
 
-@dataclass(frozen=True)
-class EncoderFusionOptions:
-    """See `fusion.gated_encoder.GatedEncoderFusion`."""
+class EncoderFusionOptions(Strict):
+    """See `gated_encoder.GatedEncoderFusion`."""
 
     mode: EncoderFusionMode = "gated"
-    layer: int | None = None
+    layer: Positive | None = None
     per_task: bool = True
     normalize: bool = True
 
+    @model_validator(mode="after")
+    def _layer_where_fixed(self) -> EncoderFusionOptions:
+        if (self.mode == "fixed") != (self.layer is not None):
+            raise ValueError("encoder_fusion.layer goes with mode fixed, and is needed there")
+        return self
 
-@dataclass(frozen=True)
-class LayerFusionOptions:
-    """See `fusion.prompt_adaptive.PromptAdaptiveFusion`; `norm`: `speech_lm.language_model.LanguageModel`.
+
+class LayerFusionOptions(Strict):
+    """See `prompt_adaptive.PromptAdaptiveFusion`; `norm`: `lm.language_model.LanguageModel`.
 
     None for `norm` and `last_start` takes what suits the language model: "plain" and 0 (all layers equal)
     from scratch, "model" and 5 for a pretrained one (alpha of the last of 12 layers starts at .93, of 32 at
@@ -38,21 +39,85 @@ class LayerFusionOptions:
     """
 
     scores: LayerScores = "both"
-    width: int = 256
+    width: Size = 256
     norm: StateNorm | None = None
     last_start: float | None = None
 
 
-@dataclass(frozen=True)
-class ConnectorOptions:
-    """See `speech_lm.connector.Connector`."""
+class ConnectorOptions(Strict):
+    """See `lm.connector.Connector`."""
 
-    stack: int = 5
-    width: int = 2048
+    stack: Size = 5
+    width: Size = 2048
 
 
-@dataclass(frozen=True)
-class HarmoniFuseRates:
+class LMOptions(Strict):
+    """A language model from scratch, or a pretrained one with adapters.
+
+    The paper does not state its own; 12 layers of 768 are near it.
+
+    Args:
+        layers: L, from scratch.
+        size: D, from scratch.
+        heads: of attention, from scratch; D is a multiple of twice their number.
+        feed_forward: width of the feed-forward part, from scratch.
+        dropout: of attention weights in training, from scratch.
+        pretrained: hub id or folder of a causal language model with safetensors; None: one from scratch.
+        rank: of the adapters of all linear maps of a pretrained one; 0: none, the model stays as it is.
+        scale: the adapters' output is multiplied by scale / rank.
+        adapter_dropout: before the adapters, in training.
+    """
+
+    layers: Size = 4
+    size: Size = 128
+    heads: Size = 4
+    feed_forward: Size = 512
+    dropout: Fraction = 0.0
+    pretrained: str | None = None
+    rank: Annotated[Count, Field(le=WIDEST)] = 16
+    scale: PositiveNumber = 32.0
+    adapter_dropout: Fraction = 0.05
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> LMOptions:
+        if self.size % (2 * self.heads):
+            raise ValueError("lm.size must be a multiple of twice lm.heads")
+        return self
+
+
+class DecodingOptions(Strict):
+    """How text is searched for, and when a search must end.
+
+    Args:
+        beam: hypotheses kept; 1 is greedy.
+        length_exponent: hypotheses are compared by their log probability / tokens ** this at the end.
+        tokens_per_s: most tokens to a second of speech; fast speech has about 25 characters.
+        tokens_extra: tokens allowed beyond that, for very short clips.
+        repeats: a pattern of tokens follows itself at most so often; 0: as often as the model likes.
+        longest_pattern: tokens in the longest pattern that `repeats` looks for.
+        cache: keep keys and values; without, every step reads everything again, as a reference.
+    """
+
+    beam: Positive = 1
+    length_exponent: Rate = 1.0
+    tokens_per_s: PositiveNumber = 30.0
+    tokens_extra: Count = 10
+    repeats: Count = 8
+    longest_pattern: Positive = 24
+    cache: bool = True
+
+    @model_validator(mode="after")
+    def _a_pattern_may_occur(self) -> DecodingOptions:
+        if self.repeats == 1:
+            raise ValueError("decoding.repeats is 1: give 0 (no limit) or at least 2")
+        return self
+
+    def limits(self, durations_s: Tensor) -> Tensor:
+        """Most tokens [B] for clips of these seconds [B]."""
+        return (durations_s * self.tokens_per_s).ceil().long() + self.tokens_extra
+
+
+class HarmoniFuseRates(Strict):
     """Peak learning rates; 0 freezes a part.
 
     Args:
@@ -63,22 +128,21 @@ class HarmoniFuseRates:
         weight_decay: of all but the fusion scalars and a merged encoder's coefficients.
     """
 
-    new: float = 1e-4
-    adapters: float = 2e-4
-    fusion: float = 1e-3
-    encoder: float = 1e-5
-    weight_decay: float = 0.01
+    new: Rate = 1e-4
+    adapters: Rate = 2e-4
+    fusion: Rate = 1e-3
+    encoder: Rate = 1e-5
+    weight_decay: Rate = 0.01
 
 
-@dataclass(frozen=True)
-class HarmoniFuseOptions:
+class HarmoniFuseOptions(Strict):
     """The model of HarmoniFuse, as far as its paper does not state it.
 
     Args:
-        lm: a language model from scratch, or a pretrained one with adapters.
         encoder_fusion: gated (over all layers), one fixed layer, or the last.
         layer_fusion: scores of the language model's layers.
         connector: from the encoder to the language model.
+        lm: a language model from scratch, or a pretrained one with adapters.
         prompt_tokens: learned embeddings of a task's prompt.
         label_smoothing: of the token loss.
         class_answers: how classes are told: by a linear head on the fused state of the last prompt position,
@@ -88,40 +152,24 @@ class HarmoniFuseOptions:
         encoder_top: number of trained layers, for "top".
         decoding: search for the transcript.
         rates: learning rates.
-
-    Raises:
-        RecipeError: if a value is out of range.
     """
 
-    lm: SmallLM | PretrainedLM = field(default_factory=SmallLM)
-    encoder_fusion: EncoderFusionOptions = field(default_factory=EncoderFusionOptions)
-    layer_fusion: LayerFusionOptions = field(default_factory=LayerFusionOptions)
-    connector: ConnectorOptions = field(default_factory=ConnectorOptions)
-    prompt_tokens: int = 1
-    label_smoothing: float = 0.1
-    class_answers: ClassAnswers = "head"
-    encoder_trained: TrainedEncoder = "none"
-    encoder_top: int = 4
-    decoding: DecodingOptions = field(default_factory=DecodingOptions)
-    rates: HarmoniFuseRates = field(default_factory=HarmoniFuseRates)
-
-    def __post_init__(self) -> None:
-        if self.class_answers not in ("head", "words"):
-            raise RecipeError(f"class_answers is {self.class_answers!r}; allowed are head, words")
-        if self.encoder_trained not in ("none", "top", "all"):
-            raise RecipeError(f"encoder_trained is {self.encoder_trained!r}; allowed are none, top, all")
-        if not 0 <= self.label_smoothing < 1:
-            raise RecipeError(f"label_smoothing is {self.label_smoothing}; at least 0 and below 1 is needed")
-        counts = {"prompt_tokens": self.prompt_tokens, "encoder_top": self.encoder_top}
-        counts |= {"stack": self.connector.stack, "connector width": self.connector.width}
-        for name, count in counts.items():
-            if count < 1:
-                raise RecipeError(f"{name} is {count}; at least 1 is needed")
+    encoder_fusion: EncoderFusionOptions = EncoderFusionOptions()
+    layer_fusion: LayerFusionOptions = LayerFusionOptions()
+    connector: ConnectorOptions = ConnectorOptions()
+    lm: LMOptions = LMOptions()
+    prompt_tokens: Size = 1
+    label_smoothing: Fraction = 0.1
+    class_answers: Literal["head", "words"] = "head"
+    encoder_trained: Literal["none", "top", "all"] = "none"
+    encoder_top: Positive = 4
+    decoding: DecodingOptions = DecodingOptions()
+    rates: HarmoniFuseRates = HarmoniFuseRates()
 
     @property
     def state_norm(self) -> StateNorm:
         """The form of the language model's states, where None was resolved."""
-        default: StateNorm = "model" if isinstance(self.lm, PretrainedLM) else "plain"
+        default: StateNorm = "plain" if self.lm.pretrained is None else "model"
         return self.layer_fusion.norm or default
 
     @property
@@ -129,23 +177,4 @@ class HarmoniFuseOptions:
         """The start of the last layer's scalar, where None was resolved."""
         if self.layer_fusion.last_start is not None:
             return self.layer_fusion.last_start
-        return 5.0 if isinstance(self.lm, PretrainedLM) else 0.0
-
-
-def build_lm(
-    options: HarmoniFuseOptions, vocabulary: Vocabulary, *, seed: int
-) -> tuple[LanguageModel, TextTokenizer]:
-    """The language model of the options with its tokenizer.
-
-    Args:
-        options: their `lm` and the form of its states.
-        vocabulary: characters of a model from scratch; a pretrained one brings its own tokens.
-        seed: of all that starts at random.
-
-    Raises:
-        CheckpointError: if a pretrained model cannot be used.
-    """
-    if isinstance(options.lm, PretrainedLM):
-        return load_pretrained(options.lm, seed=seed, norm=options.state_norm)
-    tokenizer = CharacterTokenizer(vocabulary)
-    return small_lm(options.lm, tokenizer.size, seed=seed, norm=options.state_norm), tokenizer
+        return 0.0 if self.lm.pretrained is None else 5.0

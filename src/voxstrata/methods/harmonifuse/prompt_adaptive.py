@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from voxstrata.errors import RecipeError
-
-LayerScores = Literal["both", "task", "input", "last"]
+from voxstrata.methods.harmonifuse.options import LayerScores
 
 
 class Fused(NamedTuple):

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from voxstrata.config.recipe import TrainedRecipe, Training
+from voxstrata.config.recipe import TrainedRecipe
 from voxstrata.config.strict import Count, Positive, Rate, Size, Strict
+from voxstrata.config.training import Training
 
 
 class TinyEncoder(Strict):

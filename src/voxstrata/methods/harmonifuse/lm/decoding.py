@@ -3,59 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from voxstrata.errors import RecipeError
 from voxstrata.methods.harmonifuse.lm.language_model import LanguageModel
 from voxstrata.methods.harmonifuse.lm.sequences import Sequences
+from voxstrata.methods.harmonifuse.options import DecodingOptions
 
 #: From the L states [R, 1, D] of the newest position to token logits [R, V].
 Score = Callable[[tuple[Tensor, ...]], Tensor]
-
-
-@dataclass(frozen=True)
-class DecodingOptions:
-    """How text is searched for, and when a search must end.
-
-    Args:
-        beam: hypotheses kept; 1 is greedy.
-        length_exponent: hypotheses are compared by their log probability / tokens ** this at the end.
-        tokens_per_s: most tokens to a second of speech; fast speech has about 25 characters.
-        tokens_extra: tokens allowed beyond that, for very short clips.
-        repeats: a pattern of tokens follows itself at most so often; 0: as often as the model likes.
-        longest_pattern: tokens in the longest pattern that `repeats` looks for.
-        cache: keep keys and values; without, every step reads everything again, as a reference.
-
-    Raises:
-        RecipeError: if a value is out of range.
-    """
-
-    beam: int = 1
-    length_exponent: float = 1.0
-    tokens_per_s: float = 30.0
-    tokens_extra: int = 10
-    repeats: int = 8
-    longest_pattern: int = 24
-    cache: bool = True
-
-    def __post_init__(self) -> None:
-        if self.beam < 1 or self.tokens_per_s <= 0 or self.tokens_extra < 0:
-            raise RecipeError(
-                f"beam {self.beam}, tokens_per_s {self.tokens_per_s} and tokens_extra {self.tokens_extra} do "
-                "not go; at least 1, more than 0, and at least 0 are needed"
-            )
-        if self.repeats == 1 or self.repeats < 0 or self.longest_pattern < 1:
-            raise RecipeError(
-                f"repeats {self.repeats} and longest_pattern {self.longest_pattern} do not go; 0 (no limit) "
-                "or at least 2, and at least 1 are needed"
-            )
-
-    def limits(self, durations_s: Tensor) -> Tensor:
-        """Most tokens [B] for clips of these seconds [B]."""
-        return (durations_s * self.tokens_per_s).ceil().long() + self.tokens_extra
 
 
 def decode(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,42 +11,12 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache, LlamaConfig, LlamaModel, PreTrainedModel
 
 from voxstrata.errors import CheckpointError, RecipeError
-
-StateNorm = Literal["plain", "model", "none"]
+from voxstrata.methods.harmonifuse.options import LMOptions, StateNorm
 
 #: How transformers names the norm behind the last layer, in most decoder-only models.
 _FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
 #: How it names a table with a row for each position, where a model has one.
 _POSITION_TABLES = ("wpe", "embed_positions")
-
-
-@dataclass(frozen=True)
-class SmallLM:
-    """Shape of a language model from scratch; the paper's own is not stated, 12 layers of 768 are near it.
-
-    Args:
-        layers: L.
-        size: D.
-        heads: of attention; D is a multiple of twice their number.
-        feed_forward: width of the feed-forward part.
-        dropout: of attention weights, in training.
-
-    Raises:
-        RecipeError: if the sizes do not fit each other.
-    """
-
-    layers: int = 4
-    size: int = 128
-    heads: int = 4
-    feed_forward: int = 512
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if min(self.layers, self.size, self.heads, self.feed_forward) < 1 or self.size % (2 * self.heads):
-            raise RecipeError(
-                f"a language model of {self.layers} layers, size {self.size} and {self.heads} heads cannot "
-                "be built; all are positive, and size is a multiple of twice the heads"
-            )
 
 
 class LanguageModel(nn.Module):
@@ -200,7 +169,7 @@ def _most_positions(model: PreTrainedModel) -> int | None:
     return None
 
 
-def small_lm(options: SmallLM, tokens: int, *, seed: int, norm: StateNorm = "plain") -> LanguageModel:
+def small_lm(options: LMOptions, tokens: int, *, seed: int, norm: StateNorm = "plain") -> LanguageModel:
     """A Llama-type model with random weights, the same for the same seed.
 
     Args:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from voxstrata.errors import CheckpointError, RecipeError
-from voxstrata.methods.harmonifuse.lm.language_model import LanguageModel, StateNorm
-from voxstrata.methods.harmonifuse.lm.tokenizers import PretrainedTokenizer
+from voxstrata.errors import CheckpointError
+from voxstrata.methods.harmonifuse.lm.language_model import LanguageModel, small_lm
+from voxstrata.methods.harmonifuse.lm.tokenizers import CharacterTokenizer, PretrainedTokenizer, TextTokenizer
+from voxstrata.methods.harmonifuse.options import HarmoniFuseOptions, LMOptions, StateNorm
+from voxstrata.vocabulary import Vocabulary
 
 #: What a config says of the logits behind the linear map -> values that leave them as they are.
 _OUTPUT_SCALINGS = {
@@ -19,30 +19,6 @@ _OUTPUT_SCALINGS = {
     "lm_head_multiplier": (None, 1),
     "final_logit_softcapping": (None,),
 }
-
-
-@dataclass(frozen=True)
-class PretrainedLM:
-    """A pretrained model and its adapters.
-
-    Args:
-        name: Hub id or folder of a causal language model with safetensors.
-        rank: of the adapters of all its linear maps; 0: none, the model stays as it is.
-        scale: the adapters' output is multiplied by scale / rank.
-        dropout: before the adapters, in training.
-
-    Raises:
-        RecipeError: if the rank is negative.
-    """
-
-    name: str
-    rank: int = 16
-    scale: float = 32.0
-    dropout: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.rank < 0:
-            raise RecipeError(f"the adapters' rank is {self.rank}; 0 or more is needed")
 
 
 def load_tokenizer(name: str) -> PretrainedTokenizer:
@@ -66,7 +42,7 @@ def _unusable(name: str, fault: Exception) -> CheckpointError:
 
 
 def load_pretrained(
-    options: PretrainedLM, *, seed: int, norm: StateNorm = "model"
+    options: LMOptions, *, seed: int, norm: StateNorm = "model"
 ) -> tuple[LanguageModel, PretrainedTokenizer]:
     """The model in float32 with trainable adapters, the rest frozen; and its tokenizer.
 
@@ -80,7 +56,8 @@ def load_pretrained(
             no final norm to use, its tokenizer has no end token or more tokens than the model, or peft is
             not installed.
     """
-    name = options.name
+    assert options.pretrained is not None
+    name = options.pretrained
     tokenizer = load_tokenizer(name)
     try:
         causal = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
@@ -115,7 +92,7 @@ def _require_plain_output(causal: PreTrainedModel, name: str) -> None:
             )
 
 
-def _add_adapters(model: PreTrainedModel, options: PretrainedLM) -> None:
+def _add_adapters(model: PreTrainedModel, options: LMOptions) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
@@ -125,8 +102,27 @@ def _add_adapters(model: PreTrainedModel, options: PretrainedLM) -> None:
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.scale,
-        lora_dropout=options.dropout,
+        lora_dropout=options.adapter_dropout,
         target_modules="all-linear",
         bias="none",
     )
     inject_adapter_in_model(config, model)
+
+
+def build_lm(
+    options: HarmoniFuseOptions, vocabulary: Vocabulary, *, seed: int
+) -> tuple[LanguageModel, TextTokenizer]:
+    """The language model of the options with its tokenizer.
+
+    Args:
+        options: their `lm` and the form of its states.
+        vocabulary: characters of a model from scratch; a pretrained one brings its own tokens.
+        seed: of all that starts at random.
+
+    Raises:
+        CheckpointError: if a pretrained model cannot be used.
+    """
+    if options.lm.pretrained is not None:
+        return load_pretrained(options.lm, seed=seed, norm=options.state_norm)
+    tokenizer = CharacterTokenizer(vocabulary)
+    return small_lm(options.lm, tokenizer.size, seed=seed, norm=options.state_norm), tokenizer

@@ -51,6 +51,19 @@ def problems_in(fault: ValidationError, schema: Mapping[str, Any]) -> Iterator[s
             yield f"{place or 'recipe'}: {_sentence(error)}"
 
 
+def problem_of(fault: ValidationError) -> str:
+    """The first fault of options that are no recipe, in a sentence.
+
+    Args:
+        fault: of an options object.
+    """
+    error = fault.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{place}: there is no such key"
+    return f"{place}: {_sentence(error)}" if place else _sentence(error)
+
+
 def _figure(value: float) -> str:
     return f"{int(value):,}" if value == int(value) else f"{value:g}"
 
