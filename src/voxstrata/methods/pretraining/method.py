@@ -19,7 +19,7 @@ from voxstrata.methods.frames import hold_against_frames
 from voxstrata.methods.method import Facts, Say, TrainedMethod
 from voxstrata.methods.pretraining.acoustic_targets import AcousticTargets
 from voxstrata.methods.pretraining.recipe import PretrainRecipe
-from voxstrata.methods.pretraining.system import MaskedPrediction, PretrainingOptions, frame_offset
+from voxstrata.methods.pretraining.system import MaskedPrediction, frame_offset
 from voxstrata.methods.pretraining.tiny_encoder import start_front_end, tiny_config
 from voxstrata.methods.sources import Sources, batch_options, recipe_cuts
 from voxstrata.methods.task_sources import AnySources
@@ -78,14 +78,7 @@ class Pretraining(TrainedMethod[PretrainRecipe]):
         ]
         targets.fit(fitting, frame_offset(encoder), seed=recipe.seed)
         seed_everything(recipe.seed)
-        options = PretrainingOptions(
-            lr=recipe.lr,
-            weight_decay=recipe.weight_decay,
-            mask_share=recipe.mask_share,
-            visible_weight=recipe.visible_weight,
-            phoneme_weight=recipe.phoneme_weight,
-        )
-        return MaskedPrediction(encoder, targets, phonemes=len(phonemes), options=options)
+        return MaskedPrediction(encoder, targets, phonemes=len(phonemes), options=recipe)
 
     def kept(self, recipe: PretrainRecipe, system: System) -> None:
         return None

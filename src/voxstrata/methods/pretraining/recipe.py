@@ -42,16 +42,29 @@ class Clusters(Strict):
     fit_batches: Positive = 60
 
 
-class PretrainRecipe(TrainedRecipe):
+class PretrainingOptions(Strict):
+    """Rates and weights.
+
+    Args:
+        lr: peak learning rate; the weights of the layer sums get ten times as much.
+        weight_decay: of everything but the layer sums.
+        mask_share: share of masked frames.
+        visible_weight: weight of the clusters of frames that were not masked.
+        phoneme_weight: of the phonemes' loss.
+    """
+
+    lr: Rate = 3e-4
+    weight_decay: Rate = 0.01
+    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    visible_weight: Rate = 0.1
+    phoneme_weight: Rate = 1.0
+
+
+class PretrainRecipe(TrainedRecipe, PretrainingOptions):
     """Masked prediction of clustered targets, from scratch; with `phonemes` also of the phonemes spoken."""
 
     system: Literal["pretraining"] = "pretraining"
     encoder: TinyEncoder = TinyEncoder()
     clusters: Clusters = Clusters()
     phonemes: bool = False
-    phoneme_weight: Rate = 1.0
-    lr: Rate = 3e-4
-    weight_decay: Rate = 0.01
-    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    visible_weight: Rate = 0.1
     training: Training

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,29 +22,11 @@ from voxstrata.batches.batch import Batch
 from voxstrata.batches.phonemes import UNKNOWN, frame_phonemes
 from voxstrata.heads.emotion import masked_mean
 from voxstrata.methods.pretraining.acoustic_targets import HOP, STATISTICS, AcousticTargets
+from voxstrata.methods.pretraining.recipe import PretrainingOptions
 from voxstrata.predictions import Prediction
 from voxstrata.system import ParameterGroup, System
 
 SPAN = 10
-
-
-@dataclass(frozen=True)
-class PretrainingOptions:
-    """Rates and weights.
-
-    Args:
-        lr: peak learning rate; the weights of the layer sums get ten times as much.
-        weight_decay: of everything but the layer sums.
-        mask_share: share of masked frames.
-        visible_weight: weight of the clusters of frames that were not masked.
-        phoneme_weight: of the phonemes' loss.
-    """
-
-    lr: float = 3e-4
-    weight_decay: float = 0.01
-    mask_share: float = 0.5
-    visible_weight: float = 0.1
-    phoneme_weight: float = 1.0
 
 
 def span_mask(lengths: Tensor, frames: int, share: float, generator: torch.Generator | None = None) -> Tensor:
