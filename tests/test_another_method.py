@@ -14,7 +14,8 @@ import yaml
 from typer.testing import CliRunner
 
 from voxstrata.cli.main import app
-from voxstrata.config.recipe import BaseRecipe, Head
+from voxstrata.config.head import HeadOptions
+from voxstrata.config.recipe import BaseRecipe
 from voxstrata.config.training import Training
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.run import execute
@@ -46,7 +47,7 @@ class LastLayerRecipe(BaseRecipe):
     system: Literal["last-layer"] = "last-layer"
     teacher: str | None = None
     rates: HeadRates = HeadRates()
-    head: Head = Head()
+    head: HeadOptions = HeadOptions()
     training: Training
 
 

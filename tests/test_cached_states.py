@@ -15,10 +15,10 @@ from torch import Tensor
 from voxstrata.audio import load_audio
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.batches.source import BatchOptions, BatchSource
+from voxstrata.config.head import HeadOptions
 from voxstrata.config.training import Training
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import AudioError, CheckpointError
-from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.inference.path import predict
 from voxstrata.labels import LabelSet
 from voxstrata.losses import class_balanced_weights
@@ -56,7 +56,7 @@ def static(encoder_folder, expert_folders):
         vectors = {name: TaskVector.between(base, folder) for name, folder in expert_folders.items()}
         torch.manual_seed(0)
         merged = MergedBackbone(base, vectors, granularity="static")
-        model = EmotionModel(merged, LABELS, EmotionHeadOptions(width=16, **options))
+        model = EmotionModel(merged, LABELS, HeadOptions(width=16, **options))
         weights = class_balanced_weights(torch.eye(3)[[0, 0, 1, 1, 2]])
         return AdaLTM(model, weights, AdaLTMRates(layer_weights=1e-2, head=1e-2))
 

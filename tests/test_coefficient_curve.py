@@ -15,11 +15,11 @@ from voxstrata.analysis.coefficient_curve import Readers, coefficient_curve
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.cli.main import app
+from voxstrata.config.head import HeadOptions
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import CheckpointError, RecipeError
 from voxstrata.evaluation.score import score
 from voxstrata.heads.ctc import CTCHead
-from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.inference.path import predict
 from voxstrata.labels import LabelSet
 from voxstrata.methods.encoder_models import EmotionModel, TranscriptionModel
@@ -42,7 +42,7 @@ def models(encoder_folder, expert_folders, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(3)
     expert, base = load_backbone(expert_folders["ser"]), load_backbone(encoder_folder)
-    options = EmotionHeadOptions(form="d", normalize_layers=True)
+    options = HeadOptions(form="d", normalize_layers=True)
     save_model(EmotionModel(expert, LabelSet(EMOTIONS), options), folder / "ser" / "model")
     head = CTCHead(base.hidden_size, Vocabulary(("a", "b", " ")))
     save_model(TranscriptionModel(base, head), folder / "ctc" / "model")

@@ -8,15 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from voxstrata.config.head import HeadOptions
 from voxstrata.heads.ctc import CTCHead
-from voxstrata.heads.emotion import (
-    AttentiveHead,
-    ConvolutionHead,
-    EmotionHeadOptions,
-    PooledLinearHead,
-    clip_head,
-    masked_mean,
-)
+from voxstrata.heads.emotion import AttentiveHead, ConvolutionHead, PooledLinearHead, clip_head, masked_mean
 from voxstrata.heads.layer_sum import LayerSum
 from voxstrata.vocabulary import Vocabulary
 
@@ -120,7 +114,7 @@ MASK = torch.arange(9) < torch.tensor(LENGTHS).unsqueeze(1)
 
 @pytest.mark.parametrize(("form", "parameters"), [("a", 264_456), ("b", 461_832), ("c", 3_159_048)])
 def test_heads_over_wavlm_large_have_the_published_sizes(form, parameters):
-    head = clip_head(1024, 8, EmotionHeadOptions(form=form))
+    head = clip_head(1024, 8, HeadOptions(form=form))
     assert sum(p.numel() for p in head.parameters()) == parameters
 
 
@@ -131,14 +125,13 @@ def test_options_of_a_head_reach_it():
         ("c", AttentiveHead, 1024, 0.5),
     ):
         default, set_to = (
-            clip_head(8, 3, EmotionHeadOptions(form=form, **given))
-            for given in ({}, {"width": 7, "dropout": 0.3})
+            clip_head(8, 3, HeadOptions(form=form, **given)) for given in ({}, {"width": 7, "dropout": 0.3})
         )
         assert type(default) is type(set_to) is kind
         assert (default.classifier.in_features, default.dropout.p) == (width, dropout)
         assert (set_to.classifier.in_features, set_to.dropout.p) == (7, 0.3)
-    with pytest.raises(ValueError, match="batch_norm is of head form a"):
-        EmotionHeadOptions(form="c", batch_norm=True)
+    with pytest.raises(ValueError, match="batch_norm is of form a"):
+        HeadOptions(form="c", batch_norm=True)
 
 
 def test_head_b_is_pointwise_convolutions_and_a_mean():
@@ -172,7 +165,7 @@ def test_head_c_pools_weighted_mean_and_deviation():
 
 @pytest.mark.parametrize("form", ["a", "b", "c"])
 def test_only_a_head_that_pools_first_answers_from_the_mean_frame(form):
-    head = clip_head(8, 3, EmotionHeadOptions(form=form, width=6)).eval()
+    head = clip_head(8, 3, HeadOptions(form=form, width=6)).eval()
     frames = noise(3, 9, 8)
     pooled = masked_mean(frames, MASK).unsqueeze(1)
     same = torch.allclose(head(frames, MASK), head(pooled, torch.ones(3, 1, dtype=torch.bool)), atol=1e-5)
@@ -181,7 +174,7 @@ def test_only_a_head_that_pools_first_answers_from_the_mean_frame(form):
 
 @pytest.mark.parametrize("form", ["a", "b", "c"])
 def test_every_head_passes_gradients_to_all_it_has(form):
-    head = clip_head(8, 3, EmotionHeadOptions(form=form, width=6, dropout=0.0))
+    head = clip_head(8, 3, HeadOptions(form=form, width=6, dropout=0.0))
     frames = noise(3, 9, 8).requires_grad_()
     head(frames, MASK).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())

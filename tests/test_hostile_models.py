@@ -14,10 +14,10 @@ from torch import nn
 
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.batches.processes import Processes
+from voxstrata.config.head import HeadOptions
 from voxstrata.errors import CheckpointError, RecipeError
 from voxstrata.experiments.provenance import require_unchanged
 from voxstrata.heads.ctc import CTCHead
-from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.inference.models import find_models
 from voxstrata.inference.tasks import answers
 from voxstrata.labels import LabelSet
@@ -33,7 +33,7 @@ LABELS = LabelSet(("anger", "neutral", "sadness"))
 @pytest.fixture
 def saved(encoder_folder, tmp_path) -> Path:
     torch.manual_seed(0)
-    model = EmotionModel(load_backbone(encoder_folder), LABELS, EmotionHeadOptions(width=16))
+    model = EmotionModel(load_backbone(encoder_folder), LABELS, HeadOptions(width=16))
     save_model(model, tmp_path / "run" / "model")
     return tmp_path / "run" / "model"
 
@@ -67,9 +67,9 @@ def test_a_head_in_whole_numbers_is_refused_and_in_half_precision_is_not(saved):
         ({"head": {"width": 10**12}}, r"width 1000000000000.*tensors for 32 at most"),
         ({"head": {"width": -5}}, "width -5"),
         ({"head": {"width": "16"}}, "does not describe"),
-        ({"head": {"width": 16, "dropout": 7}}, "dropout 7"),
+        ({"head": {"width": 16, "dropout": 7}}, r"head\.dropout: found 7; less than 1"),
         ({"head": {"width": 16, "dropout": "x"}}, "does not describe"),
-        ({"head": {"width": 16, "form": "z"}}, "form 'z'"),
+        ({"head": {"width": 16, "form": "z"}}, r"head\.form: found 'z'; allowed: a, b, c, d"),
         ({"head": {"width": 16, "batch_norm": 1}}, "does not describe"),
         ({"head": None}, "does not describe"),
         ({"head": []}, "does not describe"),

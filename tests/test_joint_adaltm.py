@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from toy_tasks import two_corpora
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.batches.batch import Batch
+from voxstrata.config.head import HeadOptions
 from voxstrata.config.training import Training
 from voxstrata.errors import CheckpointError, RecipeError
 from voxstrata.experiments.run import execute
 from voxstrata.heads.ctc import CTCHead
-from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.labels import LabelSet
 from voxstrata.losses import class_balanced_weights
 from voxstrata.methods.adaltm.joint import JointAdaLTM, JointModel
@@ -55,7 +55,7 @@ def joint(encoder_folder, expert_folders):
         torch.manual_seed(0)
         transcriber = CTCHead(base.hidden_size, Vocabulary(("a", "b")))
         words = merged.twin() if per_task else None
-        head = EmotionHeadOptions(form="d", normalize_layers=True)
+        head = HeadOptions(form="d", normalize_layers=True)
         model = JointModel(merged, LABELS, transcriber, head, words)
         return JointAdaLTM(model, WEIGHTS, rates, **options)
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from voxstrata.backbone.encoder import build_backbone, load_backbone
+from voxstrata.config.head import HeadOptions
 from voxstrata.config.training import Training
 from voxstrata.errors import CheckpointError
 from voxstrata.experiments.run import execute
-from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.labels import LabelSet
 from voxstrata.losses import class_balanced_weights
 from voxstrata.methods.baselines.late_fusion import LateFusion
@@ -35,7 +35,7 @@ def experts(expert_folders) -> ParallelEncoders:
 
 def fused(experts: ParallelEncoders, **options: bool) -> EmotionModel:
     torch.manual_seed(0)
-    return EmotionModel(experts, LABELS, EmotionHeadOptions(**options))
+    return EmotionModel(experts, LABELS, HeadOptions(**options))
 
 
 @pytest.mark.parametrize("normalize", [False, True])

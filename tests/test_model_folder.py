@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from voxstrata.backbone.encoder import load_backbone
+from voxstrata.config.head import HeadOptions
 from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.heads.ctc import CTCHead
-from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.labels import LabelSet
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.task_vector import TaskVector
@@ -25,7 +25,7 @@ LABELS = LabelSet(("neutral", "anger", "fear"))  # not in alphabetical order
 
 def emotion(encoder, **options) -> EmotionModel:
     torch.manual_seed(0)
-    model = EmotionModel(encoder, LABELS, EmotionHeadOptions(width=16, **options))
+    model = EmotionModel(encoder, LABELS, HeadOptions(width=16, **options))
     model.layer_sum.logits.data = torch.tensor([0.3, -0.4])
     return model.requires_grad_(False).eval()
 
@@ -51,7 +51,7 @@ def model(request, encoder_folder, expert_folders):
     if request.param == "dimensions":
         torch.manual_seed(0)
         scale = {"centre": torch.tensor([4.1, 3.9, 4.5]), "spread": torch.tensor([0.9, 1.1, 0.8])}
-        return DimensionModel(base, EmotionHeadOptions(form="c", width=16), **scale).eval()
+        return DimensionModel(base, HeadOptions(form="c", width=16), **scale).eval()
     if request.param.startswith("form"):
         return emotion(base, form=request.param[-1], dropout=0.2)
     made = emotion(base, batch_norm=request.param == "batch norm", normalize_layers=True)

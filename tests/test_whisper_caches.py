@@ -12,8 +12,8 @@ from voxstrata.audio import load_audio
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.backbone.families.family import WINDOWS, Window
 from voxstrata.batches.source import BatchOptions, BatchSource
+from voxstrata.config.head import HeadOptions
 from voxstrata.corpora.prepared import PreparedCorpus
-from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.inference.path import predict
 from voxstrata.labels import LabelSet
 from voxstrata.methods.adaltm.merged import MergedBackbone
@@ -38,7 +38,7 @@ def static(folder: Path, window: Window, form: str) -> EmotionModel:
     vectors = {name: TaskVector.between(base, folder / name) for name in ("asr", "ser")}
     merged = MergedBackbone(base, vectors, granularity="static", init={"asr": 0.3, "ser": 0.8})
     torch.manual_seed(0)
-    return EmotionModel(merged, LABELS, EmotionHeadOptions(width=16, form=form)).eval()
+    return EmotionModel(merged, LABELS, HeadOptions(width=16, form=form)).eval()
 
 
 def source(corpus: Path) -> BatchSource:

@@ -16,8 +16,8 @@ from voxstrata.backbone.encoder import SpeechEncoder, build_backbone
 from voxstrata.backbone.families.family import Window
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.batches.processes import Processes
+from voxstrata.config.head import HeadOptions
 from voxstrata.config.training import Training
-from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.inference.path import predict_together
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.recipe import AdaLTMRates
@@ -47,7 +47,7 @@ def system(name: str) -> System:
 
     In float64: before a batch norm a bias has no gradient but rounding, of which AdamW makes whole steps.
     """
-    head = EmotionHeadOptions(width=8, batch_norm=True)
+    head = HeadOptions(width=8, batch_norm=True)
     torch.manual_seed(0)
     if name == "whole":
         model = DimensionModel(tiny("clip").requires_grad_(True), head)

@@ -21,10 +21,11 @@ from voxstrata.backbone.encoder import build_backbone
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.batches.batch import Batch, Reference
 from voxstrata.batches.processes import Processes
+from voxstrata.config.head import HeadOptions
 from voxstrata.config.training import Training
 from voxstrata.errors import Interrupted, TrainingError
 from voxstrata.heads.ctc import CTCHead
-from voxstrata.heads.emotion import EmotionHeadOptions, PooledLinearHead
+from voxstrata.heads.emotion import PooledLinearHead
 from voxstrata.inference.path import predict_together
 from voxstrata.labels import LabelSet
 from voxstrata.losses import soft_cross_entropy
@@ -155,7 +156,7 @@ def multitask_system() -> Multitask:
     """
     torch.manual_seed(0)
     encoder = tiny_encoder()
-    head = EmotionHeadOptions(width=8, batch_norm=True)
+    head = HeadOptions(width=8, batch_norm=True)
     transcriber = CTCHead(encoder.hidden_size, Vocabulary(("a", "b")))
     model = MultitaskModel(encoder, LabelSet(("anger", "neutral", "sadness")), transcriber, head)
     rates = FinetuneRates(encoder=1e-4, head=1e-2, layer_weights=1e-2)
@@ -174,7 +175,7 @@ def merged_system() -> AdaLTM:
     ]
     vectors = {f"v{k}": TaskVector(d, fingerprint(base.weights()), "drawn") for k, d in enumerate(deltas)}
     torch.manual_seed(0)
-    model = DimensionModel(MergedBackbone(base, vectors), EmotionHeadOptions(width=8, batch_norm=True))
+    model = DimensionModel(MergedBackbone(base, vectors), HeadOptions(width=8, batch_norm=True))
     return AdaLTM(model, None, AdaLTMRates(coefficients=1e-2, layer_weights=1e-2, head=0))
 
 

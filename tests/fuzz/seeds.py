@@ -125,8 +125,8 @@ def _tables(folder: Path) -> None:
 
 def _models(folder: Path) -> None:
     from voxstrata.backbone.encoder import build_backbone
+    from voxstrata.config.head import HeadOptions
     from voxstrata.heads.ctc import CTCHead
-    from voxstrata.heads.emotion import EmotionHeadOptions
     from voxstrata.labels import LabelSet
     from voxstrata.methods.encoder_models import (
         DimensionModel,
@@ -144,7 +144,7 @@ def _models(folder: Path) -> None:
         start_front_end(made)
         return made
 
-    labels, words, width = LabelSet(EMOTIONS), Vocabulary(("a", "b")), EmotionHeadOptions(width=8)
+    labels, words, width = LabelSet(EMOTIONS), Vocabulary(("a", "b")), HeadOptions(width=8)
     base = encoder(0)
     base.save(folder / "base")
     with torch.no_grad():

@@ -5,30 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator
 
 from voxstrata.config.data import Data
 from voxstrata.config.leaks import checked_leaks
-from voxstrata.config.strict import Fraction, Seed, Size, Strict
+from voxstrata.config.strict import Seed, Strict
 from voxstrata.config.training import Training
-
-
-class Head(Strict):
-    """Layer sum and head (see heads/)."""
-
-    form: Literal["a", "b", "c", "d"] = "a"
-    width: Size | None = None
-    dropout: Fraction | None = None
-    batch_norm: bool = False
-    normalize_layers: bool = False
-
-    @model_validator(mode="after")
-    def _batch_norm_of_form_a(self) -> Head:
-        if self.batch_norm and self.form != "a":
-            raise ValueError(f"head.batch_norm is of form a: leave it out for form {self.form}")
-        if self.width is not None and self.form == "d":
-            raise ValueError("head.width is of forms a, b and c: leave it out for form d")
-        return self
 
 
 class Recipe(Strict):

@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from voxstrata.config.head import HeadOptions
 from voxstrata.heads.whole_batch import WholeBatchNorm
 
-#: A: linear, mean over frames, linear (EMO-SUPERB). B: pointwise convolutions, mean, two linear maps
-#: (vox-profile). C: attentive statistics, two linear maps (baseline of the MSP-Podcast challenge). D: mean
-#: and standard deviation over frames, batch norm, one linear map.
-Form = Literal["a", "b", "c", "d"]
 
-
-@dataclass(frozen=True)
-class EmotionHeadOptions:
-    """Form of layer sum and head.
-
-    Args:
-        form: see `Form`.
-        width: features inside the head; None for the form's own: 256, of form c 1024; form d has none.
-        dropout: None for the form's own: 0, of form b 0.1, of form c 0.5.
-        batch_norm: see `PooledLinearHead`; of form a only.
-        normalize_layers: see `LayerSum`.
-
-    Raises:
-        ValueError: if the form has no batch norm.
-    """
-
-    form: Form = "a"
-    width: int | None = None
-    dropout: float | None = None
-    batch_norm: bool = False
-    normalize_layers: bool = False
-
-    def __post_init__(self) -> None:
-        if self.batch_norm and self.form != "a":
-            raise ValueError(f"batch_norm is of head form a, not of {self.form}: leave it out")
-        if self.width is not None and self.form == "d":
-            raise ValueError("width is of head forms a, b and c: leave it out for form d")
-
-
-def clip_head(size: int, outputs: int, options: EmotionHeadOptions) -> ClipHead:
+def clip_head(size: int, outputs: int, options: HeadOptions) -> ClipHead:
     """The head that the options tell of.
 
     Args:

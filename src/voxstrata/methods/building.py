@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
-from voxstrata.config.recipe import BaseRecipe, Head, Recipe, TrainedRecipe
-from voxstrata.heads.emotion import EmotionHeadOptions
+from voxstrata.config.head import HeadOptions
+from voxstrata.config.recipe import BaseRecipe, Recipe, TrainedRecipe
 from voxstrata.labels import DIMENSIONS
 from voxstrata.losses import class_balanced_weights
 from voxstrata.methods.adaltm.task_vector import TaskVector
@@ -60,11 +60,6 @@ def vector_parents(vectors: Mapping[str, str]) -> tuple[Parent, ...]:
     return tuple(Parent(name, source, ("vectors", name), "checkpoint") for name, source in vectors.items())
 
 
-def head_options(head: Head) -> EmotionHeadOptions:
-    """The options of an emotion head."""
-    return EmotionHeadOptions(**head.model_dump())
-
-
 def class_weights(sources: Sources, say: Say) -> torch.Tensor:
     """Weights of the classes, [C], by how many training clips each has; says which have none."""
     if (line := sources.train.absent_classes()) is not None:
@@ -73,7 +68,7 @@ def class_weights(sources: Sources, say: Say) -> torch.Tensor:
 
 
 def clip_model(
-    recipe: Recipe, head: Head, encoder: ClipBackbone, sources: Sources, say: Say
+    recipe: Recipe, head: HeadOptions, encoder: ClipBackbone, sources: Sources, say: Say
 ) -> tuple[ClipModel, torch.Tensor | None]:
     """A model of a recipe's targets, and the weights [C] of its classes; None where ratings are learned.
 
@@ -87,12 +82,12 @@ def clip_model(
     seed_everything(recipe.seed)
     if recipe.data.targets != "dimensions":
         assert sources.labels is not None
-        return EmotionModel(encoder, sources.labels, head_options(head)), class_weights(sources, say)
+        return EmotionModel(encoder, sources.labels, head), class_weights(sources, say)
     ratings = torch.from_numpy(sources.train.rating_matrix())
     centre, spread = ratings.mean(0), ratings.std(0, correction=0).clamp_min(1e-3)
     shown = [f"{name} {c:.2f} ± {s:.2f}" for name, c, s in zip(DIMENSIONS, centre, spread, strict=True)]
     say(f"training ratings: {', '.join(shown)}")
-    return DimensionModel(encoder, head_options(head), centre=centre, spread=spread), None
+    return DimensionModel(encoder, head, centre=centre, spread=spread), None
 
 
 def tell_tasks(sources: TaskSources, say: Say, *, prompts: bool = False) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from voxstrata.backbone.encoder import SpeechEncoder, States
 from voxstrata.batches.batch import Batch
+from voxstrata.config.head import HeadOptions
 from voxstrata.heads.ctc import CTCHead
-from voxstrata.heads.emotion import EmotionHeadOptions, clip_head
+from voxstrata.heads.emotion import clip_head
 from voxstrata.heads.layer_sum import ConcatenatedSums, LayerSum
 from voxstrata.heads.whole_batch import WholeBatch, all_rows
 from voxstrata.labels import DIMENSIONS, LabelSet
@@ -39,11 +40,9 @@ class ClipModel(nn.Module):
         options: form of layer sum and head; None for the paper's.
     """
 
-    def __init__(
-        self, encoder: ClipBackbone, outputs: int, options: EmotionHeadOptions | None = None
-    ) -> None:
+    def __init__(self, encoder: ClipBackbone, outputs: int, options: HeadOptions | None = None) -> None:
         super().__init__()
-        options = options or EmotionHeadOptions()
+        options = options or HeadOptions()
         self.encoder = encoder
         self.options = options
         self.front_cache: FrontCache | None = None
@@ -96,9 +95,7 @@ class EmotionModel(ClipModel):
         options: form of layer sum and head; None for the paper's.
     """
 
-    def __init__(
-        self, encoder: ClipBackbone, labels: LabelSet, options: EmotionHeadOptions | None = None
-    ) -> None:
+    def __init__(self, encoder: ClipBackbone, labels: LabelSet, options: HeadOptions | None = None) -> None:
         super().__init__(encoder, len(labels), options)
         self.labels = labels
 
@@ -146,7 +143,7 @@ class DimensionModel(ClipModel, WholeBatch):
     def __init__(
         self,
         encoder: ClipBackbone,
-        options: EmotionHeadOptions | None = None,
+        options: HeadOptions | None = None,
         *,
         centre: Tensor | None = None,
         spread: Tensor | None = None,
@@ -252,7 +249,7 @@ class MultitaskModel(EmotionModel):
         encoder: Backbone,
         labels: LabelSet,
         transcriber: CTCHead,
-        options: EmotionHeadOptions | None = None,
+        options: HeadOptions | None = None,
     ) -> None:
         super().__init__(encoder, labels, options)
         self.transcriber = transcriber

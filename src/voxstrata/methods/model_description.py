@@ -6,16 +6,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from voxstrata.backbone.families.family import WINDOWS, Window
 from voxstrata.backbone.finite import require_finite
+from voxstrata.config.head import HeadOptions
+from voxstrata.config.problems import problem_of
 from voxstrata.documents import read_json_object
 from voxstrata.errors import CheckpointError
-from voxstrata.heads.emotion import EmotionHeadOptions, Form
 from voxstrata.labels import LabelSet
 from voxstrata.vocabulary import Vocabulary
 
@@ -59,7 +61,7 @@ class Description:
     words: str
     experts: tuple[str, ...] | None
     labels: LabelSet | None
-    head: EmotionHeadOptions | None
+    head: HeadOptions | None
     vocabulary: Vocabulary | None
     about: Mapping[str, Any]
 
@@ -183,17 +185,11 @@ def _opened(folder: Path) -> Iterator[Any]:
         raise CheckpointError(f"cannot read {path}: {reason}; {_ADVICE}") from None
 
 
-def _head_options(told: Any) -> EmotionHeadOptions:
-    options = EmotionHeadOptions(**_typed(told, dict))
-    if options.form not in get_args(Form):
-        raise ValueError(f"head form {options.form!r}; allowed are {', '.join(get_args(Form))}")
-    _typed(options.width, int, type(None))
-    for flag in (options.batch_norm, options.normalize_layers):
-        _typed(flag, bool)
-    dropout = _typed(options.dropout, int, float, type(None))
-    if dropout is not None and not 0 <= dropout <= 1:
-        raise ValueError(f"dropout {dropout}; allowed is 0 to 1")
-    return options
+def _head_options(told: Any) -> HeadOptions:
+    try:
+        return HeadOptions.model_validate(_typed(told, dict), strict=True)
+    except ValidationError as fault:
+        raise ValueError(f"head.{problem_of(fault)}") from None
 
 
 def _require_sizes(about: Mapping[str, Any], shapes: Shapes, where: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,12 +126,12 @@ def _describe(model: Model) -> dict[str, object]:
         return shared | harmonifuse_folder.describe(model)
     if isinstance(model, MultitaskModel):
         characters = list(model.transcriber.vocabulary.characters)
-        told = {"labels": list(model.labels), "head": asdict(model.options), "vocabulary": characters}
+        told = {"labels": list(model.labels), "head": model.options.model_dump(), "vocabulary": characters}
         return shared | {"kind": "multitask"} | told | _describe_merges(model)
     if isinstance(model, EmotionModel):
-        return shared | {"kind": "emotion", "labels": list(model.labels), "head": asdict(model.options)}
+        return shared | {"kind": "emotion", "labels": list(model.labels), "head": model.options.model_dump()}
     if isinstance(model, DimensionModel):
-        return shared | {"kind": "dimensions", "head": asdict(model.options)}
+        return shared | {"kind": "dimensions", "head": model.options.model_dump()}
     assert isinstance(model, TranscriptionModel)
     return shared | {"kind": "transcription", "vocabulary": list(model.head.vocabulary.characters)}
 

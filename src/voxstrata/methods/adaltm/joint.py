@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from voxstrata.backbone.encoder import States
 from voxstrata.batches.batch import Batch
+from voxstrata.config.head import HeadOptions
 from voxstrata.heads.ctc import CTCHead
-from voxstrata.heads.emotion import EmotionHeadOptions
 from voxstrata.labels import LabelSet
 from voxstrata.losses import ctc_loss, soft_cross_entropy
 from voxstrata.methods.adaltm.merged import MergedBackbone
@@ -50,7 +50,7 @@ class JointModel(MultitaskModel):
         encoder: MergedBackbone,
         labels: LabelSet,
         transcriber: CTCHead,
-        options: EmotionHeadOptions | None = None,
+        options: HeadOptions | None = None,
         words_encoder: MergedBackbone | None = None,
     ) -> None:
         super().__init__(encoder, labels, transcriber, options)

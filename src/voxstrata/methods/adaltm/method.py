@@ -18,7 +18,6 @@ from voxstrata.methods.adaltm.recipe import AdaLTMRecipe
 from voxstrata.methods.adaltm.system import AdaLTM, coefficient_reach
 from voxstrata.methods.building import (
     clip_model,
-    head_options,
     load_base,
     load_vectors,
     planned_steps,
@@ -150,7 +149,7 @@ def _for_both_tasks(
     # Again, so that either head starts as the same head of other rows does.
     seed_everything(recipe.seed)
     words_encoder = merged.twin() if recipe.coefficients == "per_task" else None
-    model = JointModel(merged, labels, transcriber, head_options(recipe.head), words_encoder)
+    model = JointModel(merged, labels, transcriber, recipe.head, words_encoder)
     model.words = recipe.words
     for task, source in recipe.start_heads.items():
         _start_head(model, task, source)

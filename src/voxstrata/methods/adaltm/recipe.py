@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from voxstrata.config.recipe import BaseRecipe, Head, require_init
+from voxstrata.config.head import HeadOptions
+from voxstrata.config.recipe import BaseRecipe, require_init
 from voxstrata.config.strict import Coefficient, Gigabytes, Name, Rate
 from voxstrata.config.task_use import TaskUse
 from voxstrata.config.training import TrainingOrNone
@@ -52,7 +53,7 @@ class AdaLTMRecipe(BaseRecipe):
     start_heads: dict[JointTask, str] = Field(default_factory=dict)
     fit_on: Literal["train", "heldout"] = "train"
     rates: AdaLTMRates = AdaLTMRates()
-    head: Head = Head()
+    head: HeadOptions = HeadOptions()
     cache_gb: Gigabytes = 10.0
     training: TrainingOrNone
 

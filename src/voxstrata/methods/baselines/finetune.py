@@ -15,7 +15,8 @@ from torch import Tensor
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.backbone.groups import layer_index
 from voxstrata.batches.batch import Batch
-from voxstrata.config.recipe import BaseRecipe, Head
+from voxstrata.config.head import HeadOptions
+from voxstrata.config.recipe import BaseRecipe
 from voxstrata.config.strict import Count, Rate, Strict
 from voxstrata.config.training import Training
 from voxstrata.heads.ctc import CTCHead
@@ -61,7 +62,7 @@ class FinetuneRecipe(BaseRecipe):
     system: Literal["finetune"] = "finetune"
     task: Literal["ser", "asr"]
     rates: FinetuneRates = FinetuneRates()
-    head: Head = Head()
+    head: HeadOptions = HeadOptions()
     freeze_front_end: bool = True
     training: Training
 

@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 from voxstrata.backbone.encoder import load_backbone
-from voxstrata.config.recipe import Head, TrainedRecipe
+from voxstrata.config.head import HeadOptions
+from voxstrata.config.recipe import TrainedRecipe
 from voxstrata.config.strict import Gigabytes, Name
 from voxstrata.config.training import Training
 from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
@@ -46,7 +47,7 @@ class LateFusionRecipe(TrainedRecipe):
     window: Literal["clip", "30s"] = "clip"
     fit_on: Literal["train", "heldout"] = "train"
     rates: HeadRates = HeadRates()
-    head: Head = Head()
+    head: HeadOptions = HeadOptions()
     cache_gb: Gigabytes = 10.0
     training: Training
 

@@ -18,14 +18,15 @@ from torch import Tensor
 
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.batches.batch import Batch
-from voxstrata.config.recipe import BaseRecipe, Head
+from voxstrata.config.head import HeadOptions
+from voxstrata.config.recipe import BaseRecipe
 from voxstrata.config.strict import Coefficient, Name, Rate
 from voxstrata.config.training import Training
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.losses import ctc_loss, soft_cross_entropy
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.baselines.finetune import FinetuneRates, encoder_groups
-from voxstrata.methods.building import class_weights, head_options, load_base, load_vectors, vector_parents
+from voxstrata.methods.building import class_weights, load_base, load_vectors, vector_parents
 from voxstrata.methods.encoder_models import JointLogits, MultitaskModel
 from voxstrata.methods.fits import BASE, Fit, emotion_defaults
 from voxstrata.methods.frames import hold_against_frames
@@ -54,7 +55,7 @@ class MultitaskRecipe(BaseRecipe):
     selected_by: Selection = "joint"
     clips: Literal["both", "any"] = "both"
     rates: FinetuneRates = FinetuneRates()
-    head: Head = Head()
+    head: HeadOptions = HeadOptions()
     freeze_front_end: bool = False
     training: Training
 
@@ -215,7 +216,7 @@ class MultitaskMethod(TrainedMethod[MultitaskRecipe]):
         # Again, so that either head starts as the same head of other rows does.
         seed_everything(recipe.seed)
         return Multitask(
-            MultitaskModel(encoder, sources.labels, transcriber, head_options(recipe.head)),
+            MultitaskModel(encoder, sources.labels, transcriber, recipe.head),
             class_weights(sources, say),
             recipe.rates,
             asr_weight=recipe.asr_weight,
