@@ -308,17 +308,21 @@ def rooms() -> set[str]:
     return modules | {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
 
 
-def test_the_tree_in_the_readme_names_what_exists_and_every_room() -> None:
-    (tree,) = blocks(section(README, "The tree"), "text")
-    named, parent = set(), ROOT
-    for line in tree.splitlines():
-        inside, cells = line.startswith(" "), re.split(r"\s{2,}", line.strip())
-        names = cells if " " not in cells[-1] else cells[:1]
-        for name in names:
-            assert (parent / name if inside else ROOT / name).exists(), name
-        named.update(names)
-        parent = parent if inside else ROOT / names[0]
-    assert rooms() <= named
+def test_the_tree_of_methods_names_what_exists() -> None:
+    (tree,) = blocks(
+        section((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"), "Methods: a paper is a folder"),
+        "text",
+    )
+    named, places = set(), {0: PACKAGE / "methods"}
+    for line in tree.splitlines()[1:]:
+        depth = (len(line) - len(line.lstrip())) // 4
+        for name in re.split(r",\s*", re.split(r"\s{2,}", line.strip())[0]):
+            place = places[depth - 1] / name
+            assert place.exists() or place.with_suffix(".py").exists(), name
+            places[depth] = place
+            named.add(name.removesuffix(".py").removesuffix("/"))
+    folders = {path.parent.name for path in (PACKAGE / "methods").glob("*/__init__.py")}
+    assert folders <= named
 
 
 def imported_rooms(path: Path) -> set[str]:

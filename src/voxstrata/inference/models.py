@@ -37,7 +37,7 @@ def find_models(
     Args:
         source: a run or model folder, or a published recogniser; None for a transcriber alone.
         transcriber: a whole Whisper whose words are taken in place of all others.
-        language: see `systems.whisper_decoder.WhisperTranscriber`.
+        language: see `methods.transcribers.whisper_decoder.WhisperTranscriber`.
         words: what Whisper's decoder listens to, "plain" or "merged"; None: as model.json says.
 
     Raises:

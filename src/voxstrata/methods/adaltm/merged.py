@@ -48,7 +48,7 @@ class MergedBackbone(nn.Module):
             "global": one per vector, Parameter [1, K]; "static": fixed, buffer [1, K].
         init: start value of the coefficients, for all or per vector (the paper: 0.5).
         dtype: in which the vectors are held; None keeps theirs. Sums stay in the base's precision.
-        engine: how gradients are had: "lean" (`merging.engine`), or "plain", which keeps all merged weights
+        engine: how gradients are had: "lean" (`lean.engine`), or "plain", which keeps all merged weights
             and their gradients: a reference, and faster for small encoders (`engine_for`).
         gradient_checkpointing: keep of each layer its input only, for the least memory; lean only.
 
