@@ -22,7 +22,7 @@ def test_bench_harmonifuse_prints_and_writes_what_it_found(tmp_path):
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert told["reference"] == "plain"
-    assert [row["part"] for row in told["rows"]] == ["decoding", "training step", "sum of states"]
+    assert [row["part"] for row in told["rows"]] == ["decoding", "training step"]
     assert all(row["modes"]["ours"]["time_ratio"] > 0 for row in told["rows"])
     assert told["figures"] == {"padding efficiency, prepared": pytest.approx(0.95, abs=0.05)}
     assert "padding efficiency" in done.stderr
@@ -37,7 +37,7 @@ def test_both_ways_of_a_part_give_the_same():
 
 def test_each_way_is_asked_for_its_own_work(monkeypatch):
     asked = []
-    for name in ("_decoding", "_training_step", "_sum_of_states"):
+    for name in ("_decoding", "_training_step"):
         monkeypatch.setattr(
             harmonifuse, name, lambda ours, options, name=name: lambda: asked.append((name, ours))
         )
@@ -45,7 +45,7 @@ def test_each_way_is_asked_for_its_own_work(monkeypatch):
         step = harmonifuse._prepare(way, HarmoniFuseBenchOptions())
         for case in harmonifuse.CASES:
             step(case)
-    names = ("_decoding", "_training_step", "_sum_of_states")
+    names = ("_decoding", "_training_step")
     assert asked == [(name, False) for name in names] + [(name, True) for name in names]
 
 
@@ -74,24 +74,6 @@ def test_a_training_step_has_both_fusions_or_last_layers(fused, only, scores, mo
     learn()
     after = [parameter for group in system.parameter_groups() for parameter in group.parameters]
     assert not all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
-
-
-def test_states_are_stacked_in_one_way_only_with_the_same_gradient():
-    # Of two normalised layers with equal weights the gradient is zero.
-    options = HarmoniFuseBenchOptions(batch_size=2, clip_s=0.2)
-    gradients, largest = {}, {}
-    for one_by_one in (True, False):
-        add = harmonifuse._sum_of_states(one_by_one, options)
-        sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda saved, sizes=sizes: sizes.append(saved.numel()) or saved, lambda saved: saved
-        ):
-            first = add().clone()
-        assert torch.equal(add(), first), "gradients of two runs must not add up"
-        gradients[one_by_one], largest[one_by_one] = first, max(sizes)
-    torch.testing.assert_close(gradients[True], gradients[False], rtol=1e-4, atol=1e-7)
-    assert gradients[True].abs().min() > 1e-5
-    assert largest[False] == len(gradients[True]) * largest[True]
 
 
 def test_padding_is_the_share_of_speech_in_padded_batches():

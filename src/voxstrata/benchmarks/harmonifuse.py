@@ -1,4 +1,4 @@
-"""What HarmoniFuse's parts cost: decoding with a cache, fusions in a training step, the sum of states."""
+"""What HarmoniFuse's parts cost: decoding with a cache, fusions in a training step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from voxstrata.audio import SAMPLE_RATE
 from voxstrata.backbone.encoder import build_backbone
@@ -21,7 +20,6 @@ from voxstrata.benchmarks.result import BenchmarkResult, Row
 from voxstrata.benchmarks.shapes import Shape, wavlm_config
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.heads.task import Task
-from voxstrata.heads.weighted_sum import weighted_sum
 from voxstrata.methods.harmonifuse.lm.decoding import decode
 from voxstrata.methods.harmonifuse.lm.language_model import small_lm
 from voxstrata.methods.harmonifuse.lm.pretrained import build_lm
@@ -39,10 +37,10 @@ from voxstrata.training.seeding import seed_everything
 from voxstrata.vocabulary import Vocabulary
 
 COMPARES = {
-    "plain": "decoding reads all anew for each token; a step takes last layers only; states are stacked",
-    "ours": "decoding keeps keys and values; a step has both fusions; states are added up one by one",
+    "plain": "decoding reads all anew for each token; a step takes last layers only",
+    "ours": "decoding keeps keys and values; a step has both fusions",
 }
-CASES = ("decoding", "training step", "sum of states")
+CASES = ("decoding", "training step")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz' "
 _EOS = 0
 
@@ -132,7 +130,7 @@ def padding_efficiency(lengths_s: Sequence[float], *, batch_size: int = 16, buck
 
 
 def _prepare(way: str, options: HarmoniFuseBenchOptions) -> Step:
-    build = {"decoding": _decoding, "training step": _training_step, "sum of states": _sum_of_states}
+    build = {"decoding": _decoding, "training step": _training_step}
     steps: dict[str, Callable[[], object]] = {}
 
     def step(case: str) -> None:
@@ -198,24 +196,3 @@ def _training_step(fused: bool, options: HarmoniFuseBenchOptions) -> Callable[[]
         return optimizer.step()
 
     return learn
-
-
-def _sum_of_states(one_by_one: bool, options: HarmoniFuseBenchOptions) -> Callable[[], object]:
-    config = wavlm_config(options.shape)
-    shape = (options.batch_size, int(50 * options.clip_s), config.hidden_size)
-    generator = torch.Generator().manual_seed(3)
-    layers = [torch.randn(shape, generator=generator) for _ in range(config.num_hidden_layers)]
-    logits = torch.zeros(len(layers), requires_grad=True)
-
-    def add() -> Tensor | None:
-        weights = torch.softmax(logits, dim=0)
-        logits.grad = None
-        if one_by_one:
-            total = weighted_sum(weights, layers, normalize=True)
-        else:
-            stacked = F.layer_norm(torch.stack(layers), shape[-1:])
-            total = torch.einsum("l,lbtd->btd", weights, stacked)
-        total.square().mean().backward()
-        return logits.grad
-
-    return add

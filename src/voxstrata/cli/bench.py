@@ -147,7 +147,7 @@ def harmonifuse(
     quick: bool = QUICK,
     as_json: bool = AS_JSON,
 ) -> None:
-    """Compare parts of HarmoniFuse with plain ways: decoding, a training step, the sum of encoder states."""
+    """Compare parts of HarmoniFuse with plain ways: decoding, a training step."""
     from voxstrata.benchmarks.harmonifuse import HarmoniFuseBenchOptions, run
     from voxstrata.methods.harmonifuse.options import LMOptions
 

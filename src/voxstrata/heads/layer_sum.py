@@ -9,6 +9,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def normalized(state: Tensor) -> Tensor:
+    """A layer's state [B, T, D] at zero mean and unit variance over its features, without parameters."""
+    return F.layer_norm(state, state.shape[-1:])
+
+
+def weighted_sum(weights: Tensor, layers: Sequence[Tensor]) -> Tensor:
+    """sum_l w_l H(l): [L], L tensors [B, T, D] -> [B, T, D]; one by one, so that no stack of L is held.
+
+    Raises:
+        ValueError: if the number of states is not L.
+    """
+    if len(layers) != len(weights):
+        raise ValueError(f"{len(layers)} states for {len(weights)} layer weights")
+    total = weights[0] * layers[0]
+    for weight, state in zip(weights[1:], layers[1:], strict=True):
+        total = total + weight * state
+    return total
+
+
 class LayerSum(nn.Module):
     """H_out = sum_l softmax(w)_l H(l) over layers 1..L (AdaLTM equation 5; weights start equal).
 
@@ -41,21 +60,15 @@ class LayerSum(nn.Module):
 
     def prepared(self, state: Tensor) -> Tensor:
         """A layer's state [B, T, D] as it is weighed; nothing that is trained has a part in it."""
-        return F.layer_norm(state, state.shape[-1:]) if self.normalize else state
+        return normalized(state) if self.normalize else state
 
     def weighted(self, layers: Sequence[Tensor]) -> Tensor:
-        """L prepared states -> [B, T, D]; summed one by one, so that no stack of L states is held.
+        """L prepared states -> [B, T, D].
 
         Raises:
             ValueError: if the number of states is not L.
         """
-        if len(layers) != len(self.logits):
-            raise ValueError(f"{len(layers)} states for {len(self.logits)} layer weights")
-        weights = self.weights
-        total = weights[0] * layers[0]
-        for weight, state in zip(weights[1:], layers[1:], strict=True):
-            total = total + weight * state
-        return total
+        return weighted_sum(self.weights, layers)
 
 
 class ConcatenatedSums(LayerSum):
@@ -86,7 +99,6 @@ class ConcatenatedSums(LayerSum):
             raise ValueError(f"{len(layers)} states for {len(self.logits)} layer weights")
         sums, start = [], 0
         for weights in self.weights.split(self.layer_counts):
-            states = layers[start : start + len(weights)]
+            sums.append(weighted_sum(weights, layers[start : start + len(weights)]))
             start += len(weights)
-            sums.append(sum(weight * state for weight, state in zip(weights, states, strict=True)))
-        return torch.cat([torch.as_tensor(total) for total in sums], dim=-1)
+        return torch.cat(sums, dim=-1)

@@ -3,7 +3,8 @@
 Sources. Multiplications and additions of a transformer, and a backward that costs two forwards: Kaplan et
 al., "Scaling laws for neural language models" (arXiv 2001.08361), section 2.1. Bytes that a layer keeps for
 its backward, s b h (34 + 5 a s / h) in half precision: Korthikanti et al., "Reducing activation recomputation
-in large transformer models" (arXiv 2205.05198), equation 2. What the merge keeps: methods/adaltm/lean/engine.py.
+in large transformer models" (arXiv 2205.05198), equation 2. What the merge keeps: see
+`methods.adaltm.lean.engine`.
 """
 
 from __future__ import annotations

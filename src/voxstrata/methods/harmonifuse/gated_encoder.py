@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from voxstrata.errors import RecipeError
-from voxstrata.heads.weighted_sum import EPSILON, weighted_sum
+from voxstrata.heads.layer_sum import normalized, weighted_sum
 from voxstrata.methods.harmonifuse.options import EncoderFusionMode
 
 #: The key of the vector that all tasks share.
@@ -80,5 +80,7 @@ class GatedEncoderFusion(nn.Module):
             raise ValueError(f"{len(layers)} states for {self.num_layers} layers")
         if self.only is not None:
             state = layers[self.only - 1]
-            return F.layer_norm(state, state.shape[-1:], eps=EPSILON) if self.normalize else state
-        return weighted_sum(self.weights(task), layers, normalize=self.normalize)
+            return normalized(state) if self.normalize else state
+        states = [normalized(state) for state in layers] if self.normalize else layers
+        wide = torch.promote_types(layers[0].dtype, torch.float32)
+        return weighted_sum(self.weights(task), [state.to(wide) for state in states]).to(layers[0].dtype)
