@@ -16,9 +16,8 @@ from transformers import (
     WavLMForCTC,
 )
 
-from voxstrata.backbone.encoder import SpeechEncoder, build_backbone, load_backbone
+from voxstrata.backbone.encoder import SpeechEncoder, build_backbone, load_backbone, normalize_waveforms
 from voxstrata.backbone.groups import group_sizes, layer_index, partition
-from voxstrata.backbone.waveforms import normalize_waveforms
 from voxstrata.errors import AudioError, CheckpointError, VoxstrataError
 
 CONFIGS = {"wavlm": WavLMConfig, "hubert": HubertConfig, "wav2vec2": Wav2Vec2Config}

@@ -19,7 +19,7 @@ from voxstrata.errors import CheckpointError, RecipeError
 from voxstrata.experiments.provenance import require_unchanged
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.inference.models import find_models
-from voxstrata.inference.tasks import answers
+from voxstrata.inference.path import answers
 from voxstrata.labels import LabelSet
 from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.methods.model_folder import load_model, model_kind, save_model, vocabulary_of

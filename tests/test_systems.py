@@ -22,8 +22,8 @@ from voxstrata.methods.encoder_models import EmotionModel, TranscriptionModel
 from voxstrata.methods.registry import method_of
 from voxstrata.recipes.reading import validate
 from voxstrata.runs import RunFolder
+from voxstrata.training.learning import lr_factor
 from voxstrata.training.loop import fit
-from voxstrata.training.schedule import lr_factor
 from voxstrata.vocabulary import Vocabulary
 
 LABELS = LabelSet(("anger", "neutral", "sadness"))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from voxstrata.config.training import Training
 from voxstrata.errors import RecipeError
-from voxstrata.training.schedule import lr_factor
+from voxstrata.training.learning import lr_factor
 
 
 @pytest.mark.parametrize(

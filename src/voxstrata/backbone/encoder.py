@@ -19,7 +19,6 @@ from voxstrata.backbone.families.family import Family, FrontEnd, Window
 from voxstrata.backbone.families.registry import family_of
 from voxstrata.backbone.folder import write_model_folder
 from voxstrata.backbone.origin import find_origin
-from voxstrata.backbone.waveforms import normalize_waveforms
 from voxstrata.errors import AudioError, CheckpointError
 
 
@@ -347,3 +346,23 @@ def load_backbone(
         model, normalize=normalize, final_norm=final_norm, attention=attention, window=window
     )
     return encoder.requires_grad_(False).eval()
+
+
+def normalize_waveforms(waveforms: Tensor, lengths: Tensor) -> Tensor:
+    """Zero mean and unit variance over each clip's valid samples; zero behind them.
+
+    The same as `Wav2Vec2FeatureExtractor` with an attention mask.
+
+    Args:
+        waveforms: [B, N].
+        lengths: [B] valid samples.
+
+    Returns:
+        [B, N].
+    """
+    mask = torch.arange(waveforms.shape[1], device=waveforms.device) < lengths.unsqueeze(1)
+    count = lengths.unsqueeze(1)
+    mean = (waveforms * mask).sum(1, keepdim=True) / count
+    centred = (waveforms - mean) * mask
+    variance = centred.square().sum(1, keepdim=True) / count
+    return centred / torch.sqrt(variance + 1e-7)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from voxstrata.cli import corpus_shar, corpus_synth
+from voxstrata.cli import corpus_synth
 
 if TYPE_CHECKING:
     from voxstrata.corpora.faults import Fault
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_corpora)
     group.command("prepare")(prepare_corpus)
     corpus_synth.register(group)
-    corpus_shar.register(group)
+    group.command("shar")(shar)
     app.add_typer(group, name="corpus")
 
 
@@ -194,3 +194,22 @@ def _emotion_lines(summary: CorpusSummary) -> list[str]:
         numbers = [*(by_split[split] for split in splits), sum(by_split.values())]
         lines.append(f"{name:<{width}}" + "".join(f"{number:>8}" for number in numbers))
     return lines
+
+
+def shar(
+    prepared: Path = typer.Argument(help="A prepared corpus."),
+    out: Path = typer.Argument(help="New or empty folder; a prepared corpus too, with all its audio."),
+    shard_clips: int = typer.Option(1000, "--shard-clips", min=1, help="Clips in a tar."),
+) -> None:
+    """Pack a prepared corpus and its audio into tars (lhotse Shar), to copy and to train from."""
+    from voxstrata.cli.progress import bar
+    from voxstrata.corpora.prepared import PreparedCorpus
+    from voxstrata.corpora.shar import write_shar
+
+    corpus = PreparedCorpus.load(prepared)
+    total = corpus.summary.splits["all"].clips
+    with bar("clips") as (_, advance):
+        packed = write_shar(
+            corpus, out, shard_clips=shard_clips, progress=lambda done: advance(done, total, corpus.name)
+        )
+    typer.echo(packed.folder)

@@ -25,7 +25,7 @@ from voxstrata.experiments.parents import base_of, experts_of
 from voxstrata.experiments.plan_checks import check_plan
 from voxstrata.experiments.provenance import now, provenance, require_unchanged
 from voxstrata.experiments.result_checks import result_warnings
-from voxstrata.inference.tasks import answers as answers_of
+from voxstrata.inference.path import answers as answers_of
 from voxstrata.methods.cuts import corpora_of
 from voxstrata.methods.method import MeasuredMethod, Say, TrainedMethod
 from voxstrata.methods.registry import method_of

@@ -9,8 +9,9 @@ from torch import nn
 
 from voxstrata.batches.batch import Batch
 from voxstrata.batches.processes import Processes, interleaved
+from voxstrata.batches.task_schedule import TasksInTurn
 from voxstrata.errors import TrainingError
-from voxstrata.predictions import Prediction, finite_or_error
+from voxstrata.predictions import Prediction, finite_or_error, one_row_each
 from voxstrata.training.shares import Batches, divided
 
 
@@ -64,3 +65,21 @@ def predict_together(model: nn.Module, batches: Batches, processes: Processes) -
     if len({row.id for row in rows}) < len(rows):
         raise TrainingError("a clip is answered for by two processes; all need the same corpora and recipe")
     return rows
+
+
+def answers(model: nn.Module, batches: Batches, processes: Processes) -> list[Prediction]:
+    """As `predict_together`; a clip that stands in the batches of several tasks has one row with all answers.
+
+    Args:
+        model: the same in all processes.
+        batches: the same in all processes.
+        processes: that make them together.
+
+    Raises:
+        PredictionsError: if two tasks have different clips of one id.
+    """
+    if not isinstance(batches, TasksInTurn):
+        return predict_together(model, batches, processes)
+    return one_row_each(
+        row for source in batches.sources.values() for row in predict_together(model, source, processes)
+    )

@@ -18,10 +18,9 @@ from voxstrata.system import System
 from voxstrata.training.checkpoint import Checkpoint, Checkpoints, TrainingState
 from voxstrata.training.disk import check_disk
 from voxstrata.training.journal import Journal
-from voxstrata.training.learning import Learner
+from voxstrata.training.learning import Learner, lr_factor
 from voxstrata.training.parameters import Tensors, open_for_training, restore_tensors, trained_tensors
 from voxstrata.training.progress import FitResult, Progress
-from voxstrata.training.schedule import lr_factor
 from voxstrata.training.seeding import random_states, restore_random_states, seed_everything
 from voxstrata.training.shares import Batches, divided
 from voxstrata.training.stopping import StopRequest, stop_requests

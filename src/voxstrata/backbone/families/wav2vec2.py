@@ -7,6 +7,7 @@ clip by clip (on the CPU always, where that is cheaper); the transformer runs on
 from __future__ import annotations
 
 import copy
+import types
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar
@@ -20,7 +21,6 @@ from voxstrata.backbone.attention import Attention, FastWavLMAttention, set_atte
 from voxstrata.backbone.clip_by_clip import accept_features, clips_at_a_time, features_in_pieces
 from voxstrata.backbone.families.family import Convolution, Family, FrontEnd, Window
 from voxstrata.backbone.layouts import Layout, rules
-from voxstrata.backbone.precision import keep_positions_exact
 from voxstrata.backbone.replaced import forward_replaced
 from voxstrata.backbone.unilm import wavlm_config
 from voxstrata.errors import CheckpointError
@@ -225,3 +225,21 @@ def _position_bias(attention: WavLMAttention, clips: int, frames: int) -> Tensor
         return attention.compute_bias_by_distance(frames)
     bias: Tensor = attention.compute_bias(frames, frames)
     return bias.repeat(clips, 1, 1)
+
+
+def _outside_autocast(self: nn.Module, hidden: Tensor) -> Tensor:
+    if hidden.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return type(self).forward(self, hidden)
+    with torch.autocast("cpu", enabled=False):
+        return type(self).forward(self, hidden.float())
+
+
+def keep_positions_exact(model: PreTrainedModel) -> None:
+    """Lets the model's convolutional position embedding leave autocast on the CPU (it stays in fp32).
+
+    oneDNN's bf16 convolutions on processors with AVX-512 BF16 or AMX are wrong for some grouped shapes (an
+    error as large as the result, seen with torch 2.13 for even kernels and up to 12 channels a group, and of
+    the kind of pytorch issue 163347). That is the shape of a small encoder's position embedding.
+    """
+    module = model.encoder.pos_conv_embed
+    module.forward = types.MethodType(_outside_autocast, module)
