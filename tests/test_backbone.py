@@ -18,6 +18,7 @@ from transformers import (
 
 from voxstrata.backbone.encoder import SpeechEncoder, build_backbone, load_backbone, normalize_waveforms
 from voxstrata.backbone.groups import group_sizes, layer_index, partition
+from voxstrata.backbone.headers import read_base
 from voxstrata.errors import AudioError, CheckpointError, VoxstrataError
 
 CONFIGS = {"wavlm": WavLMConfig, "hubert": HubertConfig, "wav2vec2": Wav2Vec2Config}
@@ -308,3 +309,12 @@ def test_packaged_names_win_over_folders_of_the_same_name(tmp_path, monkeypatch)
     assert load_backbone("./wavlm-mini").num_layers == 1
     with pytest.raises(CheckpointError, match="wavlm-mini"):
         load_backbone("./wavlm-other")
+
+
+@pytest.mark.parametrize("read", [load_backbone, read_base])
+def test_an_encoder_is_built_once_to_be_checked_and_loaded(read, encoder_folder, monkeypatch):
+    family = type(load_backbone(encoder_folder).family)
+    whole, built = family.build, []
+    monkeypatch.setattr(family, "build", lambda self, config: built.append(config) or whole(self, config))
+    read(str(encoder_folder))
+    assert len(built) == 1

@@ -243,7 +243,7 @@ def test_interrupted_writing_leaves_nothing_and_the_remains_of_a_killed_one_go(
     monkeypatch.undo()
     path = cached_states(FrozenLayers.of(model), train, tmp_path, budget_bytes=ROOMY).path
     content = path.read_bytes()
-    path.rename(path.with_name(f".{path.name}.4711.tmp"))
+    path.rename(path.with_name(f".{path.name}.{2**31 - 2}.tmp"))
     assert (
         cached_states(FrozenLayers.of(model), train, tmp_path, budget_bytes=ROOMY).path.read_bytes()
         == content

@@ -120,6 +120,39 @@ def test_a_row_that_is_no_clip_is_refused(corpus, change: Callable[[Any], object
     refused(corpus, r"cuts\.jsonl\.gz(, line 3( is|:)|: clip ).*voxstrata corpus prepare")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"duration": ', '"duration": 1.0, "duration": ', "the key 'duration' stands twice"),
+        ('"split": "', '"split" : "test", "split": "', "the key 'split' stands twice"),
+        ('"id": ', '"\\u0069d": "x", "id": ', "the key 'id' stands twice"),
+        ('"votes": {', '"votes": {"a": 1, "a": 2', "the key 'a' stands twice"),
+        ('"channel": 0', '"channel": ' + "9" * 400, "a number has 400 digits"),
+        ('"channel": 0', '"channel": 1e400', "the number 1e400 is too large"),
+        ('"channel": 0', '"channel": NaN', "NaN is no JSON value"),
+        ('"split": "', '"room": "\\ud800", "split": "', "half a character"),
+    ],
+)
+def test_a_row_that_is_no_plain_json_is_refused(corpus, old, new, said):
+    lines = gzip.decompress((corpus / "cuts.jsonl.gz").read_bytes()).decode().splitlines()
+    lines[2] = (
+        lines[2].replace('"votes": {}', '"votes": {"b": 1}').replace(old, new, 1).replace('2"b"', '2, "b"')
+    )
+    sealed(corpus, gzip.compress("".join(line + "\n" for line in lines).encode()))
+    refused(corpus, rf"cuts\.jsonl\.gz, line 3.*{said}")
+
+
+def test_colons_in_names_and_more_that_is_told_are_read_all_the_same(corpus):
+    rows = rows_of(corpus)
+    for row in rows:
+        row["supervisions"][0]["custom"]["time"] = '12:30, said "a": 1'
+        row["recording"]["sources"][0]["source"] = "C:/calls/1.wav"
+    sealed(corpus, packed(rows))
+    cuts = list(PreparedCorpus.load(corpus).stream())
+    assert len(cuts) == len(rows)
+    assert {cut.supervisions[0].custom["time"] for cut in cuts} == {'12:30, said "a": 1'}
+
+
 @pytest.mark.parametrize("cut", [lambda data: data[:-20], lambda data: data[:60] + b"\xff" * 40 + data[100:]])
 def test_cuts_that_cannot_be_unpacked_are_refused(corpus, cut):
     sealed(corpus, cut((corpus / "cuts.jsonl.gz").read_bytes()))

@@ -25,12 +25,19 @@ from voxstrata.experiments.dry_run.costs import (
     merge_step_bytes,
     tuning_step_bytes,
 )
-from voxstrata.experiments.dry_run.estimate import Assumptions, Loads, estimate
+from voxstrata.experiments.dry_run.estimate import Assumptions, Costs, Loads, estimate
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.task_vector import TaskVector
+from voxstrata.methods.registry import method_of
 from voxstrata.recipes.reading import validate
 
 LARGE = EncoderSizes.of(wavlm_config("large"), 315_453_120)
+
+
+def cost(recipe: Any, sizes: EncoderSizes, loads: Loads, assumed: Assumptions) -> Costs:
+    work = method_of(recipe).facts(recipe).work
+    assert work is not None
+    return estimate(recipe, work, sizes, loads, assumed)
 
 
 def sizes_of(encoder: SpeechEncoder) -> EncoderSizes:
@@ -146,24 +153,24 @@ def test_time_is_flops_over_throughput() -> None:
     """A lambda step is three forwards, validation one an epoch; a frozen encoder runs once in all."""
     speed = Assumptions(fp32_tflops=2, bf16_tflops=8, two_gpus=1.5)
     train, dev, test = (load.flops.times(1) for load in (TRAIN, DEV, TEST))
-    merged = estimate(adaltm(**TWO), LARGE, LOADS, speed)
+    merged = cost(adaltm(**TWO), LARGE, LOADS, speed)
     assert merged.training_flops == pytest.approx(10 * (3 * train + dev)) and merged.steps == 50
     assert merged.one_gpu_s == pytest.approx((merged.training_flops + test) / 2e12)
     assert merged.two_gpus_s == pytest.approx(merged.one_gpu_s / 1.5)
-    half = estimate(adaltm(**TWO, training={"epochs": 10, "precision": "bf16"}), LARGE, LOADS, speed)
+    half = cost(adaltm(**TWO, training={"epochs": 10, "precision": "bf16"}), LARGE, LOADS, speed)
     assert half.one_gpu_s == pytest.approx(merged.training_flops / 8e12 + test / 2e12)
     for fixed in ({}, TWO | {"granularity": "static"}):
-        kept = estimate(adaltm(**fixed), LARGE, LOADS, speed)
+        kept = cost(adaltm(**fixed), LARGE, LOADS, speed)
         assert kept.cached and kept.training_flops == pytest.approx(train + dev)
-    anew = estimate(adaltm(cache_gb=0), LARGE, LOADS, speed)
+    anew = cost(adaltm(cache_gb=0), LARGE, LOADS, speed)
     assert not anew.cached and anew.training_flops == pytest.approx(10 * (train + dev))
-    cropped = estimate(adaltm(data={"batch_size": 2, "crop_s": 3}), LARGE, LOADS, speed)
+    cropped = cost(adaltm(data={"batch_size": 2, "crop_s": 3}), LARGE, LOADS, speed)
     assert not cropped.cached
 
 
 def test_disk_and_memory_follow_from_what_is_held() -> None:
     none = Assumptions(slack=1)
-    frozen, merged = (estimate(adaltm(**v), LARGE, LOADS, none) for v in ({}, TWO))
+    frozen, merged = (cost(adaltm(**v), LARGE, LOADS, none) for v in ({}, TWO))
     assert frozen.disk_bytes - frozen.kept_bytes == 12 * 24 * 1024 * 4, "ten training and two dev clips"
     assert merged.host_bytes - frozen.host_bytes == 2 * 4 * LARGE.parameters
     weights = 4 * LARGE.parameters
@@ -174,7 +181,7 @@ def test_disk_and_memory_follow_from_what_is_held() -> None:
     tuned: Any = validate(
         {"system": "finetune", "task": "ser", "training": {"epochs": 10}, "data": {"batch_size": 2}}, "ser"
     )
-    costs = estimate(tuned, LARGE, LOADS, none)
+    costs = cost(tuned, LARGE, LOADS, none)
     assert costs.disk_bytes - costs.kept_bytes == 2 * 16 * LARGE.parameters, "an old and a new checkpoint"
     train, dev = LOADS.train.flops, DEV.flops.times(1)
     assert costs.training_flops == pytest.approx(10 * (train.front + 3 * train.rest + dev))

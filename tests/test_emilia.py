@@ -287,7 +287,7 @@ def test_pseudo_labels_that_do_not_fit_are_refused(tmp_path: Path, content: str,
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 1: not JSON"),
+        ("{", "line 1 is not JSON"),
         ('{"id": "a"}', 'line 1: expected an object with "id" and "wav"'),
         ('{"wav": "a.mp3"}', 'line 1: needs "id"; found wav'),
         ('{"id": "a", "wav": "a.mp3", "text": 3}', '"text" must be a string; found 3'),
@@ -311,7 +311,7 @@ def test_text_that_is_not_utf8_is_named_by_line(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"id": ' + "1" * 5000 + "}"])
 def test_json_beyond_what_is_read_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(CorpusError, match=r"a\.json: not JSON \(.*\); unpack it again"):
+    with pytest.raises(CorpusError, match=r"a\.json is not JSON: .*; unpack it again"):
         emilia.read(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Mutated inputs of seven kinds against the commands that read them; `tests/fuzz` makes and judges them.
+"""Mutated inputs of nine kinds against the commands that read them; `tests/fuzz` makes and judges them.
 
 A failure names a case, which `PYTHONPATH=tests python -m fuzz CASE` runs alone.
 """

@@ -26,7 +26,9 @@ def test_an_expert_that_hears_otherwise_is_refused_by_name(folder, encoder_folde
     base = read_base(str(encoder_folder))
     assert read_expert(str(folder), base) and TaskVector.between(encoder, folder)
     changed(folder, "preprocessor_config.json", do_normalize=False)
-    message = r"hears otherwise.*as they are \(do_normalize\), the base normalised.*allow_foreign"
+    message = (
+        r"expects its input in another form.*as they are \(do_normalize\), the base normalised.*allow_foreign"
+    )
     refused(message, TaskVector.between, encoder, folder)
     refused(message, read_expert, str(folder), base)
     assert TaskVector.between(encoder, folder, allow_foreign=True)
@@ -47,7 +49,12 @@ def test_an_expert_that_hears_otherwise_is_refused_by_name(folder, encoder_folde
     ],
 )
 def test_settings_that_no_weight_tells_are_compared(folder, encoder, file, settings, message):
-    refused(f"hears otherwise.*{message}", TaskVector.between, encoder, changed(folder, file, **settings))
+    refused(
+        f"expects its input in another form.*{message}",
+        TaskVector.between,
+        encoder,
+        changed(folder, file, **settings),
+    )
 
 
 @pytest.mark.parametrize(

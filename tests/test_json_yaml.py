@@ -9,7 +9,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxstrata.documents import parse_json, parse_yaml, read_json, read_json_object, read_yaml_file
+from voxstrata.documents import (
+    parse_json,
+    parse_yaml,
+    quick_json,
+    read_json,
+    read_json_object,
+    read_yaml_file,
+)
 from voxstrata.errors import CheckpointError, CorpusError, VoxstrataError
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text()
@@ -50,6 +57,77 @@ def test_what_is_no_json_is_one_line(text):
     line = str(caught.value)
     assert line.startswith("config.json is not JSON: ") and line.endswith("; fetch it again")
     assert BAD_JSON[text] in line and "\n" not in line and len(line) < 300
+
+
+@pytest.mark.parametrize("nan", [False, True])
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('{"id": 1, "id": 2}', "'id'"),
+        ('{"id": 1, "id": 1}', "'id'"),
+        ('[{"a": {"b": [{"c": 0, "d": 1, "c": null}]}}]', "'c'"),
+        ('{"\\u0061": 1, "a": 2}', "'a'"),
+        ('{"": 1, "" : 2}', "''"),
+        ('{"a\\nb": 1, "a\\nb": 2}', r"'a\nb'"),
+    ],
+)
+def test_a_key_that_stands_twice_in_one_object_is_named(text, key, nan):
+    with pytest.raises(CorpusError) as caught:
+        parse_json(text, "it", error=CorpusError, advice="mend it", nan=nan)
+    assert str(caught.value) == f"it: the key {key} stands twice in one object; keep one; mend it"
+
+
+def test_one_key_in_several_objects_is_none_that_stands_twice():
+    text = '{"a": {"a": [{"a": 1}, {"a": 2}]}, "A": 3}'
+    assert parse_json(text, "it") == json.loads(text)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_tells_the_encoding(tmp_path: Path, encoding: str):
+    (tmp_path / "it.json").write_text('{"a": "caf\u00e9"}', encoding=encoding)
+    assert read_json_object(tmp_path / "it.json") == {"a": "caf\u00e9"}
+    with pytest.raises(VoxstrataError, match="not UTF-8 text"):
+        parse_json(b"\xff\xfe\x00\xd8", "it")
+
+
+PIECES = [
+    '"a"',
+    '"b"',
+    '"c:d"',
+    ":",
+    " :",
+    ",",
+    "{",
+    "}",
+    "[",
+    "]",
+    "1",
+    "1e999",
+    "NaN",
+    '"\\ud800"',
+    "9" * 400,
+    " ",
+    "2.5",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join) | VALUES.map(json.dumps))
+@settings(max_examples=500)
+def test_the_quick_reader_reads_as_the_other_one_or_leaves_it_to_that(text):
+    quick = quick_json(text.encode())
+    try:
+        value = parse_json(text, "it", error=CorpusError)
+    except CorpusError as fault:
+        # But for keys that stand twice, which the colons tell.
+        assert quick is None or ("stands twice" in str(fault) and quick[1] > keys_in(quick[0]))
+    else:
+        assert quick is None or (quick[0] == value and quick[1] >= keys_in(value))
+
+
+def keys_in(value: object) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(map(keys_in, value.values()))
+    return sum(map(keys_in, value)) if isinstance(value, list) else 0
 
 
 def test_nan_is_taken_where_it_is_asked_for():

@@ -108,9 +108,9 @@ def test_the_encoder_opens_in_plain_transformers(model, emotion_batch, tmp_path)
 def test_an_older_model_is_replaced_and_a_failed_save_leaves_it(base_model, tmp_path, monkeypatch):
     folder = tmp_path / "model"
     save_model(base_model, folder)
-    (folder / "stale.json").write_text("{}")
+    (folder / "coefficients.json").write_text("{}")
     save_model(base_model, folder)
-    assert not (folder / "stale.json").exists()
+    assert not (folder / "coefficients.json").exists()
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")

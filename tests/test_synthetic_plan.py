@@ -184,11 +184,23 @@ def test_the_read_corpora_differ_in_their_factor_only():
         {"raters": 0},
         {"prosody": "sad"},
         {"vocabulary": "french"},
+        *(
+            {"clips": odd}
+            for odd in ((1, 2), (1, 2, 3, 4), (1, 2, "3"), (1, 2, 0.5), (1, 2, True), 3.5, None)
+        ),
+        *({"voices": odd} for odd in ((1, 2), (1, 2, [3]), "abc", {}, (1, 2, 10**400))),
+        *({"seed": odd} for odd in (-1, 1.5, "1", None, True, 10**400, [1])),
+        *({"raters": odd} for odd in ("5", 2.5, None)),
+        *({"labelled": odd} for odd in ("1", None, [0.5], True, float("nan"))),
+        *({"read": odd} for odd in (1, "true", None)),
+        *({"vocabulary": odd} for odd in (None, ["everyday"], 3, {})),
+        *({"clarity": odd} for odd in (None, ["clear"], {})),
     ],
 )
 def test_impossible_options_are_refused(bad):
-    with pytest.raises(CorpusError):
+    with pytest.raises(CorpusError) as caught:
         SynthesisOptions(**bad)
+    assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
 
 
 def test_spoken_numbers_are_few_words_and_no_sentence_of_another_split():

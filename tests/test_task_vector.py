@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from voxstrata.cli.main import app
 from voxstrata.errors import CheckpointError
 from voxstrata.methods.adaltm.kinship import correlation
 from voxstrata.methods.adaltm.merged import MergedBackbone
-from voxstrata.methods.adaltm.task_vector import TaskVector
+from voxstrata.methods.adaltm.task_vector import TaskVector, require_a_change
 
 
 def tiny(**more):
@@ -155,6 +156,22 @@ def test_an_expert_without_mask_embedding_differs_there_by_zero(tmp_path, base):
     vector = TaskVector.between(base, tmp_path / "x.safetensors")
     assert set(vector.deltas) == set(base.weights())
     assert vector.zero_groups() == (0, 1, 2)
+
+
+def test_a_vector_that_is_zero_is_a_warning_and_nothing_but_such_is_refused(tmp_path, base):
+    save_file(base.weights(), tmp_path / "x.safetensors")
+    zero = TaskVector.between(base, tmp_path / "x.safetensors")
+    assert zero.is_zero and zero.coverage().startswith("warning: zero in all groups: the expert's encoder is")
+    name = next(iter(zero.deltas))
+    one = torch.zeros_like(zero.deltas[name])
+    one.view(-1)[0] = 1e-3
+    moved = replace(zero, deltas={**zero.deltas, name: one})
+    assert not moved.is_zero and "warning" not in moved.coverage()
+    assert require_a_change({"a": moved}) == require_a_change({}) == []
+    (line,) = require_a_change({"a": moved, "b": zero})
+    assert line.startswith("warning: vector b: zero in all groups")
+    with pytest.raises(CheckpointError, match="nothing to merge, as b, c changed no tensor"):
+        require_a_change({"b": zero, "c": zero})
 
 
 def test_other_files_are_no_task_vectors(tmp_path, base):

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voxstrata.config.training import Training
-from voxstrata.errors import RecipeError
 from voxstrata.training.learning import lr_factor
 
 
@@ -21,7 +20,7 @@ from voxstrata.training.learning import lr_factor
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(values: dict[str, object]) -> None:
-    with pytest.raises(RecipeError):
+    with pytest.raises(ValueError, match="Training"):
         Training(**values)  # type: ignore[arg-type]
 
 

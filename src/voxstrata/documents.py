@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from json.scanner import make_scanner
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,11 @@ LONGEST_NUMBER = 308
 _TOO_LARGE = 10**LONGEST_NUMBER
 #: Values of the largest YAML document, with what aliases repeat.
 MOST_VALUES = 1_000_000
+#: Byte order marks; that of UTF-32 begins with one of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
 _MERGE = "tag:yaml.org,2002:merge"
 
 Error = type[VoxstrataError]
@@ -28,6 +37,10 @@ Error = type[VoxstrataError]
 
 class _Refused(ValueError):
     """What stands in a document, and must not."""
+
+
+class _Twice(_Refused):
+    """A key that stands twice in one object: JSON, but nobody can tell which value is meant."""
 
 
 def read_json(
@@ -71,8 +84,6 @@ def parse_json(
 ) -> Any:
     r"""One JSON value.
 
-    A byte order mark is passed over.
-
     >>> parse_json('{"a": [1, 2.5]}', "an example")
     {'a': [1, 2.5]}
     >>> parse_json('{"a": NaN}', "an example")
@@ -81,31 +92,65 @@ def parse_json(
     voxstrata.errors.VoxstrataError: an example is not JSON: NaN is no JSON value, null is; write it again
 
     Args:
-        text: UTF-8 or decoded.
+        text: decoded, or UTF-8, or with a byte order mark as `text_encoding` knows them.
         what: the document's name, the begin of the error's line.
         error: what is raised.
         advice: what to do next, the end of the error's line.
         nan: whether NaN and infinite numbers, which are not JSON, are taken.
 
     Raises:
-        VoxstrataError: of type `error`, if the text is not UTF-8 or not JSON, is nested too deeply, has a
-            number that no float holds, or half a character (a lone surrogate).
+        VoxstrataError: of type `error`, if the text is not UTF-8 or not JSON, is nested too deeply, has a key
+            twice in one object, a number that no float holds, or half a character (a lone surrogate).
     """
     try:
-        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
-        value = json.loads(
-            text,
-            parse_int=_whole_number,
-            parse_float=float if nan else _number,
-            parse_constant=float if nan else _no_constant,
-        )
+        text = text.decode(text_encoding(text)) if isinstance(text, bytes) else text.removeprefix("\ufeff")
+        value = (_WITH_NAN if nan else _STRICT).decode(text)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as fault:
         raise error(f"{what} is not UTF-8 text (byte {fault.start}); {advice}") from None
+    except _Twice as fault:
+        raise error(f"{what}: {fault}; {advice}") from None
     except (ValueError, RecursionError) as fault:
         raise error(f"{what} is not JSON: {_reason(fault)}; {advice}") from None
     return value
+
+
+def quick_json(line: bytes) -> tuple[Any, int] | None:
+    """One JSON value on one line of many, read in half the time of `parse_json`, which has the last word.
+
+    No look is taken at keys that stand twice. Who knows the value's form counts its keys: where they are as
+    many as the colons, no key can stand twice.
+
+    >>> quick_json(b'{"a": [1, 2.5]}'), quick_json(b'{"a": 1, "a": 2}'), quick_json(b'{"a": NaN}')
+    (({'a': [1, 2.5]}, 1), ({'a': 2}, 2), None)
+
+    Args:
+        line: UTF-8, with or without its end.
+
+    Returns:
+        The value and the colons of the line; None where only `parse_json` can tell what is there.
+    """
+    # Of a number that is too long, four characters among every 77th are digits.
+    if (b"\\" in line and b"\\u" in line) or _DIGITS.search(line[:: LONGEST_NUMBER // 4]):
+        return None
+    try:
+        text = line.decode("utf-8")
+        value, end = _QUICK(text, 0)
+    except (StopIteration, ValueError, RecursionError):
+        return None
+    return None if text[end:].strip(" \t\r\n") else (value, line.count(b":"))
+
+
+def text_encoding(head: bytes) -> str:
+    r"""The encoding of a text that begins so: by its byte order mark, else UTF-8.
+
+    Windows PowerShell writes what `>` takes as UTF-16, and Excel its "Unicode text".
+
+    >>> text_encoding(b"\xff\xfei\0d\0"), text_encoding(b"id")
+    ('utf-16', 'utf-8-sig')
+    """
+    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8-sig")
 
 
 def read_yaml_file(path: Path, *, error: Error = VoxstrataError) -> Any:
@@ -124,7 +169,7 @@ def parse_yaml(text: str | bytes, what: str, *, error: Error = VoxstrataError) -
     {'a': {'b': 1, 'c': 2}}
 
     Args:
-        text: UTF-8 or decoded.
+        text: decoded, or UTF-8, or with a byte order mark as `text_encoding` knows them.
         what: the document's name, the begin of the error's line.
         error: what is raised.
 
@@ -133,7 +178,8 @@ def parse_yaml(text: str | bytes, what: str, *, error: Error = VoxstrataError) -
             mapping, a value cannot be of its type (a 32nd of May), or there are too many values.
     """
     try:
-        value = yaml.load(text.decode("utf-8-sig") if isinstance(text, bytes) else text, Loader=_PlainLoader)
+        text = text.decode(text_encoding(text)) if isinstance(text, bytes) else text
+        value = yaml.load(text, Loader=_PlainLoader)
         for count, scalar in enumerate(_scalars(value)):
             if count >= MOST_VALUES:
                 raise _Refused(f"it has more than {MOST_VALUES:,} values")
@@ -197,13 +243,31 @@ def _whole_number(digits: str) -> int:
 
 def _number(digits: str) -> float:
     value = float(digits)
-    if not math.isfinite(value):
+    if abs(value) == math.inf:
         raise _Refused(f"the number {digits[:20]} is too large")
     return value
 
 
 def _no_constant(name: str) -> Any:
     raise _Refused(f"{name} is no JSON value, null is")
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = sorted(key for key, _ in pairs)
+        twice = next(name for name, following in pairwise(names) if name == following)
+        raise _Twice(f"the key {twice[:80]!r} stands twice in one object; keep one")
+    return found
+
+
+# Made once: that takes as long as reading a line of some hundred characters.
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_whole_number, parse_float=_number, parse_constant=_no_constant
+)
+_WITH_NAN = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole_number)
+_QUICK = make_scanner(json.JSONDecoder(parse_float=_number, parse_constant=_no_constant))  # type: ignore[arg-type]
+_DIGITS = re.compile(rb"\d{4}")
 
 
 def _scalars(value: Any, depth: int = 0) -> Iterator[Any]:

@@ -24,7 +24,31 @@ def is_one_line(name: str) -> bool:
     >>> is_one_line("calls/0001"), is_one_line("calls\n0001")
     (True, False)
     """
-    return not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name)
+    # What is printable has none of them, and most names are.
+    return name.isprintable() or not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name)
+
+
+def differing_in_case(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Names that differ only in capitals or in spaces around them, each group in the order given.
+
+    >>> differing_in_case(["anger", "joy", "Anger", "joy "])
+    [('anger', 'Anger'), ('joy', 'joy ')]
+    """
+    groups: dict[str, dict[str, None]] = {}
+    for name in names:
+        groups.setdefault(name.strip().casefold(), {})[name] = None
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def require_one_spelling(names: Iterable[str], where: str) -> None:
+    """Refuses classes that differ only in capitals or spaces.
+
+    Raises:
+        LabelError: naming them.
+    """
+    if alike := differing_in_case(names):
+        told = " and ".join(map(repr, alike[0]))
+        raise LabelError(f"{where}: classes differ only in capitals or spaces: {told}; write them alike")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from voxstrata.documents import parse_json
+from voxstrata.documents import parse_json, text_encoding
 from voxstrata.errors import PredictionsError
 from voxstrata.labels import DIMENSIONS, LARGEST_RATING, is_one_line
 from voxstrata.runs import atomic_write
@@ -125,8 +125,8 @@ _NAMED = ("speaker", "emotion", "reference_emotion", "probabilities", "classes",
 def read_predictions(path: Path) -> list[Prediction]:
     """Reads a predictions file; unknown fields are passed over, so other systems may add their own.
 
-    An id or a speaker that is a number is read as a string. A byte order mark and ends of lines of any system
-    are passed over.
+    An id or a speaker that is a number is read as a string. UTF-16 with a byte order mark is read too, as
+    Windows PowerShell writes it, with ends of lines of any system.
 
     Raises:
         PredictionsError: if there is no file or it is not UTF-8; naming file and line, where a row is not
@@ -134,6 +134,8 @@ def read_predictions(path: Path) -> list[Prediction]:
             none, a rating out of any scale, an id of several lines.
     """
     if not path.is_file():
+        if path.exists() and not path.is_dir():
+            raise PredictionsError(f"{path} is a pipe or device, not a file; to read standard input, give -")
         raise PredictionsError(f"no predictions file at {path}")
     return parse_predictions(path.read_bytes(), str(path))
 
@@ -146,9 +148,13 @@ def parse_predictions(content: bytes, name: str) -> list[Prediction]:
         name: what its faults are told of.
     """
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode(text_encoding(content))
     except UnicodeDecodeError as fault:
         raise PredictionsError(f"{name} is not UTF-8 text (byte {fault.start}); write it as UTF-8") from None
+    if text.lstrip()[:1] == "[":
+        raise PredictionsError(
+            f"{name} is a JSON list, and predictions are JSON lines; write one object a line"
+        )
     names = {field.name for field in fields(Prediction)}
     predictions: list[Prediction] = []
     seen: dict[str, int] = {}

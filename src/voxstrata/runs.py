@@ -67,6 +67,9 @@ def written_whole(
         VoxstrataError: of type `error`, if it cannot be written.
     """
     faults: tuple[type[Exception], ...] = (OSError, *failures)
+    if path.is_symlink() or path.name in ("", ".."):
+        # What a link leads to is written, and the current folder has a name as well.
+        path = path.resolve()
     try:
         sweep(path.parent, path.name, deep=False)
         with _aside(path, keep=keep) as partial:
@@ -74,6 +77,31 @@ def written_whole(
             _flush_all(partial)
     except faults as fault:
         raise error(_cannot_write(path, fault)) from None
+
+
+def require_free(
+    folder: Path, *, overwrite: bool = False, error: type[VoxstrataError] = VoxstrataError
+) -> None:
+    """Refuses a folder to write to that holds something; before the work, not after it.
+
+    Args:
+        folder: new or empty, or any with `overwrite`.
+        overwrite: whether it may hold something.
+        error: what is raised.
+
+    Raises:
+        VoxstrataError: of type `error`, naming what it holds, or if it is no folder.
+    """
+    if folder.is_dir():
+        held = sorted(path.name for path in folder.iterdir())
+        if held and not overwrite:
+            shown = ", ".join(held[:3]) + (f" and {len(held) - 3} more" if len(held) > 3 else "")
+            raise error(
+                f"{folder} is there already and holds {shown}; give a new folder, or say that it may be "
+                "overwritten (overwrite=True, --overwrite)"
+            )
+    elif folder.exists() or folder.is_symlink():
+        raise error(f"{folder} is there already and is no folder; give another place")
 
 
 def sweep(folder: Path, name: str = "*", *, deep: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""The seven kinds of inputs: case N of a kind is a function of N alone, with the command that reads it."""
+"""The nine kinds of inputs: case N of a kind is a function of N alone, with the command that reads it."""
 
 from __future__ import annotations
 
@@ -95,6 +95,15 @@ def _recipes(given: Path, work: Path, rng: Random) -> Case:
     return Case(("train", "r.yaml", "--dry-run", "--json", "--out", "out"), one_object, ("out",))
 
 
+def _plans(given: Path, work: Path, rng: Random) -> Case:
+    for name in ("base", "corpus"):
+        (work / name).symlink_to(given / name)
+    (work / "t.yaml").write_bytes(mutations.yaml_mutated((given / "plan.yaml").read_bytes(), rng))
+    more = rng.choice(((), (), ("--only", "merged"), ("--seed", "1")))
+    arguments = ("reproduce", "t.yaml", "--scale", "small", "--dry-run", "--json", "--out", "out")
+    return Case((*arguments, "--corpus", "speech=corpus", *more), one_object, ("out",))
+
+
 def _corpora(given: Path, work: Path, rng: Random) -> Case:
     _linked(given / "corpus", work / "corpus")
     act = rng.random()
@@ -152,15 +161,29 @@ def _models(given: Path, work: Path, rng: Random) -> Case:
     return Case(("predict", recording, "--model", "model", "--json"), prediction_rows)
 
 
+def _whispers(given: Path, work: Path, rng: Random) -> Case:
+    _linked(given / "whisper", work / "whisper")
+    _mutated_in(work / "whisper", rng)
+    act = rng.random()
+    if act < 0.2:
+        return Case(("export", "whisper", "out"), lambda code, out: finite(code, work / "out"), ("out",))
+    if act < 0.4:
+        return Case(("inspect", "whisper", "--json"), one_object)
+    recording = str(given / "recordings" / "pcm.wav")
+    return Case(("predict", recording, "--model", "whisper", "--json"), prediction_rows)
+
+
 #: Name of a kind -> what makes a case of it: given seeds, an empty folder and a random generator.
 KINDS: Mapping[str, Callable[[Path, Path, Random], Case]] = {
     "recordings": _recordings,
     "tables": _tables,
     "predictions": _predictions,
     "recipes": _recipes,
+    "plans": _plans,
     "corpora": _corpora,
     "checkpoints": _checkpoints,
     "models": _models,
+    "whispers": _whispers,
 }
 
 
@@ -183,3 +206,9 @@ def _mutated_in(folder: Path, rng: Random) -> None:
         return
     change = mutations.json_mutated if file.suffix == ".json" else mutations.safetensors_mutated
     _put(file, change(file.read_bytes(), rng))
+    about = folder / "model.json"
+    if file.suffix == ".safetensors" and about.is_file() and rng.random() < 0.9:
+        # Else the hash of the weights is all that is ever held against them.
+        told = json.loads(about.read_bytes())
+        told["weights"][file.relative_to(folder).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
+        _put(about, json.dumps(told).encode())

@@ -13,6 +13,8 @@ import soundfile
 import torch
 import yaml
 
+from tiny_whisper import save_whisper
+
 SAMPLE_RATE = 16_000
 EMOTIONS = ("anger", "neutral", "sadness")
 #: Name of a recording -> format and subtype of soundfile, sample rate, channels.
@@ -33,7 +35,7 @@ RECORDINGS = {
 }
 _RATED = ("arousal", "reference_arousal", "classes", "reference_classes")
 #: Kinds of models that are saved.
-MODELS = ("emotion", "dimensions", "transcription", "multitask")
+MODELS = ("emotion", "dimensions", "transcription", "multitask", "per-task", "harmonifuse")
 
 
 def make(folder: Path) -> None:
@@ -46,8 +48,10 @@ def make(folder: Path) -> None:
     _predictions(folder)
     _tables(folder / "tables")
     _models(folder)
+    _whisper(folder / "whisper")
     _corpus(folder)
     _recipes(folder / "recipes")
+    _plan(folder / "plan.yaml")
 
 
 def _voice(seed: int, samples: int) -> np.ndarray:
@@ -168,8 +172,51 @@ def _models(folder: Path) -> None:
             "dimensions": lambda one=one: DimensionModel(one, width),
             "transcription": lambda one=one: TranscriptionModel(one, CTCHead(16, words)),
             "multitask": lambda one=one: MultitaskModel(one, labels, CTCHead(16, words), width),
+            "per-task": lambda: _merged_per_task(folder, labels, CTCHead(16, words), width),
+            "harmonifuse": lambda one=one: _harmonifuse(one, labels, words),
         }[name]()
         save_model(model, folder / "models" / name)
+
+
+def _merged_per_task(folder: Path, labels: Any, words: Any, options: Any) -> Any:
+    """Emotions and words over two merges of one base."""
+    from voxstrata.backbone.encoder import load_backbone
+    from voxstrata.methods.adaltm.joint import JointModel
+    from voxstrata.methods.adaltm.merged import MergedBackbone
+    from voxstrata.methods.adaltm.task_vector import TaskVector
+
+    base = load_backbone(folder / "base")
+    vectors = {
+        name: TaskVector.between(base, folder / "checkpoints" / file)
+        for name, file in (("asr", "folder"), ("ser", "x.safetensors"))
+    }
+    emotions = MergedBackbone(base, vectors)
+    return JointModel(emotions, labels, words, options, emotions.twin())
+
+
+def _harmonifuse(encoder: Any, labels: Any, words: Any) -> Any:
+    from voxstrata.heads.task import Task
+    from voxstrata.methods.harmonifuse.lm.language_model import SmallLM
+    from voxstrata.methods.harmonifuse.options import (
+        ConnectorOptions,
+        HarmoniFuseOptions,
+        LayerFusionOptions,
+        build_lm,
+    )
+    from voxstrata.methods.harmonifuse.system import HarmoniFuse
+
+    options = HarmoniFuseOptions(
+        lm=SmallLM(layers=1, size=16, heads=2, feed_forward=32),
+        layer_fusion=LayerFusionOptions(width=8),
+        connector=ConnectorOptions(width=16),
+    )
+    lm, tokenizer = build_lm(options, words, seed=0)
+    return HarmoniFuse(encoder, lm, tokenizer, (Task("asr"), Task("ser", labels)), options)
+
+
+def _whisper(folder: Path) -> None:
+    """A whole Whisper of two seconds, as transformers writes it."""
+    save_whisper(folder, d_model=16, decoder_layers=1)
 
 
 def _corpus(folder: Path) -> None:
@@ -180,6 +227,50 @@ def _corpus(folder: Path) -> None:
     plain = prepare("table", folder / "tables" / "t.jsonl", folder / "plain")
     write_shar(plain, folder / "corpus")
     shutil.rmtree(folder / "plain")
+
+
+def _plan(path: Path) -> None:
+    """A table of runs; `base` and `corpus` are names of what lies beside it."""
+    emotions = {"width": 8}
+    runs = {
+        "words": {"recipe": "finetune-asr"},
+        "emotions": {"recipe": "finetune-ser", "set": {"head": emotions}},
+        "merged": {"recipe": "adaltm", "set": {"vectors": {"asr": "$run.words", "ser": "$run.emotions"}}},
+        "both": {"recipe": "multitask", "grid": {"asr_weight": [0.1, 1.0], "rates.encoder": [1e-4, 1e-3]}},
+    }
+    small = {
+        "note": "seeds",
+        "corpora": {
+            "speech": {"reader": "table", "folder": "tables", "maps": [], "skip_bad": True},
+            "spoken": {"synth": {"clips": [8, 4, 4], "voices": [2, 1, 1], "seed": 1}},
+        },
+        "axes": {"seed": [0, 1]},
+        "set": {
+            "all": {
+                "base": "base",
+                "data": {"corpora": [{"path": "$corpus.speech"}], "batch_size": 2},
+                "training": {"epochs": 1, "warmup_steps": 1},
+            },
+            "adaltm": {"head": emotions},
+        },
+        "runs": {"merged": {"init": 0.4}},
+        "rows": ["merged", "emotions", "both"],
+        "grids": {"both": {"asr_weight": [0.2]}},
+    }
+    rows = [
+        {"run": "merged", "title": "merged", "paper": {"uar": 50.0}, "normalizer": "spelled"},
+        {"run": "emotions", "title": "emotions alone", "normalizer": "spelled"},
+        {"run": "both", "title": "both", "choose": "wer"},
+    ]
+    table = {
+        "title": "seeds",
+        "columns": ["uar", "wer", "accuracy_gender"],
+        "runs": runs,
+        "rows": rows,
+        "contrasts": [{"run": "merged", "over": "emotions"}],
+        "scales": {"small": small},
+    }
+    path.write_text(yaml.safe_dump(table, sort_keys=False))
 
 
 def _recipes(folder: Path) -> None:

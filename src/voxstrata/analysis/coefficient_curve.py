@@ -21,7 +21,7 @@ from voxstrata.evaluation.score import Metric, score
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.inference.path import predict
 from voxstrata.methods.adaltm.merged import MergedBackbone
-from voxstrata.methods.adaltm.task_vector import TaskVector
+from voxstrata.methods.adaltm.task_vector import TaskVector, require_a_change
 from voxstrata.methods.encoder_models import EmotionModel, TranscriptionModel
 from voxstrata.methods.transcribers.published_whisper import load_transcriber
 from voxstrata.predictions import Prediction
@@ -92,6 +92,7 @@ def coefficient_curve(
     """
     encoder = load_backbone(base)
     vector = TaskVector.between(encoder, expert)
+    require_a_change({"expert": vector})
     padded = load_backbone(base, window="30s", final_norm=True) if readers.decoder is not None else None
     passes = 1 + (readers.ctc is not None) + (readers.decoder is not None)
     points = []

@@ -17,7 +17,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from voxstrata.audio.chunks import Claim, claim_of_au, claim_of_chunks, claim_of_sphere
-from voxstrata.audio.content import Remark, downmix, require_sound
+from voxstrata.audio.content import Remark, downmix, remarks_on_steps, require_sound
 from voxstrata.audio.ffmpeg import CUT_IT, Undecodable, decode_av
 from voxstrata.audio.kinds import HEAD, RAW, UNKNOWN, Kind, kind_of, no_audio
 from voxstrata.audio.streams import claim_of_matroska, claim_of_mp3, claim_of_mp4, claim_of_ogg
@@ -28,7 +28,8 @@ from voxstrata.errors import AudioError
 RAW_SAMPLE_RATE = 16_000
 
 #: Rates that a recording may have, in Hz: what a header claims beyond them is no sound of a voice.
-LOWEST_RATE, HIGHEST_RATE = 2_000, 2_000_000
+#: Recorders go to 384 kHz; FLAC can claim 655,350 Hz, and does where the field is broken.
+LOWEST_RATE, HIGHEST_RATE = 2_000, 384_000
 
 #: Samples of all channels that are read at once, at most: 9 hours at 16 kHz, 2 GiB.
 MOST_VALUES = 2**29
@@ -62,11 +63,11 @@ class Sound:
         """One channel [N] at the file's rate, in which something is to be heard, and all remarks.
 
         Raises:
-            NoSound: if there are no samples, or silence alone.
+            NoSound: if there are no samples, or silence alone, with or without clicks in it.
         """
         mono, remarks = downmix(self.samples)
-        require_sound(name, mono)
-        return mono, self.remarks + remarks
+        require_sound(name, mono, self.sample_rate)
+        return mono, self.remarks + remarks + remarks_on_steps(mono)
 
 
 def load_audio(path: Path, *, offset_s: float = 0.0, duration_s: float | None = None) -> NDArray[np.float32]:
@@ -192,7 +193,7 @@ def _one_line(path: Path) -> Iterator[None]:
         raise _undecodable(name, str(fault).rsplit(": ", 1)[-1]) from None
     except OSError as fault:
         raise AudioError(
-            f"cannot read {name}: {fault.strerror or fault}; leave it out or mend that"
+            f"cannot read {name}: {fault.strerror or fault}; leave it out, or make it readable"
         ) from None
     except Exception as fault:
         raise _undecodable(name, f"{type(fault).__name__}: {fault}") from None

@@ -218,14 +218,18 @@ class SpeechEncoder(nn.Module):
             if tensor.is_floating_point()
         }
 
-    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None, overwrite: bool = False) -> None:
         """Writes a plain transformers folder, with LayerDrop and SpecAugment as they came.
 
         Args:
-            folder: made if need be.
+            folder: new or empty, or one that holds an earlier save alone.
             dtype: of the stored tensors; None keeps theirs.
+            overwrite: the folder may hold anything; files of other names stay.
+
+        Raises:
+            CheckpointError: if the folder holds something else, is a file, or cannot be written.
         """
-        self.save_with(folder, self.model.state_dict(), dtype=dtype)
+        self.save_with(folder, self.model.state_dict(), dtype=dtype, overwrite=overwrite)
 
     def save_with(
         self,
@@ -234,14 +238,19 @@ class SpeechEncoder(nn.Module):
         *,
         dtype: torch.dtype | None = None,
         extras: Mapping[str, object] | None = None,
+        overwrite: bool = False,
     ) -> None:
         """Writes this encoder's folder with other weights, e.g. merged ones.
 
         Args:
-            folder: made if need be.
+            folder: see `save`.
             tensors: in the model's own names.
             dtype: of the stored tensors; None keeps theirs.
             extras: file name -> JSON content of further files.
+            overwrite: see `save`.
+
+        Raises:
+            CheckpointError: see `save`.
         """
         config = copy.deepcopy(self.model.config)
         config.architectures = [self.family.architecture(self.model)]
@@ -250,7 +259,13 @@ class SpeechEncoder(nn.Module):
                 setattr(config, name, value)
         preprocessor = self.family.preprocessor(config, normalize=self.normalize)
         write_model_folder(
-            Path(folder), config, tensors, preprocessor=preprocessor, dtype=dtype, extras=extras
+            Path(folder),
+            config,
+            tensors,
+            preprocessor=preprocessor,
+            dtype=dtype,
+            extras=extras,
+            overwrite=overwrite,
         )
 
     def train(self, mode: bool = True) -> Self:
@@ -335,10 +350,7 @@ def load_backbone(
     """
     origin = find_origin(name_or_folder, architecture)
     family = family_of(origin.config)
-    with torch.device("meta"):
-        model = family.build(origin.config)
-    state = origin.state(model.state_dict())
-    model.load_state_dict(state, assign=True)
+    model = origin.loaded()
     if normalize is None:
         told = origin.normalize
         normalize = family.normalizes(origin.config) if told is None else told

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from voxstrata.errors import CheckpointError
-from voxstrata.runs import TRAINING_CLIPS, written_whole
+from voxstrata.runs import TRAINING_CLIPS, require_free, written_whole
 
 CARD = "README.md"
 COEFFICIENTS = "coefficients.json"
@@ -37,26 +37,12 @@ def export_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
         CheckpointError: if the folder holds something and is not to be overwritten, is a file, or cannot be
             written.
     """
-    require_free(folder, overwrite=overwrite)
+    require_free(folder, overwrite=overwrite, error=CheckpointError)
     with written_whole(folder, keep=True, error=CheckpointError) as partial:
         yield partial
         if folder.is_dir():
             _require_room(folder, partial)
             _remove_older(folder)
-
-
-def require_free(folder: Path, *, overwrite: bool = False) -> None:
-    """Refuses a folder that holds something, see `export_folder`; before the work, not after it."""
-    if folder.is_dir():
-        held = sorted(path.name for path in folder.iterdir())
-        if held and not overwrite:
-            shown = ", ".join(held[:3]) + (f" and {len(held) - 3} more" if len(held) > 3 else "")
-            raise CheckpointError(
-                f"{folder} is there already and holds {shown}; give a new folder, or say that it may be "
-                "overwritten (overwrite=True, --overwrite)"
-            )
-    elif folder.exists() or folder.is_symlink():
-        raise CheckpointError(f"{folder} is there already and is no folder; give another place")
 
 
 def _require_room(folder: Path, partial: Path) -> None:

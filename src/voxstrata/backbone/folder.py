@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,11 @@ from transformers import AutoConfig, PretrainedConfig
 from voxstrata.backbone.told_sizes import check_sizes
 from voxstrata.documents import read_json_object
 from voxstrata.errors import CheckpointError, VoxstrataError
-from voxstrata.runs import written_whole
+from voxstrata.runs import require_free, written_whole
+
+CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+#: Of preprocessor_config.json as families give it.
+_FIRST_KEY = "feature_extractor_type"
 
 
 def read_config(folder: Path) -> PretrainedConfig:
@@ -27,7 +31,7 @@ def read_config(folder: Path) -> PretrainedConfig:
         CheckpointError: if there is none, it is of no known model type, or tells of sizes that no encoder
             has.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG
     if not path.is_file():
         raise CheckpointError(
             f"{folder} has no config.json as transformers saves one; give such a folder, or name an "
@@ -55,7 +59,7 @@ def read_normalize(folder: Path) -> bool | None:
     Raises:
         CheckpointError: if preprocessor_config.json is not JSON, or do_normalize neither true nor false.
     """
-    path = folder / "preprocessor_config.json"
+    path = folder / PREPROCESSOR
     if not path.is_file():
         return None
     told = read_json_object(path, error=CheckpointError, advice="fetch it again, or remove it")
@@ -75,32 +79,54 @@ def write_model_folder(
     preprocessor: Mapping[str, Any],
     dtype: torch.dtype | None = None,
     extras: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Writes a model folder; its files appear only when all of them are written.
 
     Args:
-        folder: made if need be; other files in it stay.
+        folder: new or empty, or one that was written here and holds nothing else.
         config: with `architectures` set.
         tensors: in the model's own names.
         preprocessor: content of preprocessor_config.json.
         dtype: of the stored floating-point tensors; None keeps theirs.
         extras: file name -> JSON content of further files.
+        overwrite: the folder may hold anything; files of other names stay.
 
     Raises:
-        VoxstrataError: if the folder cannot be written.
+        CheckpointError: if the folder holds something else, is a file, or cannot be written.
     """
+    files = {PREPROCESSOR: preprocessor, **(extras or {})}
+    require_free(folder, overwrite=overwrite or _is_ours(folder, files), error=CheckpointError)
     stored = {name: _storable(tensor, dtype) for name, tensor in tensors.items()}
     config = copy.deepcopy(config)
     config.dtype = next(t.dtype for t in stored.values() if t.is_floating_point())
-    files = {"preprocessor_config.json": preprocessor, **(extras or {})}
-    with written_whole(folder, keep=True, failures=(SafetensorError,)) as partial:
+    with written_whole(folder, keep=True, failures=(SafetensorError,), error=CheckpointError) as partial:
         partial.mkdir()
-        save_file(stored, partial / "model.safetensors", metadata={"format": "pt"})
+        save_file(stored, partial / WEIGHTS, metadata={"format": "pt"})
         # safetensors makes files that only their owner can read.
-        (partial / "model.safetensors").chmod(0o644)
-        config.to_json_file(partial / "config.json")
+        (partial / WEIGHTS).chmod(0o644)
+        config.to_json_file(partial / CONFIG)
         for name, content in files.items():
-            (partial / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            (partial / name).write_text(_text(content), encoding="utf-8")
+
+
+def _is_ours(folder: Path, files: Collection[str]) -> bool:
+    """Whether a folder holds what `write_model_folder` wrote, and nothing else.
+
+    Told from preprocessor_config.json: transformers writes its keys in alphabetical order.
+    """
+    path = folder / PREPROCESSOR
+    if not path.is_file() or not {found.name for found in folder.iterdir()} <= {CONFIG, WEIGHTS, *files}:
+        return False
+    try:
+        told = read_json_object(path)
+    except VoxstrataError:
+        return False
+    return next(iter(told), None) == _FIRST_KEY and path.read_text(encoding="utf-8") == _text(told)
+
+
+def _text(content: Any) -> str:
+    return json.dumps(content, indent=2) + "\n"
 
 
 def _storable(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -86,10 +86,7 @@ def read_base(name: str, architecture: str | None = None) -> EncoderHeaders:
     """
     place = locate(name, download=False)
     origin = find_origin(place, architecture and locate(architecture, download=False))
-    expected = model_shapes(origin.config)
-    origin.checkpoint.check(expected)
-    if origin.base is not None:
-        origin.base.check(expected)
+    expected = origin.expected()
     told = origin.normalize
     normalize = family_of(origin.config).normalizes(origin.config) if told is None else told
     checkpoint = origin.checkpoint
@@ -105,7 +102,8 @@ def read_expert(name: str, base: EncoderHeaders, *, normalize: bool | None = Non
         normalize: whether the base is run on normalised waveforms; None: as it tells itself.
 
     Raises:
-        CheckpointError: if it is not here, in no known layout, does not fit the base, or hears otherwise.
+        CheckpointError: if it is not here, in no known layout, does not fit the base, or expects its input
+            in another form.
     """
     place = locate(name, download=False)
     checkpoint = open_checkpoint(place, family_of(base.config))

@@ -82,7 +82,7 @@ def told_hearing(place: Path, told: Mapping[str, Any]) -> Hearing:
 
 
 def require_alike(expert: str, theirs: Hearing, base: Hearing) -> list[str]:
-    """Refuses an expert that hears otherwise than the base that it is to be merged into.
+    """Refuses an expert that expects its input in another form than the base that it is to be merged into.
 
     Args:
         expert: its name, the begin of the error's line.
@@ -106,8 +106,9 @@ def require_alike(expert: str, theirs: Hearing, base: Hearing) -> list[str]:
             odd.append(f"has {name} {other}, the base {ours}")
     if odd:
         raise CheckpointError(
-            f"{expert} hears otherwise than the base: it {'; it '.join(odd)}; give one that was trained as "
-            "the base is run, set normalize to what both take, or allow a foreign expert (allow_foreign)"
+            f"{expert} expects its input in another form than the base: it {'; it '.join(odd)}; give one "
+            "that was trained as the base is run, set normalize to what both take, or allow a foreign expert "
+            "(allow_foreign)"
         )
     if None not in (theirs.window, base.window) and theirs.window != base.window:
         return [f"trained with window {theirs.window}, and merged into a base with window {base.window}"]

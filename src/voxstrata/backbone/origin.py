@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
 from voxstrata.backbone.families.registry import family_of, told_config
@@ -29,26 +29,36 @@ class Origin:
         normalize: whether it wants normalised waveforms; None where that is not told.
         checkpoint: its weights, or an adapter's.
         base: the encoder that LoRA changes; None without LoRA.
+        model: of the architecture, on the meta device: built once, for whoever asks or loads.
     """
 
     config: PretrainedConfig
     normalize: bool | None
     checkpoint: Checkpoint
     base: Checkpoint | None
+    model: PreTrainedModel
 
-    def state(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All tensors of a model, float32 on the CPU; LoRA is merged in, what may lack is filled in.
+    def expected(self) -> dict[str, Tensor]:
+        """The model's tensors by name, without memory.
 
-        Args:
-            expected: the model's tensors by name.
+        Raises:
+            CheckpointError: if the checkpoint or the base does not fit them.
+        """
+        expected: dict[str, Tensor] = self.model.state_dict()
+        self.checkpoint.check(expected)
+        if self.base is not None:
+            self.base.check(expected)
+        return expected
+
+    def loaded(self) -> PreTrainedModel:
+        """The model with all tensors, float32 on the CPU; LoRA is merged in, what may lack is filled in.
 
         Raises:
             CheckpointError: if the checkpoint or the base does not fit the model.
         """
-        self.checkpoint.check(expected)
-        if self.base is not None:
-            self.base.check(expected)
-        return {name: self._tensor(name, tensor) for name, tensor in expected.items()}
+        state = {name: self._tensor(name, tensor) for name, tensor in self.expected().items()}
+        self.model.load_state_dict(state, assign=True)
+        return self.model
 
     def _tensor(self, name: str, expected: Tensor) -> Tensor:
         stored = self.checkpoint.holds(name, tuple(expected.shape))
@@ -100,9 +110,9 @@ def find_origin(name: str | Path, architecture: str | Path | None = None) -> Ori
             config, normalize = told
         else:
             config, normalize = _configuration(place)
-    _require_buildable(config, checkpoint)
+    model = _built(config, checkpoint)
     if checkpoint.lora is None:
-        return Origin(config, normalize, checkpoint, None)
+        return Origin(config, normalize, checkpoint, None, model)
     if architecture is None:
         raise CheckpointError(
             f"{checkpoint.path} holds LoRA factors and does not tell their base; name the encoder that was "
@@ -113,7 +123,7 @@ def find_origin(name: str | Path, architecture: str | Path | None = None) -> Ori
         raise CheckpointError(
             f"{base.path} holds LoRA factors itself; give the encoder that was adapted first"
         )
-    return Origin(config, normalize, checkpoint, base)
+    return Origin(config, normalize, checkpoint, base, model)
 
 
 def _tells_itself(place: Path) -> bool:
@@ -132,8 +142,10 @@ def _told_config(checkpoint: Checkpoint) -> tuple[PretrainedConfig, bool | None]
     return config, bool(cfg.get("normalize")) if isinstance(cfg, Mapping) else None
 
 
-def _require_buildable(config: PretrainedConfig, checkpoint: Checkpoint) -> None:
-    """Refuses an architecture that the headers of its checkpoint rule out, or that cannot be built.
+def _built(config: PretrainedConfig, checkpoint: Checkpoint) -> PreTrainedModel:
+    """The model of an architecture, on the meta device.
+
+    Refused is what the headers of its checkpoint rule out, or what cannot be built.
 
     Raises:
         CheckpointError: naming the layers, or what stands in the way.
@@ -145,7 +157,8 @@ def _require_buildable(config: PretrainedConfig, checkpoint: Checkpoint) -> None
             f"of {layers}; choose the checkpoint and the model of one architecture and size"
         )
     with _named(f"the configuration of {checkpoint.path} cannot be built"), torch.device("meta"):
-        family_of(config).build(config)
+        model: PreTrainedModel = family_of(config).build(config)
+    return model
 
 
 @contextmanager

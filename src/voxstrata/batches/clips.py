@@ -104,7 +104,7 @@ def _ratings(clip: str, known: Mapping[str, Any]) -> dict[str, float]:
     given = {name: known[name] for name in DIMENSIONS if known.get(name) not in (None, "")}
     if not all(map(is_rating, given.values())):
         raise CorpusError(
-            f"clip {clip!r} has the ratings {given}; numbers are needed, prepare the corpus anew"
+            f"clip {clip!r} has the ratings {given}; numbers are needed, prepare the corpus again"
         )
     return {name: float(value) for name, value in given.items()}
 

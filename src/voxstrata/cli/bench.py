@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import typer
+
+from voxstrata.cli.lines import tell
 
 if TYPE_CHECKING:
     from voxstrata.benchmarks.measure import Progress
@@ -187,7 +188,7 @@ def answer(run: Callable[[Options, Progress], BenchmarkResult], options: Options
     show(result, err=as_json)
     faults = result.faults()
     for fault in faults:
-        print(f"voxstrata: {fault}", file=sys.stderr)
+        tell(str(fault))
     if faults:
         raise typer.Exit(3)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from voxstrata.cli.evaluate import TITLES, bounds, clips_line, listed, percent, word_errors_line
+from voxstrata.cli.lines import tell
 
 if TYPE_CHECKING:
     from voxstrata.evaluation.comparison import Comparison, Difference
@@ -54,7 +55,7 @@ def compare(
         errors=errors,
     )
     for warning in found.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        tell(warning, "warning")
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
     else:

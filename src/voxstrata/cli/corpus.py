@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from voxstrata.cli import corpus_synth
+from voxstrata.cli.lines import tell
 
 if TYPE_CHECKING:
     from voxstrata.corpora.faults import Fault
@@ -108,8 +109,8 @@ def prepare_corpus(
     else:
         typer.echo("\n".join([_counts_text(prepared.summary), *_notes_lines(prepared)]))
     for line in prepared.left_out:
-        typer.echo(f"left out: {line}", err=True)
-    typer.echo(f"{prepared.name} is prepared in {prepared.folder}", err=True)
+        tell(line, "left out")
+    tell(f"{prepared.name} is prepared in {prepared.folder}", "")
     if prepared.left_out:
         raise typer.Exit(3)
 
@@ -130,7 +131,7 @@ def _print_faults(faults: tuple[Fault, ...], as_json: bool) -> None:
         typer.echo(json.dumps({"faults": rows}, indent=2, ensure_ascii=False))
         return
     for fault in faults:
-        typer.echo(str(fault), err=True)
+        tell(str(fault), "")
 
 
 def _as_dict(prepared: PreparedCorpus) -> dict[str, object]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
+from voxstrata.cli.lines import tell
+
 if TYPE_CHECKING:
     from voxstrata.corpora.synthetic.generate import SyntheticCorpus
     from voxstrata.corpora.synthetic.plan import SynthesisOptions
@@ -86,7 +88,8 @@ def synthesize(
         rows = {str(corpus.folder): corpus.as_dict() for corpus in made}
         typer.echo(json.dumps(rows, indent=2))
     for corpus in made:
-        typer.echo(_counts_text(corpus), err=True)
+        for line in _counts_text(corpus).splitlines():
+            tell(line, "")
 
 
 def _write(plans: dict[Path, SynthesisOptions], jobs: int | None) -> list[SyntheticCorpus]:
@@ -99,7 +102,7 @@ def _write(plans: dict[Path, SynthesisOptions], jobs: int | None) -> list[Synthe
 
     minutes, size = map(sum, zip(*(estimate(options) for options in plans.values()), strict=True))
     total = sum(sum(options.clips) for options in plans.values())
-    typer.echo(f"about {minutes:.0f} minutes in {total} clips, {size / 1e6:.0f} MB", err=True)
+    tell(f"about {minutes:.0f} minutes in {total} clips, {size / 1e6:.0f} MB", "")
     made: list[SyntheticCorpus] = []
     with Progress(console=Console(stderr=True), transient=True) as bar:
         speaking = bar.add_task("speaking", total=total)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from voxstrata.cli.lines import one_line, tell
+
 if TYPE_CHECKING:
     from voxstrata.experiments.dry_run.estimate import Assumptions
     from voxstrata.experiments.dry_run.run import DryRun
@@ -58,9 +60,9 @@ def show(found: DryRun, as_json: bool) -> None:
         typer.echo(json.dumps(found.as_dict(), indent=2))
     else:
         for line in _lines(found):
-            typer.echo(line)
+            typer.echo(one_line(line))
         for fault in found.faults:
-            typer.echo(f"fault: {fault}", err=True)
+            tell(fault, "fault")
     if found.faults:
         raise typer.Exit(2)
 

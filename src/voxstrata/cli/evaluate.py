@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from voxstrata.cli.lines import tell
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -100,7 +102,7 @@ def _print(scores: dict[str, Scores], as_json: bool) -> None:
 
     for name, found in scores.items():
         for warning in found.warnings:
-            typer.echo(f"warning: {name}: {warning}", err=True)
+            tell(f"{name}: {warning}", "warning")
     if as_json:
         rows = [found.as_dict() for found in scores.values()]
         content = rows[0] if len(rows) == 1 else dict(zip(scores, rows, strict=True))
@@ -152,10 +154,10 @@ def _for_prior(
         given, lacking = ("--prior", "--train-prior") if train_prior is None else ("--train-prior", "--prior")
         raise PredictionsError(f"{given} needs {lacking}: both priors enter the adjustment")
     found = adjust(rows, read_prior(train_prior), read_prior(prior))
-    typer.echo(
+    tell(
         f"{name}: probabilities of {found.adjusted} rows adjusted from the prior {train_prior} to {prior}; "
         f"{found.changed} answers changed",
-        err=True,
+        "",
     )
     return found.predictions
 

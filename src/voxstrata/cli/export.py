@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from voxstrata.cli.lines import tell
 
 if TYPE_CHECKING:
     from voxstrata.methods.model_folder import Model
@@ -38,12 +39,12 @@ def export(
     import torch
 
     from voxstrata.backbone.encoder import load_backbone
-    from voxstrata.backbone.export_folder import CARD, COEFFICIENTS, export_folder, require_free
+    from voxstrata.backbone.export_folder import CARD, COEFFICIENTS, export_folder
     from voxstrata.errors import VoxstrataError
     from voxstrata.experiments.leaks.training_clips import list_of
     from voxstrata.methods.model_card import NO_HEAD, card
     from voxstrata.methods.model_folder import find_model, save_model
-    from voxstrata.runs import TRAINING_CLIPS
+    from voxstrata.runs import TRAINING_CLIPS, require_free
 
     if dtype not in DTYPES:
         raise VoxstrataError(f"--dtype is {dtype!r}; allowed are {', '.join(DTYPES)}")
@@ -66,11 +67,11 @@ def export(
             shutil.copyfile(listed, partial / TRAINING_CLIPS)
         (partial / CARD).write_text(text, encoding="utf-8")
     for note in notes:
-        _tell(note)
+        tell(note)
     if left_out:
-        _tell(f"left out: {'; '.join(left_out)}")
+        tell(f"left out: {'; '.join(left_out)}")
     beside = "" if found is None else "; its own head lies beside it, for voxstrata"
-    _tell(f"{out if found is None else out / 'encoder'} is {NO_HEAD}{beside}")
+    tell(f"{out if found is None else out / 'encoder'} is {NO_HEAD}{beside}")
     typer.echo(out)
 
 
@@ -107,7 +108,3 @@ def _require_elsewhere(run: str, out: Path) -> None:
 
     if Path(run).exists() and Path(run).resolve().is_relative_to(out.resolve()):
         raise VoxstrataError(f"{out} is, or holds, what is to be exported; give a folder elsewhere")
-
-
-def _tell(line: str) -> None:
-    print(f"voxstrata: {line}", file=sys.stderr)

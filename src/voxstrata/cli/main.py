@@ -14,6 +14,7 @@ from pathlib import Path
 import typer
 
 from voxstrata.cli.help_pages import Grouped, with_examples
+from voxstrata.cli.lines import tell
 
 #: Command or group -> module in `voxstrata.cli` that registers it. Each module has `register(app)`.
 COMMANDS = (
@@ -90,7 +91,8 @@ def main() -> None:
         line, code = told
         _drop_output()
         with suppress(OSError):
-            print(f"voxstrata: {_one_line(line)}" if line else "", end="\n" if line else "", file=sys.stderr)
+            if line:
+                tell(line)
         sys.exit(code)
 
 
@@ -113,13 +115,6 @@ def _told(fault: Exception) -> tuple[str, int] | None:
     if _output_fails():
         return f"cannot write to standard output: {reason}; free space, or write elsewhere", 2
     return f"cannot read or write a file: {reason}; see --debug for where", 2
-
-
-def _one_line(text: str) -> str:
-    """What a file or a name in it has of control characters and ends of lines is escaped."""
-    from voxstrata.labels import is_one_line
-
-    return "".join(c if is_one_line(c) else ascii(c)[1:-1] for c in text)
 
 
 def _output_fails() -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from voxstrata.cli.lines import one_line
 from voxstrata.cli.program import program
 from voxstrata.documents import read_json_object
+from voxstrata.errors import VoxstrataError
 from voxstrata.runs import RunFolder
 
 #: Part of a split's scores -> the metric that is shown of it.
@@ -18,7 +21,15 @@ def outcome(run: RunFolder) -> Iterator[str]:
 
     Args:
         run: that is complete.
+
+    Raises:
+        VoxstrataError: if its scores or its journal are not what a run leaves.
     """
+    with _as_left(run):
+        yield from [one_line(line) for line in _lines(run)]
+
+
+def _lines(run: RunFolder) -> Iterator[str]:
     metrics = _metrics(run)
     for split, scores in metrics.items():
         yield f"{split + ':':<8}{'   '.join(_shown(scores))}"
@@ -38,16 +49,20 @@ def outcome_object(run: RunFolder) -> dict[str, Any]:
 
     Args:
         run: that is complete.
+
+    Raises:
+        VoxstrataError: see `outcome`.
     """
-    steps, lowest = run.journal_rows("step"), _lowest(run)
-    return {
-        "run": str(run.path),
-        "model": str(run.model) if run.model.is_dir() else None,
-        "report": str(run.report),
-        "metrics": _metrics(run),
-        "steps": steps[-1]["step"] if steps else 0,
-        "lowest_validation_loss": None if lowest is None else {k: lowest[k] for k in ("step", "loss")},
-    }
+    with _as_left(run):
+        steps, lowest = run.journal_rows("step"), _lowest(run)
+        return {
+            "run": str(run.path),
+            "model": str(run.model) if run.model.is_dir() else None,
+            "report": str(run.report),
+            "metrics": _metrics(run),
+            "steps": steps[-1]["step"] if steps else 0,
+            "lowest_validation_loss": None if lowest is None else {k: lowest[k] for k in ("step", "loss")},
+        }
 
 
 def outcome_warnings(run: RunFolder) -> Iterator[str]:
@@ -55,9 +70,25 @@ def outcome_warnings(run: RunFolder) -> Iterator[str]:
 
     Args:
         run: that is complete.
+
+    Raises:
+        VoxstrataError: see `outcome`.
     """
-    for split, scores in _metrics(run).items():
-        yield from (f"{split}: {line}" for line in scores.get("warnings", []))
+    with _as_left(run):
+        for split, scores in _metrics(run).items():
+            yield from [one_line(f"{split}: {line}") for line in scores.get("warnings", [])]
+
+
+@contextmanager
+def _as_left(run: RunFolder) -> Iterator[None]:
+    """Makes one line of files of a run that hold something else than runs leave."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as fault:
+        raise VoxstrataError(
+            f"{run.metrics} or {run.journal.name} beside it do not hold what a run leaves "
+            f"({type(fault).__name__}: {fault}); train into another folder"
+        ) from None
 
 
 def _metrics(run: RunFolder) -> dict[str, dict[str, Any]]:

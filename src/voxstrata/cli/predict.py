@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+
+from voxstrata.cli.lines import tell
 
 if TYPE_CHECKING:
     from voxstrata.corpora.prepared import PreparedCorpus
@@ -61,14 +64,14 @@ def predict(
 
     if as_json and as_csv:
         raise VoxstrataError("--json and --csv were both given; choose one")
-    sources = [_source(path) for path in paths]
+    sources = once([_source(path) for path in paths])
     if all(isinstance(source, list) for source in sources) and (split, fold) != (None, None):
         raise CorpusError("--split and --fold are of prepared corpora, and none was given; leave them out")
     recognizer = Recognizer.load(
         _model(model, transcriber is not None), transcriber=transcriber, language=language, words=words
     )
     for note in recognizer.notes:
-        _tell(note)
+        tell(note)
     counts = {"all": 0, "failed": 0}
     rows = _counted(_rows(sources, recognizer, split or "test", fold, limit), counts)
     if as_csv:
@@ -78,7 +81,7 @@ def predict(
         for row in rows:
             _show(row, as_json)
     if counts["failed"]:
-        _tell(f"{counts['failed']} of {counts['all']} recordings failed")
+        tell(f"{counts['failed']} of {counts['all']} recordings failed")
         raise typer.Exit(3)
 
 
@@ -93,7 +96,7 @@ def _show(row: Prediction, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(row.as_dict(), ensure_ascii=not _speaks_utf8()))
     elif row.error is not None:
-        print(f"{row.path}: {row.error}", file=sys.stderr)
+        tell(f"{row.path}: {row.error}", "")
     else:
         _print(readable(row))
 
@@ -109,7 +112,7 @@ def _model(given: Path | None, transcribes: bool) -> Path | None:
     except CheckpointError:
         if not transcribes:
             raise
-        _tell("no emotions: there is no demo here, and no --model was given")
+        tell("no emotions: there is no demo here, and no --model was given")
         return None
 
 
@@ -126,6 +129,34 @@ def _source(path: Path) -> PreparedCorpus | list[Path]:
         return [path]
 
 
+def once(sources: Iterable[PreparedCorpus | list[Path]]) -> list[PreparedCorpus | list[Path]]:
+    """Each recording and each corpus once, where it comes first, and says what came again.
+
+    A link is what it leads to. Files with the same content are several recordings.
+    """
+    seen: set[str] = set()
+    again: list[Path] = []
+
+    def new(path: Path) -> bool:
+        place = os.path.realpath(path)
+        if place in seen:
+            again.append(path)
+            return False
+        seen.add(place)
+        return True
+
+    kept: list[PreparedCorpus | list[Path]] = []
+    for source in sources:
+        if not isinstance(source, list):
+            kept += [source] if new(source.folder) else []
+        elif left := list(filter(new, source)):
+            kept.append(left)
+    if again:
+        more = ", ..." if len(again) > 3 else ""
+        tell(f"{len(again)} given again, answered once: {', '.join(map(str, again[:3]))}{more}")
+    return kept
+
+
 def _rows(
     sources: Iterable[PreparedCorpus | list[Path]],
     recognizer: Recognizer,
@@ -139,7 +170,7 @@ def _rows(
             continue
         batches = recognizer.batches_of(source, split, fold, limit=limit)
         for reason, clips in batches.left_out.items():
-            _tell(f"{source.folder}: {clips} clips left out: {reason}")
+            tell(f"{source.folder}: {clips} clips left out: {reason}")
         yield from recognizer.corpus_predictions(batches)
 
 
@@ -152,10 +183,6 @@ def _print(text: str) -> None:
     """Prints what standard output cannot spell escaped."""
     encoding = sys.stdout.encoding or "utf-8"
     typer.echo(text.encode(encoding, "backslashreplace").decode(encoding))
-
-
-def _tell(line: str) -> None:
-    print(f"voxstrata: {line}", file=sys.stderr)
 
 
 def recordings(folder: Path) -> list[Path]:
@@ -176,7 +203,7 @@ def recordings(folder: Path) -> list[Path]:
         held = f"; it has {told}" if told else ""
         raise AudioError(f"{folder} holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}){held}")
     if told:
-        _tell(f"{folder}: passed over: {told}")
+        tell(f"{folder}: passed over: {told}")
     return found
 
 
@@ -186,6 +213,7 @@ def demo_model(runs: Path) -> Path:
     Raises:
         CheckpointError: if there was no demo here.
     """
+    from voxstrata.documents import read_json_object
     from voxstrata.errors import CheckpointError
 
     table = runs / DEMO_TABLE / "table.json"
@@ -193,9 +221,13 @@ def demo_model(runs: Path) -> Path:
         raise CheckpointError(
             f"no model: {table} is not there; run `voxstrata demo` here first, or give --model RUN"
         )
-    rows = json.loads(table.read_text(encoding="utf-8"))["rows"]
-    run = next(row["runs"][0] for row in rows if row["name"] == DEMO_ROW)
-    return (table.parent / run).resolve()
+    advice = "run `voxstrata demo` again, or give --model RUN"
+    rows = read_json_object(table, error=CheckpointError, advice=advice).get("rows")
+    try:
+        runs_of = {row["name"]: row["runs"] for row in rows or ()}
+        return (table.parent / runs_of[DEMO_ROW][0]).resolve()
+    except (KeyError, TypeError, IndexError, ValueError):
+        raise CheckpointError(f"{table} names no run for the row {DEMO_ROW!r}; {advice}") from None
 
 
 def table_lines(rows: Iterable[Prediction]) -> Iterator[str]:

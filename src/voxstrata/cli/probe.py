@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from voxstrata.cli.lines import one_line, tell
+
 if TYPE_CHECKING:
     from voxstrata.analysis.result import ProbeStudy, TargetScores
 
@@ -68,7 +70,7 @@ def probe(
     with bar("done") as (_, advance):
         found = study(encoder, prepared, plan, advance)
     for note in found.notes:
-        typer.echo(f"note: {note}", err=True)
+        tell(note, "note")
     if as_json:
         about = provenance(
             seed=seed, fingerprints={str(corpus): prepared.fingerprint}, parents={"encoder": model}
@@ -76,7 +78,7 @@ def probe(
         told = {"encoder": {"name": model, "sha256": identity, "layers": encoder.num_layers}}
         whole = {**told, "settings": asdict(options), **found.as_dict(), "provenance": about}
         typer.echo(json.dumps(whole, indent=2))
-    typer.echo(f"{model} on {prepared.name}" + (f", fold {fold}" if fold else ""), err=as_json)
+    typer.echo(one_line(f"{model} on {prepared.name}" + (f", fold {fold}" if fold else "")), err=as_json)
     typer.echo(text(found), err=as_json)
 
 

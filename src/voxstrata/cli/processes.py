@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from voxstrata.cli.lines import tell
+
 if TYPE_CHECKING:
     from voxstrata.batches.processes import Processes
 
@@ -44,7 +46,7 @@ def joined() -> Iterator[Processes]:
             raise SystemExit(code) from None
         if not isinstance(fault, VoxstrataError) or "--debug" in sys.argv:
             raise
-        print(f"voxstrata: {_line(fault, processes)}", file=sys.stderr, flush=True)
+        tell(_line(fault, processes))
         with suppress(RuntimeError):
             processes.store.set("told", "")
         raise SystemExit(code) from None

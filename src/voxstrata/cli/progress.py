@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from voxstrata.cli.lines import one_line
+
 Advance = Callable[[int, int, str], None]
 Say = Callable[[str], None]
 
@@ -24,7 +26,7 @@ def bar(unit: str = "steps") -> Iterator[tuple[Say, Advance]]:
     console = Console(stderr=True, highlight=False)
 
     def say(line: str) -> None:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(one_line(line), markup=False, soft_wrap=True)
 
     if not console.is_terminal:
         yield say, Lines(unit, say).advance

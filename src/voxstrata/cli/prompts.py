@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from voxstrata.cli.lines import one_line, tell
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -55,7 +57,7 @@ def prompts(
             model, source.epoch(0), lambda done: advance(done, len(source), "swapping prompts")
         )
     for note in found.notes:
-        typer.echo(f"note: {note}", err=True)
+        tell(note, "note")
     if as_json:
         about = provenance(
             seed=seed, fingerprints={str(corpus): prepared.fingerprint}, parents={"model": str(run)}
@@ -64,7 +66,7 @@ def prompts(
         told = {"run": str(run), "corpus": prepared.name, "settings": settings}
         typer.echo(json.dumps({**told, **found.as_dict(), "provenance": about}, indent=2))
     where = f"{prepared.name}, {split}" + (f" of fold {fold}" if fold else "")
-    typer.echo(f"{run} on {where}: {found.clips} clips", err=as_json)
+    typer.echo(one_line(f"{run} on {where}: {found.clips} clips"), err=as_json)
     print_swaps(found, err=as_json)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from voxstrata.cli.dry_run import DRY_RUN, TFLOPS, assumptions, refuse_without_dry_run
+from voxstrata.cli.lines import one_line
 
 if TYPE_CHECKING:
     from voxstrata.experiments.tables.pieces import Piece
@@ -206,7 +207,7 @@ def show(folder: Path, as_json: bool) -> None:
             console.width = max(console.width, Measurement.get(console, wide, shown).maximum)
             console.print(shown)
     for warning in table.warnings:
-        typer.echo(f"to be read with care: {warning}")
+        typer.echo(one_line(f"to be read with care: {warning}"))
     if table.note:
-        typer.echo(f"note: {table.note}")
+        typer.echo(one_line(f"note: {table.note}"))
     typer.echo(f"report: {folder / 'report.html'}")

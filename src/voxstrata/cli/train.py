@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from voxstrata.cli.dry_run import DRY_RUN, TFLOPS, assumptions, refuse_without_dry_run, show
+from voxstrata.cli.lines import tell
 
 if TYPE_CHECKING:
     from voxstrata.config.recipe import Recipe
@@ -115,7 +116,7 @@ def _run(
 
 
 def _to_stderr(line: str) -> None:
-    typer.echo(line, err=True)
+    tell(line, "")
 
 
 def _shown(recipe: Recipe, run: RunFolder) -> None:
@@ -153,4 +154,4 @@ def _end(run: RunFolder, as_json: bool) -> None:
     for line in () if as_json else outcome(run):
         typer.echo(line)
     for line in outcome_warnings(run):
-        typer.echo(f"warning: {line}", err=True)
+        tell(line, "warning")

@@ -51,17 +51,18 @@ def problems_in(fault: ValidationError, schema: Mapping[str, Any]) -> Iterator[s
             yield f"{place or 'recipe'}: {_sentence(error)}"
 
 
-def problem_of(fault: ValidationError) -> str:
-    """The first fault of options that are no recipe, in a sentence.
+def problems_of(fault: ValidationError) -> list[str]:
+    """A sentence for each fault of what is no recipe, with its place before it.
 
     Args:
-        fault: of an options object.
+        fault: of a group of options, or of a table.
     """
-    error = fault.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{place}: there is no such key"
-    return f"{place}: {_sentence(error)}" if place else _sentence(error)
+    found = []
+    for error in fault.errors(include_url=False):
+        place = ".".join(str(part) for part in error["loc"])
+        told = "there is no such key" if error["type"] == "extra_forbidden" else _sentence(error)
+        found.append(f"{place}: {told}" if place else told)
+    return found
 
 
 def _figure(value: float) -> str:

@@ -7,7 +7,6 @@ generation", IEEE SLT 2024.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -28,6 +27,7 @@ from voxstrata.corpora.files import (
 from voxstrata.corpora.options import Note, ReaderOption, counted, no_note
 from voxstrata.corpora.pseudo_labels import PseudoLabel, read_pseudo_labels
 from voxstrata.corpora.transcripts import normalize_transcript
+from voxstrata.documents import parse_json
 from voxstrata.errors import CorpusError
 
 #: One speaker in so many is dev with the option `dev=speakers`.
@@ -136,10 +136,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _json(where: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as fault:
-        raise CorpusError(f"{where}: not JSON ({getattr(fault, 'msg', fault)}); unpack it again") from None
+    return parse_json(text, where, error=CorpusError, advice="unpack it again")
 
 
 def _beside(path: Path) -> Path:

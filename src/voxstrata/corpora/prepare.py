@@ -29,7 +29,7 @@ from voxstrata.corpora.speaker_parts import folds_by_speaker, told_folds
 from voxstrata.corpora.summary import summarize
 from voxstrata.errors import CorpusError
 from voxstrata.evaluation.letters import one_form
-from voxstrata.labels import LabelSet
+from voxstrata.labels import LabelSet, differing_in_case
 
 
 def prepare(
@@ -109,7 +109,22 @@ def _read(
     for label_map in label_maps:
         clips, account = map_labels(clips, label_map)
         notes.append(account)
+    _require_one_spelling(clips)
     return clips, notes
+
+
+def _require_one_spelling(clips: Sequence[Clip]) -> None:
+    """Refuses classes that differ only in capitals or spaces, once labels were mapped."""
+    first: dict[str, str] = {}
+    for clip in clips:
+        for name in (*([clip.emotion] if clip.emotion else []), *clip.votes):
+            first.setdefault(name, clip.id)
+    if alike := differing_in_case(first):
+        told = " and ".join(f"{name!r} (clip {first[name]})" for name in alike[0])
+        raise CorpusError(
+            f"classes differ only in capitals or spaces: {told}; write them alike, or map one: "
+            f"--map {alike[0][1]}={alike[0][0]}"
+        )
 
 
 def _in_one_form(clip: Clip) -> Clip:

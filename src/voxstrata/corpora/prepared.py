@@ -152,10 +152,11 @@ class PreparedCorpus:
             yield audio_file(Path(row["recording"]["sources"][0]["source"]))
 
     def _rows(self) -> Iterator[dict[str, Any]]:
+        folder = self.folder.absolute()
         for row in read_rows(self.folder / CUTS_FILE, self.summary.splits):
             for source in row["recording"]["sources"]:
                 # Relative where the audio lies in the folder, so that it can be moved.
-                source["source"] = str(self.folder.absolute() / source["source"])
+                source["source"] = str(folder / source["source"])
             yield row
 
     def _cut(self, row: dict[str, Any]) -> MonoCut:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from voxstrata.corpora.clip import Clip
-from voxstrata.documents import parse_json
+from voxstrata.corpora.rows import RowError, rows_of
 from voxstrata.errors import CorpusError
 
 NAMES = ("pseudo-labels.jsonl", "pseudo-labels.csv")
@@ -58,8 +57,10 @@ def read_pseudo_labels(folder: Path, prefix: str) -> dict[str, PseudoLabel] | No
     if len(found) > 1:
         raise CorpusError(f"{folder} holds {' and '.join(NAMES)}; keep one")
     labels: dict[str, PseudoLabel] = {}
-    for line, row in _rows(found[0]):
+    for line, row in rows_of(found[0], needs="id"):
         where = f"{found[0]}, line {line}"
+        if isinstance(row, RowError):
+            raise CorpusError(f"{where}: {row}")
         identity = str(row.get("id") or "").removeprefix(prefix)
         if not identity or not isinstance(row.get("emotion"), str) or not row["emotion"]:
             raise CorpusError(f"{where}: needs id and emotion; found {', '.join(row) or 'nothing'}")
@@ -67,24 +68,6 @@ def read_pseudo_labels(folder: Path, prefix: str) -> dict[str, PseudoLabel] | No
             raise CorpusError(f"{where}: id {identity!r} stands twice; keep one")
         labels[identity] = PseudoLabel(row["emotion"], _votes(row, where))
     return labels
-
-
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                reader = csv.DictReader(file)
-                for row in reader:
-                    yield reader.line_num, {name: cell for name, cell in row.items() if name and cell}
-                return
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    content = parse_json(line, f"{path}, line {number}", error=CorpusError)
-                    if not isinstance(content, dict):
-                        raise CorpusError(f"{path}, line {number}: expected an object; found {line[:80]!r}")
-                    yield number, content
-    except (csv.Error, ValueError) as fault:
-        raise CorpusError(f"{path} cannot be read: {fault}; write UTF-8, one row a clip") from None
 
 
 def _votes(row: Mapping[str, Any], where: str) -> dict[str, float]:

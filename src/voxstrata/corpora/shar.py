@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -26,7 +24,7 @@ from voxstrata.corpora.clip import is_plain_id
 from voxstrata.corpora.prepared import CORPUS_FILE, CUTS_FILE, PreparedCorpus, sha256_of
 from voxstrata.documents import read_json_object
 from voxstrata.errors import CorpusError
-from voxstrata.runs import write_json
+from voxstrata.runs import write_json, written_whole
 
 SHAR_FOLDER = "shar"
 
@@ -54,22 +52,12 @@ def write_shar(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CorpusError(f"{out} is not an empty folder; choose another one for the tars")
-    work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
+    with written_whole(out, error=CorpusError) as work:
         (work / SHAR_FOLDER).mkdir(parents=True)
         counts = _write_shards(corpus, work / SHAR_FOLDER, shard_clips, progress)
         _write_rows(corpus, work, counts)
         about = read_json_object(corpus.folder / CORPUS_FILE, error=CorpusError)
         write_json(work / CORPUS_FILE, about | {"cuts_sha256": sha256_of(work / CUTS_FILE)})
-        if out.exists():
-            out.rmdir()
-        work.rename(out)
-    except OSError as fault:
-        raise CorpusError(
-            f"cannot write {out}: {fault.strerror or fault}; free space, or choose another"
-        ) from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return PreparedCorpus.load(out)
 
 

@@ -11,25 +11,21 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from voxstrata.corpora.clip import Clip
-from voxstrata.corpora.rows import SUFFIXES, RowError, rows_of
+from voxstrata.corpora.rows import COLUMNS, VOTES, RowError, meant_path, rows_of
 from voxstrata.corpora.stretches import stretch_name, stretch_of
+from voxstrata.corpora.table_files import SUFFIXES, not_a_table
 from voxstrata.corpora.transcripts import normalize_transcript
 from voxstrata.documents import parse_json
 from voxstrata.errors import CorpusError
 from voxstrata.labels import is_one_line
 
-#: Column -> what it is called in a clip. `votes:NAME` columns come beside these; all others are extras.
-COLUMNS = {
-    "path": "path", "id": "id", "speaker": "speaker", "split": "split",
-    "emotion": "emotion", "label": "emotion",
-    "votes": "votes", "emotion_votes": "votes", "emotion votes": "votes",
-    "text": "text", "transcript": "text",
-}  # fmt: skip
 SPLIT_NAMES = {
     "train": "train", "training": "train", "dev": "dev", "development": "dev", "valid": "dev",
     "validation": "dev", "val": "dev", "test": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
 
+#: Suffixes of files that hold tables, and are read by none of these rules.
+_SPREADSHEETS = (".xlsx", ".xls", ".ods", ".parquet", ".feather", ".arrow")
 _SHOWN_FAULTS = 20
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -40,6 +36,7 @@ def read(table: Path) -> list[Clip]:
     Columns: `path` (relative to the table, or absolute), and as present `id`, `emotion`, `votes` (a JSON
     object; or columns `votes:NAME`), `text` or `transcript`, `speaker`, `split`, and `start` and `end` or
     `offset` and `duration` (seconds: the clip is that stretch of its file). Other columns become extras.
+    Names of columns may have capitals and spaces around them.
     NaN in JSONL is as null. Ids and speakers get the table's name in front ("calls/0001",
     "calls-ann") unless they begin with it. Without an id, the path without its suffix and without `..` is
     the id; without a column `split`, all is train.
@@ -57,11 +54,15 @@ def find_table(place: Path) -> Path:
     Raises:
         CorpusError: if there is none, or more than one.
     """
-    if place.is_file() and place.suffix.lower() in SUFFIXES:
+    if place.exists() and not place.is_dir():
+        if place.suffix.lower() not in SUFFIXES:
+            raise CorpusError(not_a_table(place))
         return place.resolve()
     found = sorted(p for p in place.glob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("._"))
     if len(found) != 1:
         what = ", ".join(path.name for path in found) if found else "none"
+        others = sorted(path.name for path in place.glob("*") if path.suffix.lower() in _SPREADSHEETS)
+        what += f", beside {', '.join(others)}: export the table as CSV" if others and not found else ""
         raise CorpusError(
             f"need one table ({', '.join(SUFFIXES)}) at {place}; found {what}; give the file itself"
         )
@@ -74,7 +75,7 @@ def read_table(path: Path, *, prefix: str) -> list[Clip]:
     Raises:
         CorpusError: naming every line that cannot be read, or if there is no row.
     """
-    if not path.is_file():
+    if not path.exists():
         raise CorpusError(f"no table at {path}")
     clips: list[Clip] = []
     faults: list[str] = []
@@ -102,18 +103,21 @@ def _clip(row: Mapping[str, Any], folder: Path, prefix: str) -> Clip:
     for name, value in columns.items():
         if value is None or _is_nan(value):
             continue
-        if name.startswith("votes:"):
-            votes[name.removeprefix("votes:")] = _vote(name, value)
+        if name.startswith(VOTES):
+            votes[name.removeprefix(VOTES)] = _vote(name, value)
         elif name in COLUMNS:
             if COLUMNS[name] in known:
                 raise RowError(f"two columns give the {COLUMNS[name]}, one of them {name!r}")
             known[COLUMNS[name]] = value
         else:
             extras[name] = value if isinstance(value, str) else _as_json(name, value)
-    votes |= _votes(known.pop("votes", {}))
+    told_votes = _votes(known.pop("votes", {}))
+    if votes and told_votes:
+        raise RowError(f"votes stand in 'votes' and in {VOTES + next(iter(votes))!r}; give them in one way")
+    votes |= told_votes
     texts = {name: _text(name, value) for name, value in known.items()}
     if not texts.get("path"):
-        raise RowError("no path")
+        raise RowError(f"no path{meant_path(row)}")
     relative = PurePosixPath(texts["path"].replace("\\", "/"))
     if not relative.name:
         raise RowError(f"path {texts['path']!r} names no file")
@@ -169,6 +173,8 @@ def _votes(value: Any) -> dict[str, float]:
             raise RowError(f'votes must be a JSON object like {{"anger": 2}}; found {value!r}') from None
     if not isinstance(value, dict):
         raise RowError(f'votes must be a JSON object like {{"anger": 2}}; found {value!r}')
+    if not all(name.strip() for name in value):
+        raise RowError(f'votes name no class; give an object like {{"anger": 2}}; found {value!r}')
     return {name: _vote(name, count) for name, count in value.items()}
 
 

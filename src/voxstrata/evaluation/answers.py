@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from voxstrata.errors import PredictionsError
-from voxstrata.labels import DIMENSIONS
+from voxstrata.labels import DIMENSIONS, differing_in_case
 from voxstrata.predictions import Prediction, sum_to_one
 
 Task = Literal["emotion", "transcript"]
@@ -141,6 +141,55 @@ def check_shares(predictions: Sequence[Prediction], name: str = "the predictions
                     f"{name}: clip {row.id!r}: its {field} sum to {sum(shares.values()):.4g}; probabilities "
                     "of all classes sum to 1 (two decimals are enough); give all, or leave the field out"
                 )
+
+
+def notes_on_classes(predictions: Sequence[Prediction], name: str = "") -> list[str]:
+    """Plain warnings where answers contradict their probabilities, or classes differ only in capitals.
+
+    Equal probabilities contradict no answer. An answer may be right all the same: chosen by a threshold or
+    for another prior; so it is scored as it stands.
+
+    Args:
+        predictions: rows of one system.
+        name: of the system, in front of a warning.
+    """
+    odd = [row for row in predictions if _contradicts(row)]
+    notes = []
+    if odd:
+        first, shares = odd[0], odd[0].probabilities or {}
+        best = max(sorted(shares), key=shares.__getitem__)
+        notes.append(
+            f"{len(odd)} of {len(predictions)} rows answer another emotion than the most probable one (clip "
+            f"{first.id!r}: {first.emotion!r} with {shares.get(first.emotion or '', 0):.4g}, {best!r} with "
+            f"{shares[best]:.4g}); the answer is scored: mend the file unless a threshold or prior chose it"
+        )
+    for field, names in _class_names(predictions).items():
+        alike = [" and ".join(map(repr, group)) for group in differing_in_case(names)]
+        if alike:
+            notes.append(
+                f"{field}: {', '.join(alike)} differ only in capitals or spaces and count as different "
+                "classes; write them alike"
+            )
+    return [f"{name}: {note}" if name else note for note in notes]
+
+
+def _contradicts(row: Prediction) -> bool:
+    if row.error is not None or row.emotion is None or not row.probabilities:
+        return False
+    return row.probabilities.get(row.emotion, 0.0) < max(row.probabilities.values())
+
+
+def _class_names(predictions: Sequence[Prediction]) -> dict[str, list[str]]:
+    """Field -> the names of classes in its references, answers and probabilities, in alphabetical order."""
+    found: dict[str, set[str]] = {"emotion": set()}
+    for row in predictions:
+        told = (row.emotion, row.reference_emotion, *(row.probabilities or ()))
+        found["emotion"].update(name for name in told if name is not None)
+        for field, shares in (row.classes or {}).items():
+            found.setdefault(field, set()).update(shares)
+        for field, label in (row.reference_classes or {}).items():
+            found.setdefault(field, set()).add(label)
+    return {field: sorted(names) for field, names in found.items()}
 
 
 def notes_on(task: Task, predictions: Sequence[Prediction]) -> list[str]:

@@ -15,6 +15,7 @@ from voxstrata.evaluation.answers import (
     Answers,
     check_errors,
     check_shares,
+    notes_on_classes,
     notes_on_speakers,
 )
 from voxstrata.evaluation.concordance import Ratings
@@ -29,7 +30,7 @@ from voxstrata.evaluation.intervals import (
 from voxstrata.evaluation.pairing import aligned
 from voxstrata.evaluation.recognition import WordErrors, word_errors
 from voxstrata.evaluation.repeats import require_same_clips
-from voxstrata.evaluation.tally import Tally, label_set, repeated
+from voxstrata.evaluation.tally import Tally, check_labels, label_set, repeated
 from voxstrata.evaluation.tasks import Answered, task_tally, tasks_in
 from voxstrata.predictions import Prediction
 
@@ -172,12 +173,14 @@ def compare(
     """
     if resamples < 2:
         raise PredictionsError(f"an interval needs at least 2 resamples; found {resamples}")
+    check_labels(labels)
     a, b = aligned(a, b, normalizer)
     check_errors(errors, a, "the first file")
     check_errors(errors, b, "the second file")
     check_shares(a, "the first file")
     check_shares(b, "the second file")
     pairs, notes = _pairs(a, b)
+    notes += notes_on_classes(a, "the first file") + notes_on_classes(b, "the second file")
     unanswered = {clip for pair in pairs.values() for found in pair for clip in found.unanswered}
     if errors == "leave-out":
         pairs = {task: _both_answered(task, pair) for task, pair in pairs.items()}

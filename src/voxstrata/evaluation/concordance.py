@@ -108,7 +108,7 @@ def rating_tally(found: Ratings) -> Tally:
     """
     if lost := found.unanswered:
         raise PredictionsError(
-            f"{len(lost)} clips lack a rating ({first_few(lost)}), which has no wrong value to count; "
+            f"{len(lost)} clips lack a rating ({first_few(lost)}), and a gap cannot count as wrong; "
             "leave such clips out with --errors leave-out"
         )
     # About the references' mean, so that the differences of sums lose no digits.

@@ -86,7 +86,8 @@ def adjust(predictions: Sequence[Prediction], trained: Prior, new: Prior) -> Adj
     if bare or not rows:
         what = f"{len(bare)} rows answer without them: {first_few(bare)}" if bare else "no row has them"
         raise PredictionsError(f"a prior needs probabilities; {what}; score without --prior")
-    names = tuple(rows[0].probabilities or ())
+    # Of equal shares the first name in the alphabet is the answer, whatever order the file has.
+    names = tuple(sorted(rows[0].probabilities or ()))
     for row in rows:
         if set(row.probabilities or ()) != set(names):
             raise PredictionsError(
@@ -176,7 +177,9 @@ def _check_rows(rows: Sequence[Prediction], table: Array, new: Array) -> None:
     gone = ~((table > 0) & (new > 0)).any(axis=1)
     if gone.any():
         row = rows[int(gone.argmax())]
-        raise PredictionsError(f"clip {row.id!r}: --prior gives no class a share that it holds possible")
+        raise PredictionsError(
+            f"clip {row.id!r}: --prior gives no class a share whose probability is above 0"
+        )
 
 
 def _answered(row: Prediction, names: Sequence[str], probabilities: Array) -> Prediction:

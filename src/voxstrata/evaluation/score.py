@@ -13,6 +13,7 @@ from voxstrata.evaluation.answers import (
     check_shares,
     first_few,
     notes_on,
+    notes_on_classes,
     notes_on_speakers,
 )
 from voxstrata.evaluation.classification import confusion_matrix
@@ -25,8 +26,8 @@ from voxstrata.evaluation.intervals import (
     resampled_sums,
     toolkit_weights,
 )
-from voxstrata.evaluation.recognition import WordErrors, word_errors
-from voxstrata.evaluation.tally import Tally, emotion_tally, label_set, transcript_tally
+from voxstrata.evaluation.recognition import WordErrors, normalizer_named, word_errors
+from voxstrata.evaluation.tally import Tally, check_labels, emotion_tally, label_set, transcript_tally
 from voxstrata.evaluation.tasks import Tasks, tasks_in
 from voxstrata.predictions import Prediction
 
@@ -230,6 +231,9 @@ def score(
     if resamples < 2:
         raise PredictionsError(f"an interval needs at least 2 resamples; found {resamples}")
     check_errors(errors, predictions)
+    # Whether or not there is anything that they are for.
+    normalizer_named(normalizer)
+    check_labels(labels)
     check_shares(predictions)
     tasks = tasks_in(predictions)
     if not tasks.by_name:
@@ -239,7 +243,7 @@ def score(
         tasks = tasks.without_gaps()
         if empty := [name for name, task in tasks.by_name.items() if not len(task)]:
             raise PredictionsError(
-                f"no clip has a whole answer for {', '.join(empty)}, so leaving out leaves none"
+                f"no clip has a complete answer for {', '.join(empty)}, so none is left; take --errors wrong"
             )
     emotion, transcript, rated = tasks.emotion, tasks.transcript, tasks.dimensions
     scored = {
@@ -295,6 +299,7 @@ def warnings_of(predictions: Sequence[Prediction], tasks: Tasks) -> tuple[str, .
     return (
         *notes_on("emotion", predictions),
         *notes_on("transcript", predictions),
+        *notes_on_classes(predictions),
         *(_notes_on_names(tasks.emotion) if tasks.emotion else []),
         *(notes_on_ratings(predictions, tasks.dimensions) if tasks.dimensions else []),
         *notes_on_speakers({name: task.speakers for name, task in tasks.by_name.items()}),

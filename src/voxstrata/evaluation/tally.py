@@ -92,6 +92,16 @@ def repeated(tallies: Sequence[Tally]) -> Tally:
     return Tally(table, {name: mean(name) for name in tallies[0].measures})
 
 
+def check_labels(labels: Sequence[str] | None) -> None:
+    """Checks that names are a label set, where some are given.
+
+    Raises:
+        LabelError: if they are none.
+    """
+    if labels is not None:
+        LabelSet(tuple(labels))
+
+
 def label_set(answers: Sequence[Answers], labels: Sequence[str] | None) -> tuple[str, ...]:
     """The names to show: those given, or all in references and answers, in alphabetical order.
 

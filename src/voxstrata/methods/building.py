@@ -11,7 +11,7 @@ from voxstrata.config.head import HeadOptions
 from voxstrata.config.recipe import BaseRecipe, Recipe, TrainedRecipe
 from voxstrata.labels import DIMENSIONS
 from voxstrata.losses import class_balanced_weights
-from voxstrata.methods.adaltm.task_vector import TaskVector
+from voxstrata.methods.adaltm.task_vector import TaskVector, require_a_change
 from voxstrata.methods.encoder_models import ClipBackbone, ClipModel, DimensionModel, EmotionModel
 from voxstrata.methods.method import Parent, Say
 from voxstrata.methods.sources import Sources
@@ -46,12 +46,13 @@ def load_vectors(vectors: Mapping[str, str], base: SpeechEncoder, say: Say) -> d
         say: receives a line for each.
 
     Raises:
-        CheckpointError: see `TaskVector.between`.
+        CheckpointError: see `TaskVector.between`; or if no vector changes anything.
     """
     found = {}
     for name, source in vectors.items():
         found[name] = TaskVector.between(base, source)
         say(f"vector {name}: {found[name].coverage()}")
+    require_a_change(found)
     return found
 
 

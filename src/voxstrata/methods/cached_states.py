@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
@@ -33,6 +33,7 @@ from voxstrata.heads.emotion import masked_mean
 from voxstrata.heads.layer_sum import LayerSum
 from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
 from voxstrata.methods.encoder_models import Backbone, ClipModel
+from voxstrata.runs import written_whole
 
 #: One row [L, D] per clip, or all its frames.
 Form = Literal["pooled", "frames"]
@@ -232,28 +233,17 @@ def _check_room(frozen: FrozenLayers, source: BatchSource, folder: Path, budget_
 
 
 def _write(path: Path, frozen: FrozenLayers, source: BatchSource, *, bf16: bool) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{path.name}.*.tmp"):
-            left.unlink()  # by a process that was killed
-        counts = []
-        with partial.open("wb") as file, closing(_epoch(source)) as batches:
-            for batch in batches:
-                for rows in frozen.rows(batch.to(frozen.device), bf16=bf16):
-                    file.write(rows.cpu().numpy().data)
-                    counts.append(len(rows))
-            file.write(np.array(counts, np.int64).data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as fault:
-        raise CheckpointError(
-            f"cannot write {path}: {fault.strerror}; free space, or leave the cache out"
-        ) from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+    counts = []
+    with (
+        written_whole(path, error=CheckpointError) as partial,
+        partial.open("wb") as file,
+        closing(_epoch(source)) as batches,
+    ):
+        for batch in batches:
+            for rows in frozen.rows(batch.to(frozen.device), bf16=bf16):
+                file.write(rows.cpu().numpy().data)
+                counts.append(len(rows))
+        file.write(np.array(counts, np.int64).data)
 
 
 def _epoch(source: BatchSource) -> Generator[Batch, None, None]:

@@ -15,10 +15,10 @@ from torch import Tensor
 from voxstrata.backbone.families.family import WINDOWS, Window
 from voxstrata.backbone.finite import require_finite
 from voxstrata.config.head import HeadOptions
-from voxstrata.config.problems import problem_of
+from voxstrata.config.problems import problems_of
 from voxstrata.documents import read_json_object
 from voxstrata.errors import CheckpointError
-from voxstrata.labels import LabelSet
+from voxstrata.labels import LabelSet, is_one_line
 from voxstrata.vocabulary import Vocabulary
 
 DESCRIPTION, HEAD = "model.json", "head.safetensors"
@@ -35,6 +35,8 @@ _LAYERS = ("layers",)
 #: The largest of all other options that are whole numbers.
 _LARGEST_OPTION = 10_000
 _DEEPEST = 20
+#: Lists of names, each of which stands for one thing. Of a vocabulary, "" are tokens that write nothing.
+_NAMES = ("labels", "experts", "vectors", "vocabulary")
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,25 @@ def read_about(folder: Path) -> dict[str, Any]:
     """All that model.json tells, as it is.
 
     Raises:
-        CheckpointError: if it is no JSON object.
+        CheckpointError: if it is no JSON object, a text in it is more than one line, or a name stands twice
+            in a list of names.
     """
-    return read_json_object(folder / DESCRIPTION, error=CheckpointError, advice=_ADVICE)
+    where = folder / DESCRIPTION
+    about = read_json_object(where, error=CheckpointError, advice=_ADVICE)
+    for name, text in _values(about, where, kind=str):
+        if not is_one_line(text):
+            raise CheckpointError(
+                f"{where} has {_shown(text)} in {name or 'it'}, with an end of line or a control character; "
+                f"{_ADVICE}"
+            )
+    for name, names in _values(about, where, kind=list):
+        texts = [text for text in names if isinstance(text, str) and text]
+        if name in _NAMES and (len(set(texts)) < len(texts) or (name != "vocabulary" and "" in names)):
+            twice = next((text for text in texts if texts.count(text) > 1), "")
+            raise CheckpointError(
+                f"{where} has {_shown(twice)} {'twice' if twice else 'for a name'} in {name}; {_ADVICE}"
+            )
+    return about
 
 
 def checked(
@@ -189,13 +207,13 @@ def _head_options(told: Any) -> HeadOptions:
     try:
         return HeadOptions.model_validate(_typed(told, dict), strict=True)
     except ValidationError as fault:
-        raise ValueError(f"head.{problem_of(fault)}") from None
+        raise ValueError(f"head.{problems_of(fault)[0]}") from None
 
 
 def _require_sizes(about: Mapping[str, Any], shapes: Shapes, where: Path) -> None:
     """Refuses options whose tensors the head does not hold: they would be built first, and then not fit."""
     widest = max((max(shape, default=1) for shape in shapes.values()), default=1)
-    for name, value in _whole_numbers(about, where):
+    for name, value in _values(about, where, kind=int):
         most = widest if name in _WIDTHS else len(shapes) if name in _LAYERS else _LARGEST_OPTION
         if not -1 <= value <= most:
             raise CheckpointError(
@@ -204,18 +222,26 @@ def _require_sizes(about: Mapping[str, Any], shapes: Shapes, where: Path) -> Non
             )
 
 
-def _whole_numbers(value: Any, where: Path, name: str = "", depth: int = 0) -> Iterator[tuple[str, int]]:
-    """The whole numbers of options, each with its name."""
+def _values(
+    value: Any, where: Path, *, kind: type, name: str = "", depth: int = 0
+) -> Iterator[tuple[str, Any]]:
+    """The values of a kind in a document, each with the key that it stands behind; keys are texts as well."""
     if depth > _DEEPEST:
         raise CheckpointError(f"{where} is nested more than {_DEEPEST} levels deep; {_ADVICE}")
+    if isinstance(value, kind) and not isinstance(value, bool):
+        yield name, value
     if isinstance(value, Mapping):
         for key, inside in value.items():
-            yield from _whole_numbers(inside, where, key, depth + 1)
+            yield from _values(key, where, kind=kind, name=name, depth=depth + 1)
+            yield from _values(inside, where, kind=kind, name=key, depth=depth + 1)
     elif isinstance(value, list):
         for inside in value:
-            yield from _whole_numbers(inside, where, name, depth + 1)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        yield name, value
+            yield from _values(inside, where, kind=kind, name=name, depth=depth + 1)
+
+
+def _shown(text: str) -> str:
+    """A text of a file in a line about it."""
+    return ascii(text[:40])
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
+from voxstrata.backbone.export_folder import CARD, COEFFICIENTS
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.finite import require_finite
 from voxstrata.backbone.locate import packaged
@@ -44,7 +46,8 @@ from voxstrata.methods.model_description import (
     load_head,
     read_about,
 )
-from voxstrata.runs import write_json, written_whole
+from voxstrata.methods.weight_hashes import require_saved, weight_hashes
+from voxstrata.runs import TRAINING_CLIPS, require_free, write_json, written_whole
 from voxstrata.vocabulary import Vocabulary
 
 #: Emotions and words over merges of one base, each with coefficients of its own.
@@ -62,22 +65,24 @@ KINDS = tuple(_PARTS)
 
 #: Where vectors lie that a model merges anew for each task.
 VECTORS = "vectors"
+_OURS = {"encoder", VECTORS, HEAD, DESCRIPTION, COEFFICIENTS, CARD, TRAINING_CLIPS}
 
 Model = ClipModel | TranscriptionModel | HarmoniFuse
 
 
 def save_model(model: Model, folder: Path, *, dtype: torch.dtype | None = None) -> None:
-    """Writes `encoder/`, `head.safetensors` and `model.json`; an older folder is replaced at the end.
+    """Writes `encoder/`, `head.safetensors` and `model.json`, which tells the hashes of all weights.
 
     Args:
         model: its encoder plain or merged; a merged one is written as the merged weights.
-        folder: where to.
+        folder: new or empty, or one with an older model alone, which is replaced at the end.
         dtype: of the floating-point weights on disk; None keeps them.
 
     Raises:
-        VoxstrataError: if the folder cannot be written.
+        CheckpointError: if the folder holds something else, is a file, or cannot be written.
     """
-    with written_whole(folder, failures=(SafetensorError,)) as partial:
+    require_free(folder, overwrite=_is_ours(folder), error=CheckpointError)
+    with written_whole(folder, failures=(SafetensorError,), error=CheckpointError) as partial:
         partial.mkdir()
         if _per_task(model) is not None:
             _save_vectors(model, partial, dtype)
@@ -87,7 +92,12 @@ def save_model(model: Model, folder: Path, *, dtype: torch.dtype | None = None) 
             model.encoder.export(partial / "encoder", dtype=dtype)
         save_file(_head_tensors(model, dtype), partial / HEAD, metadata={"format": "pt"})
         (partial / HEAD).chmod(0o644)
-        write_json(partial / DESCRIPTION, _describe(model))
+        write_json(partial / DESCRIPTION, {**_describe(model), "weights": weight_hashes(partial)})
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds a model that was saved here, and what runs and exports lay beside one."""
+    return (folder / DESCRIPTION).is_file() and {path.name for path in folder.iterdir()} <= _OURS
 
 
 def _head_tensors(model: Model, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
@@ -189,14 +199,18 @@ def load_model(folder: Path) -> Model:
 
     Raises:
         CheckpointError: if the folder holds no model, one of another format or a broken one, a head that
-            does not fit, or weights that no training gives.
+            does not fit, weights that no training gives, or others than were saved.
     """
     if not (folder / DESCRIPTION).is_file():
         raise CheckpointError(f"{folder} holds no model (no {DESCRIPTION}); give the model/ folder of a run")
     about, shapes = read_about(folder), head_shapes(folder)
     told = checked(folder, about, _PARTS, shapes)
-    model = _described(folder, told, shapes)
-    model.load_state_dict(load_head(folder, _head_tensors(model)), strict=False)
+    with ThreadPoolExecutor(1) as beside:
+        hashed = beside.submit(require_saved, folder, about)
+        model = _described(folder, told, shapes)
+        model.load_state_dict(load_head(folder, _head_tensors(model)), strict=False)
+        # Behind what tells more of a weight that is broken.
+        hashed.result()
     if isinstance(model, ClipModel):
         model.words = told.words
     return model.requires_grad_(False).eval()

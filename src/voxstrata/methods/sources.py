@@ -11,7 +11,7 @@ from lhotse import CutSet
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.config.recipe import Recipe
 from voxstrata.errors import CorpusError
-from voxstrata.labels import LabelSet
+from voxstrata.labels import LabelSet, require_one_spelling
 from voxstrata.methods.cuts import split_cuts
 from voxstrata.vocabulary import Vocabulary
 
@@ -121,6 +121,7 @@ def _labels(cuts: Mapping[str, CutSet]) -> LabelSet:
     """The classes of the training clips."""
     found = list(_emotions(cuts["train"]))
     require_classes(set(found), {split: len(of_split) for split, of_split in cuts.items()})
+    require_one_spelling(sorted(set(found)), "training clips")
     return LabelSet.of(found)
 
 

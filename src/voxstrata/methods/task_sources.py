@@ -14,7 +14,7 @@ from voxstrata.config.recipe import TrainedRecipe
 from voxstrata.config.task_use import TaskUse
 from voxstrata.errors import CorpusError, RecipeError
 from voxstrata.heads.task import EMOTION, Task
-from voxstrata.labels import LabelSet
+from voxstrata.labels import LabelSet, require_one_spelling
 from voxstrata.methods.cuts import read_cuts, task_corpora, tasks_of
 from voxstrata.methods.sources import Sources
 from voxstrata.vocabulary import Vocabulary
@@ -150,7 +150,9 @@ def _task(recipe: TrainedRecipe, name: str, use: TaskUse) -> Task:
             f"tasks.{name} asks for {field}, and its training clips tell {shown} of it; name another field, "
             "or other corpora"
         )
-    return Task(name, LabelSet(tuple(sorted(map(str, told)))), field, use.weight)
+    classes = tuple(sorted(map(str, told)))
+    require_one_spelling(classes, f"tasks.{name}")
+    return Task(name, LabelSet(classes), field, use.weight)
 
 
 def _texts(recipe: TrainedRecipe) -> Iterator[str]:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from voxstrata.corpora.synthetic.rendering import Rendering
+from voxstrata.documents import parse_json
 from voxstrata.errors import VoxstrataError
 
 #: Clips that a worker gets at a time.
@@ -95,7 +96,9 @@ class Crew:
                 f"a speech worker died (status {process.poll()}); start the same command again, it goes on, "
                 "with fewer --jobs if memory is short"
             )
-        answer: dict[str, Any] = json.loads(line)
+        # A worker that is killed may leave half a line.
+        advice = "start the same command again, it goes on"
+        answer: dict[str, Any] = parse_json(line, "the answer of a speech worker", advice=advice)
         if "error" in answer:
             raise VoxstrataError(f"a speech worker failed: {answer['error']}")
         return answer

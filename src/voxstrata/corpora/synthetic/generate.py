@@ -20,8 +20,9 @@ from voxstrata.corpora.synthetic.lexicon import Lexicon, lexicon_files
 from voxstrata.corpora.synthetic.oracle import Oracles, measure
 from voxstrata.corpora.synthetic.plan import CLIP_S, SynthesisOptions, Utterance, utterances
 from voxstrata.corpora.synthetic.rendering import Rendering, audio_path
+from voxstrata.documents import read_json_object
 from voxstrata.errors import CorpusError
-from voxstrata.runs import atomic_write, write_json
+from voxstrata.runs import atomic_write, sweep, write_json
 
 #: Raised whenever the same options would give other samples or words.
 SYNTHESIS_VERSION = 2
@@ -181,10 +182,9 @@ def _claim(folder: Path, options: SynthesisOptions, espeak: str) -> None:
     marker = folder / MANIFEST
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        found = json.loads(marker.read_text("utf-8")) if marker.is_file() else None
+        advice = "choose another folder"
+        found = read_json_object(marker, error=CorpusError, advice=advice) if marker.is_file() else None
         occupied = found is None and any(folder.iterdir())
-    except json.JSONDecodeError:
-        raise CorpusError(f"{marker} is not JSON; choose another folder") from None
     except OSError as fault:
         raise CorpusError(f"cannot write to {folder}: {fault.strerror}; choose another folder") from None
     if occupied:
@@ -193,6 +193,8 @@ def _claim(folder: Path, options: SynthesisOptions, espeak: str) -> None:
         )
     if found is not None and any(found.get(key) != value for key, value in identity.items()):
         raise CorpusError(f"{folder} holds a synthetic corpus made with other options; choose another folder")
+    # Clips that workers were writing when they were killed.
+    sweep(folder)
     _, needed = estimate(options)
     free = shutil.disk_usage(folder).free
     if found is None and needed > free:

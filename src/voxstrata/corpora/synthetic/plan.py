@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from voxstrata.labels import EMOTIONS
 CLIP_S = {"natural": 3.0, "clear": 2.4}
 #: Kinds of words that "any" draws from.
 KINDS = (*VOCABULARIES, "free")
+#: Clips, voices and seeds are below.
+LARGEST = 2**63 - 1
 #: Spoken numbers alone: few words, which a small recogniser can learn.
 NUMBERS = "numbers"
 
@@ -60,6 +62,7 @@ class SynthesisOptions:
     clarity: str = "natural"
 
     def __post_init__(self) -> None:
+        self._require_kinds()
         for name in ("lexical_strength", "prosody_strength", "labelled"):
             if not 0 <= getattr(self, name) <= 1:
                 raise CorpusError(f"{name} must lie in [0, 1]; found {getattr(self, name)}")
@@ -79,6 +82,22 @@ class SynthesisOptions:
         if self.clarity not in CLIP_S:
             raise CorpusError(f"clarity is one of {', '.join(CLIP_S)}; found {self.clarity!r}")
 
+    def _require_kinds(self) -> None:
+        """Refuses values of other kinds than the options have: tables of experiments tell them as well."""
+        for name, default in {field.name: field.default for field in fields(self)}.items():
+            value = getattr(self, name)
+            if isinstance(default, tuple):
+                good = isinstance(value, tuple) and len(value) == 3 and all(_is_whole(one) for one in value)
+                wanted = f"three whole numbers from 0 to {LARGEST:,}, for train, dev and test"
+            elif isinstance(default, bool | str):
+                good, wanted = type(value) is type(default), "true or false" if default is False else "a text"
+            elif isinstance(default, int):
+                good, wanted = _is_whole(value), f"a whole number from 0 to {LARGEST:,}"
+            else:
+                good, wanted = type(value) in (int, float), "a number"
+            if not good:
+                raise CorpusError(f"{name} must be {wanted}; found {str(value)[:60]!r}")
+
     @property
     def prefix(self) -> str:
         """Beginning of the clip ids: corpora that may stand side by side have different ones."""
@@ -92,6 +111,10 @@ class SynthesisOptions:
         if self.clarity == "natural":
             del options["clarity"]
         return options
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
 
 
 @dataclass(frozen=True, eq=False)

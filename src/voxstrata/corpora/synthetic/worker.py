@@ -14,7 +14,9 @@ from typing import Any
 
 from voxstrata.corpora.synthetic.espeak import version
 from voxstrata.corpora.synthetic.rendering import SAMPLE_RATE, Rendering, encode, phoneme_text, render
+from voxstrata.documents import parse_json
 from voxstrata.errors import VoxstrataError
+from voxstrata.runs import atomic_write
 
 
 def main() -> None:
@@ -24,7 +26,7 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints must not mix with the answers
     for line in sys.stdin:
         try:
-            answer = _answer(json.loads(line))
+            answer = _answer(parse_json(line, "a request"))
         except (VoxstrataError, OSError) as fault:
             answer = {"error": str(fault)}
         answers.write(json.dumps(answer) + "\n")
@@ -48,10 +50,7 @@ def _clip(path: Path, row: dict[str, Any]) -> tuple[float, str]:
         except soundfile.LibsndfileError:
             path.unlink()
     clip = render(Rendering.from_dict(row))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_bytes(encode(clip))
-    partial.replace(path)
+    atomic_write(path, encode(clip))
     return len(clip.samples) / SAMPLE_RATE, phoneme_text(clip.phonemes)
 
 

@@ -21,6 +21,7 @@ from lhotse.cut import Cut
 from voxstrata.backbone.locate import packaged
 from voxstrata.corpora.pseudo_labels import SOURCE as PSEUDO_LABELS
 from voxstrata.corpora.transcripts import normalize_transcript
+from voxstrata.documents import parse_json
 from voxstrata.errors import VoxstrataError
 from voxstrata.methods.adaltm.task_vector import is_task_vector, source_of_vector
 from voxstrata.runs import TRAINING_CLIPS, atomic_write
@@ -28,6 +29,8 @@ from voxstrata.runs import TRAINING_CLIPS, atomic_write
 FORMAT = 1
 #: Hexadecimal digits of a hash that are kept: among 10^6 clips two agree by chance once in 10^7 lists.
 _DIGITS = 16
+#: What a file that is none raises where it is read.
+_NO_LIST = (OSError, EOFError, ValueError, LookupError, TypeError, StopIteration, zlib.error)
 #: Where a model lies below the folder that holds its list.
 _BELOW = ("encoder", "model", "model.safetensors", "pytorch_model.bin")
 
@@ -130,27 +133,26 @@ class TrainingClips:
         Raises:
             VoxstrataError: if the file is none, or one of another format.
         """
+        advice = "train that run again, or remove the file: then what it was trained on counts as not known"
         try:
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                head: dict[str, Any] = json.loads(next(file))
+            with gzip.open(path, "rb") as file:
+                head = parse_json(next(file), f"line 1 of {path}", advice=advice)
                 if head["format"] != FORMAT:
                     raise VoxstrataError(
                         f"{path} has format {head['format']}, this version reads {FORMAT}; update voxstrata"
                     )
                 names = [Use(*pair) for pair in head["uses"]]
                 uses: list[set[ClipTrace]] = [set() for _ in names]
-                for line in file:
-                    name, speaker, audio, sentence, numbers = json.loads(line)
-                    trace = ClipTrace(name, _shared(speaker), audio, sentence)
-                    for number in numbers:
-                        uses[number].add(trace)
+                for number, line in enumerate(file, start=2):
+                    trace, told = _trace(parse_json(line, f"line {number} of {path}", advice=advice))
+                    for use in told:
+                        uses[use].add(trace)
                 # One set at a time is there twice.
                 clips = [frozenset(uses.pop()) for _ in names][::-1]
-                return cls(dict(zip(names, clips, strict=True)), tuple(head["unknown"]))
-        except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, StopIteration) as fault:
+                return cls(dict(zip(names, clips, strict=True)), _texts(head["unknown"]))
+        except _NO_LIST as fault:
             raise VoxstrataError(
-                f"{path} is no list of training clips ({type(fault).__name__}); train that run again, or "
-                "remove the file: then what it was trained on counts as not known"
+                f"{path} is no list of training clips ({type(fault).__name__}); {advice}"
             ) from None
 
 
@@ -185,6 +187,24 @@ def list_of(source: str | Path) -> Path | None:
         if place.name not in _BELOW:
             return None
         place = place.parent
+
+
+def _trace(row: Any) -> tuple[ClipTrace, list[int]]:
+    """A clip's row of a list, and the numbers of its uses."""
+    name, speaker, audio, sentence, uses = row
+    if not all(isinstance(text, str) for text in (name, audio)):
+        raise TypeError("an id and a hash are texts")
+    if not all(text is None or isinstance(text, str) for text in (speaker, sentence)):
+        raise TypeError("a speaker and a hash are texts")
+    if not all(type(number) is int and number >= 0 for number in uses):
+        raise TypeError("a use is a number")
+    return ClipTrace(name, _shared(speaker), audio, sentence), uses
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TypeError("what is not known is told in texts")
+    return tuple(value)
 
 
 def _shared(speaker: str | None) -> str | None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError
 
+from voxstrata.config.problems import problems_of
 from voxstrata.config.strict import Strict
 from voxstrata.errors import RecipeError, VoxstrataError
 from voxstrata.evaluation.recognition import normalizer_named
@@ -165,8 +166,7 @@ def read_table(source: str | Path) -> Table:
     try:
         table = Table.model_validate(read_yaml(source, TABLES))
     except ValidationError as fault:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors()]
-        raise RecipeError(f"table {source}: " + "; ".join(problems)) from None
+        raise RecipeError(f"table {source}: " + "; ".join(problems_of(fault))) from None
     if problems := list(_faults(table)):
         raise RecipeError(f"table {source}: " + "; ".join(problems))
     return table

@@ -31,6 +31,7 @@ from voxstrata.runs import written_whole
 FORMAT = "voxstrata-task-vector-1"
 #: Of safetensors: the number formats in which differences are stored.
 _TYPES = ("F64", "F32", "F16", "BF16")
+_ZERO = "zero in all groups: the expert's encoder is the base's own, and merging it changes nothing"
 #: Characters of a source that stand in one line with the rest; of a longer path the end.
 _LONGEST_SOURCE = 60
 
@@ -95,12 +96,13 @@ class TaskVector:
         Args:
             base: what the expert was fine-tuned from.
             expert: checkpoint file or folder, packaged name or hub id; heads are left out.
-            allow_foreign: take an expert that does not look fine-tuned from this base, or hears otherwise.
+            allow_foreign: take an expert that does not look fine-tuned from this base, or expects its input
+                in another form.
 
         Raises:
-            CheckpointError: if the expert's tensors do not fit the base's, it hears otherwise (other
-                normalisation or features), or it comes from another base (the median correlation of its
-                transformer matrices with the base's is below 0.2).
+            CheckpointError: if the expert's tensors do not fit the base's, it expects its input in another
+                form (other normalisation or features), or it comes from another base (the median correlation
+                of its transformer matrices with the base's is below 0.2).
         """
         place = locate(expert)
         checkpoint = open_checkpoint(place, base.family)
@@ -162,10 +164,21 @@ class TaskVector:
             if not any(bool(self.deltas[name].any()) for name in names)
         )
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether fine-tuning touched nothing: merged or not, it is the base."""
+        return len(self.zero_groups()) == len(self.groups)
+
     def coverage(self) -> str:
-        """What the vector covers, e.g. "488 tensors, each in exactly one of 25 groups; left out: ..."."""
+        """What the vector covers, e.g. "488 tensors, each in exactly one of 25 groups; left out: ...".
+
+        It begins with a warning where the vector is zero.
+        """
         parts = [f"{len(self.deltas)} tensors, each in exactly one of {len(self.groups)} groups"]
-        if zero := self.zero_groups():
+        zero = self.zero_groups()
+        if len(zero) == len(self.groups):
+            parts.insert(0, f"warning: {_ZERO}")
+        elif zero:
             parts.append(f"zero in group{'s' * (len(zero) > 1)} {', '.join(map(str, zero))}")
         if self.note:
             parts.append(self.note)
@@ -191,13 +204,16 @@ class TaskVector:
         """Writes the vector as safetensors.
 
         Args:
-            path: of the file.
+            path: of the file; new, or a saved vector.
             dtype: float32, bfloat16 or float16.
 
         Raises:
-            CheckpointError: if a value is too large for the dtype, or the file cannot be written.
+            CheckpointError: if a value is too large for the dtype, or the file is another one or cannot be
+                written.
         """
         path = Path(path)
+        if path.exists() and not is_task_vector(path):
+            raise CheckpointError(f"{path} is there already and is no task vector; give another file")
         deltas = {name: delta.detach().cpu().to(dtype).contiguous() for name, delta in self.deltas.items()}
         TaskVector(deltas, self.base_fingerprint, self.source)  # refuses what overflowed
         metadata = {
@@ -236,6 +252,21 @@ class TaskVector:
             raise CheckpointError(f"cannot read {path} as a task vector: {fault}") from None
         partition(deltas)
         return cls(deltas, told.base_fingerprint, told.source, told.left_out, told.kinship, told.note)
+
+
+def require_a_change(vectors: Mapping[str, TaskVector]) -> list[str]:
+    """What is to be said of vectors before they are merged: a line for each that is zero.
+
+    Raises:
+        CheckpointError: if all are zero: then what is merged is the base, whatever the coefficients.
+    """
+    zero = [name for name, vector in vectors.items() if vector.is_zero]
+    if zero and len(zero) == len(vectors):
+        raise CheckpointError(
+            f"there is nothing to merge, as {', '.join(zero)} changed no tensor of the base's encoder; give "
+            "checkpoints whose encoder was fine-tuned, not a head over a frozen one"
+        )
+    return [f"warning: vector {name}: {_ZERO}" for name in zero]
 
 
 def _changed_all_the_same(checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from voxstrata.backbone.encoder import SpeechEncoder
-from voxstrata.config.problems import problem_of
+from voxstrata.config.problems import problems_of
 from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.heads.task import Task
 from voxstrata.labels import LabelSet
@@ -105,7 +105,7 @@ def _built(
 
 def _line(fault: Exception) -> str:
     if isinstance(fault, ValidationError):
-        return problem_of(fault)
+        return problems_of(fault)[0]
     return (str(fault).splitlines() or [type(fault).__name__])[0]
 
 

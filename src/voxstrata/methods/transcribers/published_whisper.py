@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperTokenizer
 
 from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
 from voxstrata.backbone.containers import some
@@ -21,9 +21,10 @@ from voxstrata.backbone.finite import require_finite
 from voxstrata.backbone.folder import read_config
 from voxstrata.backbone.locate import locate
 from voxstrata.backbone.plain_values import check_layers, check_plain
-from voxstrata.documents import read_json, read_json_object
+from voxstrata.documents import read_json
 from voxstrata.errors import CheckpointError
 from voxstrata.methods.encoder_models import Backbone
+from voxstrata.methods.transcribers.generation_settings import FILE, check_generation, read_generation
 from voxstrata.methods.transcribers.whisper_decoder import WhisperTranscriber
 
 _DECODER, _OUTPUT, _EMBEDDING = "model.decoder.", "proj_out.weight", "model.decoder.embed_tokens.weight"
@@ -126,8 +127,12 @@ def load_decoder(folder: Path) -> WhisperForConditionalGeneration:
     model.load_state_dict(state, assign=True)
     if tied:
         model.proj_out.weight = model.model.decoder.embed_tokens.weight
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = _generation_config(folder)
+    told = folder / FILE
+    if told.is_file():
+        model.generation_config = read_generation(folder)
+    check_generation(
+        model.generation_config, config.vocab_size, told if told.is_file() else folder / "config.json"
+    )
     return model.requires_grad_(False).eval()
 
 
@@ -183,17 +188,6 @@ def _check(checkpoint: Checkpoint, stored: dict[str, str], wanted: dict[str, tup
         raise CheckpointError(
             f"the decoder in {checkpoint.path} does not fit config.json beside it: it {told}; fetch both anew"
         )
-
-
-def _generation_config(folder: Path) -> GenerationConfig:
-    try:
-        read_json_object(folder / "generation_config.json")
-        return GenerationConfig.from_pretrained(folder, local_files_only=True)
-    except Exception as fault:  # a stranger's settings fail in as many ways as there are settings
-        reason = " ".join(str(fault).split())[:200]
-        raise CheckpointError(
-            f"cannot use {folder / 'generation_config.json'}: {reason}; fetch it again"
-        ) from None
 
 
 def _load_tokenizer(folder: Path) -> WhisperTokenizer:
