@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from voxstrata.audio import load_audio
 from voxstrata.batches import waveforms
 from voxstrata.batches.batch import Batch
-from voxstrata.batches.plan import plan_epoch
+from voxstrata.batches.buckets import plan_epoch
 from voxstrata.batches.prefetch import prefetched
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.batches.waveforms import crop_start

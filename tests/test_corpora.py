@@ -8,7 +8,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxstrata.corpora import an4, librispeech, ravdess, table, tess
+from voxstrata.corpora import an4, librispeech, own_table, ravdess, tess
 from voxstrata.corpora.readers import READERS
 from voxstrata.corpora.transcripts import normalize_transcript
 from voxstrata.errors import CorpusError
@@ -205,11 +205,11 @@ def test_csv_and_jsonl_say_the_same(tmp_path: Path) -> None:
     ]
     (tmp_path / "jsonl").mkdir()
     (tmp_path / "jsonl" / "calls.jsonl").write_text("\n".join(lines).replace("a/", "../a/"))
-    clips = table.read(tmp_path / "calls.csv")
+    clips = own_table.read(tmp_path / "calls.csv")
     assert clips[0].id == "calls/a/1" and clips[0].speaker == "calls-ann" and clips[0].split == "dev"
     assert clips[0].text == "hi you" and clips[1].text is None and clips[0].votes == {"joy": 2.0}
     assert clips[0].path == tmp_path / "a" / "1.wav" and clips[0].extras == {"room": "7"}
-    for one, other in zip(clips, table.read(tmp_path / "jsonl"), strict=True):
+    for one, other in zip(clips, own_table.read(tmp_path / "jsonl"), strict=True):
         assert (one.emotion, one.votes, one.text, one.speaker, one.split) == (
             other.emotion,
             other.votes,
@@ -224,21 +224,21 @@ def test_ids_and_speakers_get_the_prefix_once(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(
         '{"path": "1.wav", "id": "x/one", "speaker": "x-a"}\n{"path": "2.wav", "id": 2}\n'
     )
-    first, second = table.read(tmp_path / "x.jsonl")
+    first, second = own_table.read(tmp_path / "x.jsonl")
     assert (first.id, first.speaker) == ("x/one", "x-a")
     assert (second.id, second.speaker, second.split) == ("x/2", None, "train")
 
 
 def test_a_row_without_the_split_that_others_have_keeps_none(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("path,split\n1.wav,train\n2.wav,\n3.wav,holdout\n")
-    assert [clip.split for clip in table.read(tmp_path)] == ["train", "", "holdout"]
+    assert [clip.split for clip in own_table.read(tmp_path)] == ["train", "", "holdout"]
 
 
 def test_every_bad_line_of_a_table_is_named(tmp_path: Path) -> None:
     lines = ["{", "[1]", '{"emotion": "joy"}', '{"path": "1.wav"}', '{"path": "a", "votes": {"joy": -1}}']
     (tmp_path / "x.jsonl").write_text("\n".join([*lines, '{"path": "a", "votes": "many"}', '{"path": [1]}']))
     with pytest.raises(CorpusError) as caught:
-        table.read(tmp_path / "x.jsonl")
+        own_table.read(tmp_path / "x.jsonl")
     message = str(caught.value)
     assert all(f"line {number}: " in message for number in (1, 2, 3, 5, 6, 7)) and "line 4" not in message
     assert "\n" not in message
@@ -258,20 +258,20 @@ def test_every_bad_line_of_a_table_is_named(tmp_path: Path) -> None:
 def test_bad_csv_is_named_by_line(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "x.csv").write_text(content)
     with pytest.raises(CorpusError, match=message):
-        table.read(tmp_path / "x.csv")
+        own_table.read(tmp_path / "x.csv")
 
 
 def test_a_table_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes("path,text\na.wav,été\n".encode("latin-1"))
     with pytest.raises(CorpusError, match="UTF-8"):
-        table.read(tmp_path / "x.csv")
+        own_table.read(tmp_path / "x.csv")
 
 
 def test_two_tables_in_a_folder_are_not_guessed_between(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("path\n")
     (tmp_path / "y.jsonl").write_text("")
     with pytest.raises(CorpusError, match=r"found x\.csv, y\.jsonl"):
-        table.read(tmp_path)
+        own_table.read(tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(READERS))

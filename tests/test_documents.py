@@ -255,7 +255,7 @@ def test_the_table_on_the_recipes_page_is_one(tmp_path: Path) -> None:
 
 
 def test_the_table_of_clips_in_the_readme_can_be_read(tmp_path: Path) -> None:
-    from voxstrata.corpora.table import read
+    from voxstrata.corpora.own_table import read
 
     (text,) = blocks(README, "csv")
     (tmp_path / "calls.csv").write_text(text)

@@ -23,7 +23,7 @@ from voxstrata.cli.main import app
 from voxstrata.corpora.msp_podcast import EMOTIONS, PAPER_CLIPS
 from voxstrata.corpora.prepare import prepare
 from voxstrata.experiments.dry_run.corpus_checks import check_prepared
-from voxstrata.experiments.dry_run.table import dry_run_table
+from voxstrata.experiments.dry_run.whole_table import dry_run_table
 from voxstrata.experiments.tables.corpora import corpus_folder
 from voxstrata.experiments.tables.table import read_table
 from voxstrata.methods.adaltm.recipe import AdaLTMRecipe

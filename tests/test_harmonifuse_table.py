@@ -13,7 +13,7 @@ import yaml
 
 import toy_tasks
 from voxstrata.backbone.encoder import build_backbone
-from voxstrata.experiments.tables.plan import plan
+from voxstrata.experiments.tables.planned_runs import plan
 from voxstrata.experiments.tables.table import read_table
 from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
 from voxstrata.methods.harmonifuse.system import HarmoniFuse

@@ -19,7 +19,7 @@ from voxstrata.experiments.leaks.guard import guard
 from voxstrata.experiments.leaks.report import LeakError
 from voxstrata.experiments.leaks.training_clips import TrainingClips
 from voxstrata.experiments.tables.pieces import Piece, narrowed
-from voxstrata.experiments.tables.plan import plan
+from voxstrata.experiments.tables.planned_runs import plan
 from voxstrata.experiments.tables.table import Table, read_table
 from voxstrata.methods.registry import method_of
 from voxstrata.recipes.reading import dump, validate

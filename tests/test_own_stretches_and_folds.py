@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.cli.main import app
-from voxstrata.corpora import table
+from voxstrata.corpora import own_table as table
 from voxstrata.corpora.faults import FaultyCorpusError
 from voxstrata.corpora.prepare import prepare
 from voxstrata.corpora.prepared import PreparedCorpus

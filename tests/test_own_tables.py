@@ -14,7 +14,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxstrata.corpora import table
+from voxstrata.corpora import own_table as table
 from voxstrata.corpora.clip import Clip
 from voxstrata.corpora.prepare import prepare
 from voxstrata.errors import CorpusError

@@ -16,10 +16,10 @@ from sklearn.metrics import accuracy_score, r2_score, recall_score
 
 from voxstrata.analysis.clips import ClipChoice, choose_clips, divided_speakers
 from voxstrata.analysis.frame_answers import FrameAnswers
-from voxstrata.analysis.plan import USUAL_TARGETS, ProbeOptions, plan_probes
 from voxstrata.analysis.probes import FIXED_COST, FIXED_PENALTY, Examples, probe_classes, probe_numbers
 from voxstrata.analysis.states import FrameSample, collect, layer_states
 from voxstrata.analysis.study import study
+from voxstrata.analysis.targets import USUAL_TARGETS, ProbeOptions, plan_probes
 from voxstrata.audio import SAMPLE_RATE
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.batches.source import BatchOptions, BatchSource

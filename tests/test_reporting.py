@@ -16,7 +16,7 @@ from voxstrata.errors import VoxstrataError
 from voxstrata.evaluation.score import score as score_predictions
 from voxstrata.predictions import Prediction, write_predictions
 from voxstrata.reporting import write_report, write_table_report
-from voxstrata.reporting.answers import confident_mistakes, transcript_sample
+from voxstrata.reporting.answer_tables import confident_mistakes, transcript_sample
 from voxstrata.runs import RunFolder, write_json
 
 HOSTILE = "</text><script>alert('x')</script>\"><img src=http://evil>&$x^2$\u202e"

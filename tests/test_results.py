@@ -6,7 +6,7 @@ import json
 
 from voxstrata.cli.reproduce import show
 from voxstrata.experiments.tables.results import markdown
-from voxstrata.reporting.table import Table
+from voxstrata.reporting.runs_table import Table
 
 DIFFERENCE = {"difference": 0.25, "interval": [-0.01, 0.5], "smallest": 0.1, "unit": "speaker"}
 
@@ -63,7 +63,7 @@ def test_a_narrow_terminal_shows_the_names_of_rows_and_contrasts(tmp_path, capsy
 
 
 def test_a_difference_over_few_speakers_says_what_a_verdict_lacks() -> None:
-    from voxstrata.reporting.table import Table
+    from voxstrata.reporting.runs_table import Table
 
     lacking = {**DIFFERENCE, "missing": "no verdict with only 2 known speakers"}
     contrasts = [

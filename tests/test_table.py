@@ -15,7 +15,7 @@ from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.tables.pieces import Piece, narrowed, points, variants
-from voxstrata.experiments.tables.plan import plan
+from voxstrata.experiments.tables.planned_runs import plan
 from voxstrata.experiments.tables.recipes import content_key, order, references, run_values, substitute
 from voxstrata.experiments.tables.table import Table, read_table
 from voxstrata.recipes.reading import merged_values, validate

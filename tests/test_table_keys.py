@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from voxstrata.experiments.tables.plan import plan
+from voxstrata.experiments.tables.planned_runs import plan
 from voxstrata.experiments.tables.table import Table
 from voxstrata.recipes.reading import merged_values, read_yaml
 

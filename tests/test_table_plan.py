@@ -18,8 +18,8 @@ from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.locate import locate, packaged_names
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import CheckpointError
-from voxstrata.experiments.dry_run.table import dry_run_table
-from voxstrata.experiments.tables.plan import plan
+from voxstrata.experiments.dry_run.whole_table import dry_run_table
+from voxstrata.experiments.tables.planned_runs import plan
 from voxstrata.experiments.tables.recipes import order
 from voxstrata.experiments.tables.table import Table, read_table
 

@@ -6,12 +6,12 @@ import pytest
 
 from small_tables import SWEEP, table
 from voxstrata.experiments.tables.contrasts import changes_of, contrasts_of
-from voxstrata.experiments.tables.plan import PlannedRun
+from voxstrata.experiments.tables.planned_runs import PlannedRun
 from voxstrata.experiments.tables.results import markdown
 from voxstrata.experiments.tables.rows import rows_of
 from voxstrata.predictions import Prediction, write_predictions
 from voxstrata.recipes.reading import merged_values, validate
-from voxstrata.reporting.table import Table as Finished
+from voxstrata.reporting.runs_table import Table as Finished
 from voxstrata.runs import RunFolder
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from voxstrata.corpora import table
+from voxstrata.corpora import own_table as table
 from voxstrata.corpora.clip import Clip
 from voxstrata.corpora.prepare import prepare
 from voxstrata.errors import CorpusError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lhotse import MonoCut
 
 from voxstrata.analysis.frame_answers import ENERGY, FRAME_TARGETS, PHONEMES, PITCH
-from voxstrata.batches.plan import derived_seed, drawn_ids
+from voxstrata.batches.buckets import derived_seed, drawn_ids
 from voxstrata.corpora.clip import SPLITS
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import CorpusError

@@ -13,7 +13,7 @@ from torch import Tensor
 from voxstrata.analysis.frame_answers import FrameAnswers
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.batches.batch import Batch
-from voxstrata.batches.plan import derived_seed
+from voxstrata.batches.buckets import derived_seed
 from voxstrata.heads.emotion import masked_mean
 
 

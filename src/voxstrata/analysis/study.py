@@ -10,10 +10,10 @@ import numpy as np
 
 from voxstrata.analysis.clips import chosen_cuts
 from voxstrata.analysis.frame_answers import FRAME_TARGETS, PHONEMES, FrameAnswers
-from voxstrata.analysis.plan import ProbePlan
 from voxstrata.analysis.probes import Examples, probe_classes, probe_numbers
 from voxstrata.analysis.result import ProbeStudy, TargetScores
 from voxstrata.analysis.states import Collected, collect
+from voxstrata.analysis.targets import ProbePlan
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.batches.phonemes import phoneme_inventory, read_phonemes
 from voxstrata.batches.source import BatchOptions, BatchSource

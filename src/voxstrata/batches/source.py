@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from voxstrata.audio import SAMPLE_RATE, audio_file
 from voxstrata.batches.augment import augment
 from voxstrata.batches.batch import Batch
+from voxstrata.batches.buckets import derived_seed, plan_epoch
 from voxstrata.batches.clip_store import ClipStore
 from voxstrata.batches.clips import EMOTION, BatchClip, TextEncoder, select_clips
 from voxstrata.batches.collate import collate, collate_without_audio, no_clips, padded
 from voxstrata.batches.phonemes import span_tensors
-from voxstrata.batches.plan import derived_seed, plan_epoch
 from voxstrata.batches.prefetch import prefetched
 from voxstrata.batches.processes import Share
 from voxstrata.batches.waveforms import WaveformCache, crop_start

@@ -15,7 +15,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from voxstrata.batches.batch import Batch
-from voxstrata.batches.plan import derived_seed
+from voxstrata.batches.buckets import derived_seed
 from voxstrata.batches.processes import Share
 from voxstrata.batches.source import BatchSource
 from voxstrata.errors import RecipeError

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxstrata.audio import load_audio
+from voxstrata.batches.buckets import derived_seed
 from voxstrata.batches.clips import BatchClip
-from voxstrata.batches.plan import derived_seed
 
 _FULL_SCALE = 32_768
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from voxstrata.audio import SAMPLE_RATE
 from voxstrata.backbone.encoder import build_backbone
 from voxstrata.batches.batch import Batch, Reference
-from voxstrata.batches.plan import plan_epoch
+from voxstrata.batches.buckets import plan_epoch
 from voxstrata.benchmarks.measure import Progress, Step, interleaved, machine
 from voxstrata.benchmarks.result import BenchmarkResult, Row
 from voxstrata.benchmarks.shapes import Shape, wavlm_config

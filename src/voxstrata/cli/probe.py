@@ -52,8 +52,8 @@ def probe(
     Layer 0 is the front end's projected features. Emotion, speaker and columns are read from the mean over a
     clip's frames; phonemes, pitch and energy from single frames.
     """
-    from voxstrata.analysis.plan import ProbeOptions, plan_probes
     from voxstrata.analysis.study import study
+    from voxstrata.analysis.targets import ProbeOptions, plan_probes
     from voxstrata.backbone.encoder import load_backbone
     from voxstrata.backbone.fingerprint import fingerprint
     from voxstrata.cli.progress import bar

@@ -108,7 +108,7 @@ def drawn_clips(
     Raises:
         CorpusError: if split or fold does not exist, or has no clips.
     """
-    from voxstrata.batches.plan import drawn
+    from voxstrata.batches.buckets import drawn
     from voxstrata.batches.source import BatchOptions, BatchSource
 
     found = partial(corpus.stream, split, fold)

@@ -177,7 +177,7 @@ def _check(
     as_json: bool,
 ) -> None:
     from voxstrata.cli.dry_run import show as show_found
-    from voxstrata.experiments.dry_run.table import dry_run_table
+    from voxstrata.experiments.dry_run.whole_table import dry_run_table
     from voxstrata.experiments.tables.corpora import given_corpora
     from voxstrata.experiments.tables.table import read_table
 
@@ -190,7 +190,7 @@ def _check(
 def show(folder: Path, as_json: bool) -> None:
     """Prints a table's rows and where it lies."""
     from voxstrata.experiments.tables.results import rich_contrasts, rich_table
-    from voxstrata.reporting.table import TABLE_FILE, read_table
+    from voxstrata.reporting.runs_table import TABLE_FILE, read_table
 
     if as_json:
         typer.echo((folder / TABLE_FILE).read_text(encoding="utf-8").rstrip())

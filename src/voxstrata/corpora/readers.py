@@ -6,7 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from voxstrata.corpora import an4, crema_d, emilia, iemocap, librispeech, msp_podcast, ravdess, table, tess
+from voxstrata.corpora import (
+    an4,
+    crema_d,
+    emilia,
+    iemocap,
+    librispeech,
+    msp_podcast,
+    own_table,
+    ravdess,
+    tess,
+)
 from voxstrata.corpora.clip import Clip
 from voxstrata.corpora.files import readable_content
 from voxstrata.corpora.options import Note, ReaderOption
@@ -63,7 +73,7 @@ def _passed_over(folder: Path, clips: list[Clip]) -> str:
 
 
 def _read_synthetic(folder: Path) -> list[Clip]:
-    return table.read_table(folder / "clips.jsonl", prefix="synthetic")
+    return own_table.read_table(folder / "clips.jsonl", prefix="synthetic")
 
 
 READERS: dict[str, Reader] = {
@@ -133,6 +143,6 @@ READERS: dict[str, Reader] = {
             "emotional speech that `voxstrata corpus synth` made",
             labels=EMOTIONS,
         ),
-        Reader("table", table.read, "any CSV, TSV or JSONL with a column `path`, one row a clip"),
+        Reader("table", own_table.read, "any CSV, TSV or JSONL with a column `path`, one row a clip"),
     )
 }

@@ -14,7 +14,7 @@ import torch
 from voxstrata.audio import SAMPLE_RATE, Remark, remarks_on_band, shown
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.batches.batch import Batch, Reference
-from voxstrata.batches.plan import drawn
+from voxstrata.batches.buckets import drawn
 from voxstrata.batches.processes import Share
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.corpora.prepared import PreparedCorpus

@@ -9,7 +9,7 @@ from pathlib import Path
 from lhotse import CutSet
 from lhotse.cut import Cut
 
-from voxstrata.batches.plan import drawn
+from voxstrata.batches.buckets import drawn
 from voxstrata.config.data import CorpusUse, Data, Speakers
 from voxstrata.config.recipe import Recipe
 from voxstrata.config.task_use import TaskUse

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from voxstrata.reporting.drawing import GRID, INK, PALETTE, Drawing, canvas, label, to_svg
 from voxstrata.reporting.figures import slug
-from voxstrata.reporting.table import Contrast
+from voxstrata.reporting.runs_table import Contrast
 from voxstrata.reporting.wording import metric_title, points
 
 

@@ -9,6 +9,7 @@ from voxstrata.reporting.contents import read_run
 from voxstrata.reporting.contrasts import contrast_figure
 from voxstrata.reporting.drawing import laid_out
 from voxstrata.reporting.forest import ForestRow, forest_figure, overlay_figure
+from voxstrata.reporting.runs_table import read_table, table_curves
 from voxstrata.reporting.sections import (
     flat,
     leak_lines,
@@ -17,7 +18,6 @@ from voxstrata.reporting.sections import (
     split_section,
     training_drawings,
 )
-from voxstrata.reporting.table import read_table, table_curves
 from voxstrata.reporting.wording import cell, interval, metric_title, percent, percents, points
 from voxstrata.runs import RunFolder, atomic_write
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from voxstrata.evaluation.tasks import tasks_in
 from voxstrata.predictions import Prediction
-from voxstrata.reporting.answers import Mistake, TranscriptPair, confident_mistakes, transcript_sample
+from voxstrata.reporting.answer_tables import Mistake, TranscriptPair, confident_mistakes, transcript_sample
 from voxstrata.reporting.contents import RunContents
 from voxstrata.reporting.curves import learning_rate_figure, loss_figure
 from voxstrata.reporting.drawing import Drawing

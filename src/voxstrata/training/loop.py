@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from voxstrata.batches.batch import Batch
-from voxstrata.batches.plan import derived_seed
+from voxstrata.batches.buckets import derived_seed
 from voxstrata.batches.processes import Processes
 from voxstrata.config.training import Training
 from voxstrata.errors import Interrupted, TrainingError

@@ -19,7 +19,7 @@ from voxstrata.experiments.tables.archive import write_archive
 from voxstrata.experiments.tables.contrasts import changes_of, contrasts_of
 from voxstrata.experiments.tables.corpora import prepare_corpus, synthesis_options
 from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, variants
-from voxstrata.experiments.tables.plan import PlannedRun, plan
+from voxstrata.experiments.tables.planned_runs import PlannedRun, plan
 from voxstrata.experiments.tables.rows import rows_of
 from voxstrata.experiments.tables.table import Scale, Table
 from voxstrata.methods.building import planned_steps

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich import box
 from rich.table import Table as RichTable
 
+from voxstrata.reporting.runs_table import Contrast, Table, read_table
 from voxstrata.reporting.scores import Score
-from voxstrata.reporting.table import Contrast, Table, read_table
 from voxstrata.reporting.wording import interval, metric_title, percent, percents, points
 from voxstrata.runs import atomic_write
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from voxstrata.errors import RecipeError
 from voxstrata.evaluation.repeats import score_repeats
-from voxstrata.experiments.tables.plan import PlannedRun
+from voxstrata.experiments.tables.planned_runs import PlannedRun
 from voxstrata.experiments.tables.sweeps import best, told
 from voxstrata.experiments.tables.table import RowSpec, Scale, Table
 from voxstrata.predictions import Prediction, read_predictions
