@@ -31,6 +31,7 @@ from voxstrata.methods.frames import hold_against_frames
 from voxstrata.methods.frozen_encoder import FrozenEncoderSystem, HeadRates
 from voxstrata.methods.method import Defaults, Facts, Parent, Say, TrainedMethod, Work
 from voxstrata.methods.model_folder import save_model
+from voxstrata.methods.model_kinds import CLIP_KINDS
 from voxstrata.methods.sources import Sources, clip_sources
 from voxstrata.methods.task_sources import AnySources
 from voxstrata.predictions import read_predictions
@@ -61,6 +62,7 @@ class LastLayer(FrozenEncoderSystem):
 class LastLayerMethod(TrainedMethod[LastLayerRecipe]):
     recipe = LastLayerRecipe
     stage = "lambda-fit"
+    kinds = CLIP_KINDS
 
     def facts(self, recipe: LastLayerRecipe) -> Facts:
         teacher = recipe.teacher

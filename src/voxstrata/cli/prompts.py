@@ -77,16 +77,17 @@ def prompted_model(source: Path) -> HarmoniFuse:
         CheckpointError: if there is no model, or it is of another kind.
     """
     from voxstrata.errors import CheckpointError
-    from voxstrata.methods.harmonifuse.folder import KIND
+    from voxstrata.methods.harmonifuse.folder import HARMONIFUSE
     from voxstrata.methods.harmonifuse.system import HarmoniFuse
     from voxstrata.methods.model_folder import find_model, load_model, model_kind
 
     folder = find_model(source)
     if folder is None:
-        raise CheckpointError(f"{source} holds no model: give a finished run of the system {KIND}")
-    if (kind := model_kind(folder)) != KIND:
+        raise CheckpointError(f"{source} holds no model: give a finished run of the system harmonifuse")
+    if (kind := model_kind(folder)) != HARMONIFUSE.name:
         raise CheckpointError(
-            f"{source} holds a model of kind {kind!r}, which has no prompts: give a run of the system {KIND}"
+            f"{source} holds a model of kind {kind!r}, which has no prompts: give a run of the system "
+            "harmonifuse"
         )
     model = load_model(folder)
     assert isinstance(model, HarmoniFuse)

@@ -254,6 +254,11 @@ class MultitaskModel(EmotionModel):
         super().__init__(encoder, labels, options)
         self.transcriber = transcriber
 
+    @property
+    def merges_per_task(self) -> bool:
+        """Whether each task has a merged encoder of its own."""
+        return False
+
     def joint_logits(self, batch: Batch) -> JointLogits:
         """Both heads over one run of the encoder."""
         states = self.encoder(batch.waveforms, batch.lengths)

@@ -19,6 +19,7 @@ from voxstrata.config.task_use import TaskUse
 from voxstrata.methods.cached_states import FrozenLayers
 from voxstrata.methods.encoder_models import ClipModel
 from voxstrata.methods.fits import Fit
+from voxstrata.methods.model_kinds import ModelKind
 from voxstrata.methods.task_sources import AnySources
 from voxstrata.predictions import Prediction
 from voxstrata.system import System
@@ -118,10 +119,12 @@ class Method(ABC, Generic[R]):
     Class attributes:
         recipe: its schema; the key `system` of a recipe names the method.
         stage: what its own training clips are used for.
+        kinds: of the models that it saves; none for a method that keeps no model, or a plain encoder.
     """
 
     recipe: type[R]
     stage: ClassVar[Stage]
+    kinds: ClassVar[tuple[ModelKind, ...]]
 
     @property
     def name(self) -> str:

@@ -13,7 +13,7 @@ from voxstrata.documents import read_json_object
 from voxstrata.errors import CheckpointError
 from voxstrata.labels import is_one_line
 from voxstrata.methods.model_description import read_about
-from voxstrata.methods.model_folder import PER_TASK
+from voxstrata.methods.registry import model_kinds
 from voxstrata.runs import RunFolder
 
 #: What transformers does with an encoder that is asked for a task: said in the card and by the command.
@@ -78,15 +78,8 @@ def _encoders(about: Mapping[str, Any] | None) -> list[str]:
 def _what(about: Mapping[str, Any] | None) -> str:
     if about is None:
         return "A speech encoder."
-    kinds = {
-        "emotion": "A model that tells emotions: a speech encoder and a head over its layers.",
-        "dimensions": "A model that rates arousal, valence and dominance: a speech encoder and a head.",
-        "transcription": "A model that writes words: a speech encoder and a CTC head.",
-        "multitask": "A model that tells emotions and writes words: a speech encoder and two heads.",
-        PER_TASK: "A model that tells emotions and writes words: a base encoder, task vectors that are "
-        "merged into it anew for each task, and two heads.",
-    }
-    return kinds.get(str(about.get("kind")), f"A model of kind {_line(about.get('kind'))}.")
+    kind = model_kinds().get(str(about.get("kind")))
+    return f"A model of kind {_line(about.get('kind'))}." if kind is None else kind.about
 
 
 def _origin(told: Mapping[str, Any], about: Mapping[str, Any] | None, source: str) -> list[str]:

@@ -23,6 +23,8 @@ from voxstrata.vocabulary import Vocabulary
 
 DESCRIPTION, HEAD = "model.json", "head.safetensors"
 FORMAT = 1
+#: Where vectors lie that a model merges anew for each task.
+VECTORS = "vectors"
 #: What Whisper's decoder listens to beside a model: the base, or the model's own encoder.
 WORDS = ("plain", "merged")
 

@@ -12,6 +12,7 @@ from voxstrata.errors import RecipeError
 
 if TYPE_CHECKING:
     from voxstrata.methods.method import Method
+    from voxstrata.methods.model_kinds import ModelKind
 
 #: Modules of this package with a `METHOD` (or several: `METHODS`), in the order in which they are listed.
 _OWN = (
@@ -38,6 +39,11 @@ def methods() -> Mapping[str, Method[Any]]:
         for point in entry_points(group=GROUP):
             register(point.load())
     return _known
+
+
+def model_kinds() -> dict[str, ModelKind]:
+    """Every kind of trained model that a method saves, by the name that model.json tells."""
+    return {kind.name: kind for method in methods().values() for kind in method.kinds}
 
 
 def register(method: Method[Any]) -> None:

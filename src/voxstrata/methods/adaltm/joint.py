@@ -56,6 +56,11 @@ class JointModel(MultitaskModel):
         super().__init__(encoder, labels, transcriber, options)
         self.words_encoder = words_encoder
 
+    @property
+    def merges_per_task(self) -> bool:
+        """Whether coefficients are of each task."""
+        return self.words_encoder is not None
+
     def merge_of(self, task: str) -> MergedBackbone:
         """The merged encoder that answers a task."""
         return self.words_encoder or self.encoder if task == WORDS else self.encoder

@@ -14,6 +14,7 @@ from voxstrata.heads.ctc import CTCHead
 from voxstrata.losses import class_balanced_weights
 from voxstrata.methods.adaltm.joint import EMOTIONS, TASKS, WORDS, JointAdaLTM, JointModel
 from voxstrata.methods.adaltm.merged import MergedBackbone, engine_for
+from voxstrata.methods.adaltm.per_task import PER_TASK
 from voxstrata.methods.adaltm.recipe import AdaLTMRecipe
 from voxstrata.methods.adaltm.system import AdaLTM, coefficient_reach
 from voxstrata.methods.building import (
@@ -31,6 +32,7 @@ from voxstrata.methods.fits import BASE, FROZEN_CROP_S, Fit, emotion_defaults
 from voxstrata.methods.frames import hold_against_frames
 from voxstrata.methods.method import Defaults, Facts, Parent, Say, TrainedMethod, Work
 from voxstrata.methods.model_folder import Model, find_model, load_model, save_model, vocabulary_of
+from voxstrata.methods.model_kinds import CLIP_KINDS, MULTITASK
 from voxstrata.methods.sources import clip_sources
 from voxstrata.methods.task_sources import AnySources, TaskSources, task_sources
 from voxstrata.runs import write_json
@@ -43,6 +45,7 @@ class AdaLTMMethod(TrainedMethod[AdaLTMRecipe]):
 
     recipe = AdaLTMRecipe
     stage = "lambda-fit"
+    kinds = (*CLIP_KINDS, MULTITASK, PER_TASK)
 
     def facts(self, recipe: AdaLTMRecipe) -> Facts:
         experts = vector_parents(recipe.vectors)

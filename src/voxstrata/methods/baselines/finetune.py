@@ -27,6 +27,7 @@ from voxstrata.methods.fits import BASE, Fit, emotion_defaults, shared_defaults
 from voxstrata.methods.frames import hold_against_frames
 from voxstrata.methods.method import Defaults, Facts, Say, TrainedMethod, Work
 from voxstrata.methods.model_folder import save_model
+from voxstrata.methods.model_kinds import CLIP_KINDS, TRANSCRIPTION
 from voxstrata.methods.sources import Sources, clip_sources
 from voxstrata.methods.task_sources import AnySources
 from voxstrata.predictions import Prediction
@@ -189,6 +190,7 @@ class Finetune(TrainedMethod[FinetuneRecipe]):
 
     recipe = FinetuneRecipe
     stage = "fine-tuning"
+    kinds = (*CLIP_KINDS, TRANSCRIPTION)
 
     def facts(self, recipe: FinetuneRecipe) -> Facts:
         words = recipe.task == "asr"

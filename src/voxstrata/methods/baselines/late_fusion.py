@@ -27,6 +27,7 @@ from voxstrata.methods.frames import hold_against_frames
 from voxstrata.methods.frozen_encoder import FrozenEncoderSystem, HeadRates
 from voxstrata.methods.method import Defaults, Facts, Parent, Say, TrainedMethod, Work
 from voxstrata.methods.model_folder import save_model
+from voxstrata.methods.model_kinds import CLIP_KINDS
 from voxstrata.methods.sources import Sources, clip_sources
 from voxstrata.methods.task_sources import AnySources
 from voxstrata.system import System
@@ -82,6 +83,7 @@ class LateFusionMethod(TrainedMethod[LateFusionRecipe]):
 
     recipe = LateFusionRecipe
     stage = "lambda-fit"
+    kinds = CLIP_KINDS
 
     def facts(self, recipe: LateFusionRecipe) -> Facts:
         experts = recipe.experts.items()

@@ -32,6 +32,7 @@ from voxstrata.methods.fits import BASE, Fit, emotion_defaults
 from voxstrata.methods.frames import hold_against_frames
 from voxstrata.methods.method import Defaults, Facts, Say, TrainedMethod, Work
 from voxstrata.methods.model_folder import save_model
+from voxstrata.methods.model_kinds import MULTITASK
 from voxstrata.methods.sources import Sources, clip_sources
 from voxstrata.methods.task_sources import AnySources
 from voxstrata.predictions import Prediction
@@ -175,6 +176,7 @@ class MultitaskMethod(TrainedMethod[MultitaskRecipe]):
 
     recipe = MultitaskRecipe
     stage = "fine-tuning"
+    kinds = (MULTITASK,)
 
     def facts(self, recipe: MultitaskRecipe) -> Facts:
         trained: Literal["layers", "all"] = "layers" if recipe.freeze_front_end else "all"

@@ -124,6 +124,7 @@ class StatisticsMethod(MeasuredMethod[StatisticsRecipe]):
 
     recipe = StatisticsRecipe
     stage = "fine-tuning"
+    kinds = ()
 
     def facts(self, recipe: StatisticsRecipe) -> Facts:
         return Facts(

@@ -135,6 +135,7 @@ class TextMethod(MeasuredMethod[TextRecipe]):
 
     recipe = TextRecipe
     stage = "fine-tuning"
+    kinds = ()
 
     def facts(self, recipe: TextRecipe) -> Facts:
         transcripts = recipe.transcripts

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.config.problems import problems_of
@@ -18,45 +19,54 @@ from voxstrata.methods.harmonifuse.lm.pretrained import build_lm
 from voxstrata.methods.harmonifuse.lm.tokenizers import CharacterTokenizer
 from voxstrata.methods.harmonifuse.options import HarmoniFuseOptions
 from voxstrata.methods.harmonifuse.system import HarmoniFuse
-from voxstrata.methods.model_description import Shapes
+from voxstrata.methods.model_description import Description, Shapes
+from voxstrata.methods.model_kinds import Load, ModelKind
 from voxstrata.vocabulary import Vocabulary
 
-KIND = "harmonifuse"
+
+class _HarmoniFuse(ModelKind):
+    name = "harmonifuse"
+    about = "A speech language model that answers each task by its prompt (HarmoniFuse)."
+    parts = ()
+
+    def holds(self, model: nn.Module) -> bool:
+        return isinstance(model, HarmoniFuse)
+
+    def describe(self, model: HarmoniFuse) -> dict[str, Any]:
+        tokenizer = model.tokenizer
+        return {
+            "tasks": [
+                {
+                    "name": task.name,
+                    "labels": None if task.labels is None else list(task.labels),
+                    "field": task.field,
+                    "weight": task.weight,
+                }
+                for task in model.tasks.values()
+            ],
+            "options": _told(model.options),
+            "vocabulary": list(tokenizer.vocabulary.characters)
+            if isinstance(tokenizer, CharacterTokenizer)
+            else None,
+        }
+
+    def build(self, folder: Path, told: Description, shapes: Shapes, load: Load) -> HarmoniFuse:
+        return _described(told.about, load(folder / "encoder"), shapes)
+
+    def tensors(self, model: HarmoniFuse) -> Mapping[str, Tensor]:
+        given = model.options.lm.pretrained is not None
+        return {
+            name: tensor
+            for name, tensor in super().tensors(model).items()
+            if not (given and name.startswith("lm.") and "lora_" not in name)
+        }
 
 
-def describe(model: HarmoniFuse) -> dict[str, Any]:
-    """For model.json: tasks, options, the characters of a language model from scratch."""
-    tokenizer = model.tokenizer
-    return {
-        "kind": KIND,
-        "tasks": [
-            {
-                "name": task.name,
-                "labels": None if task.labels is None else list(task.labels),
-                "field": task.field,
-                "weight": task.weight,
-            }
-            for task in model.tasks.values()
-        ],
-        "options": _told(model.options),
-        "vocabulary": list(tokenizer.vocabulary.characters)
-        if isinstance(tokenizer, CharacterTokenizer)
-        else None,
-    }
+HARMONIFUSE = _HarmoniFuse()
 
 
-def saved_tensors(model: HarmoniFuse) -> dict[str, Tensor]:
-    """All tensors that neither the encoder's folder nor a pretrained language model's name stands for."""
-    given = model.options.lm.pretrained is not None
-    return {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if not name.startswith("encoder.") and not (given and name.startswith("lm.") and "lora_" not in name)
-    }
-
-
-def described(about: Mapping[str, Any], encoder: SpeechEncoder, shapes: Shapes) -> HarmoniFuse:
-    """The model that `describe` told of, its own tensors not loaded yet.
+def _described(about: Mapping[str, Any], encoder: SpeechEncoder, shapes: Shapes) -> HarmoniFuse:
+    """The model that model.json tells of, its own tensors not loaded yet.
 
     A language model from scratch is built without memory first: only what fits the stored tensors is built.
 
@@ -82,7 +92,7 @@ def described(about: Mapping[str, Any], encoder: SpeechEncoder, shapes: Shapes) 
         vocabulary = Vocabulary(tuple(about["vocabulary"] or ()))
         if options.lm.pretrained is None:
             with torch.device("meta"):
-                planned = saved_tensors(_built(encoder, tasks, options, vocabulary))
+                planned = HARMONIFUSE.tensors(_built(encoder, tasks, options, vocabulary))
             if {name: tuple(tensor.shape) for name, tensor in planned.items()} != dict(shapes):
                 raise CheckpointError(
                     "head.safetensors does not fit model.json beside it; fetch or train both again"

@@ -12,6 +12,7 @@ from voxstrata.losses import class_balanced_weights
 from voxstrata.methods.building import load_base, tell_tasks, told_share, trained_parameters
 from voxstrata.methods.cached_states import FrozenLayers
 from voxstrata.methods.frames import hold_against_frames
+from voxstrata.methods.harmonifuse.folder import HARMONIFUSE
 from voxstrata.methods.harmonifuse.lm.pretrained import build_lm, load_tokenizer
 from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
 from voxstrata.methods.harmonifuse.system import HarmoniFuse
@@ -27,6 +28,7 @@ class HarmoniFuseMethod(TrainedMethod[HarmoniFuseRecipe]):
 
     recipe = HarmoniFuseRecipe
     stage = "fine-tuning"
+    kinds = (HARMONIFUSE,)
 
     def facts(self, recipe: HarmoniFuseRecipe) -> Facts:
         return Facts(

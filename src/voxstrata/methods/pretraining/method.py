@@ -32,6 +32,7 @@ class Pretraining(TrainedMethod[PretrainRecipe]):
 
     recipe = PretrainRecipe
     stage = "pretraining"
+    kinds = ()
 
     def facts(self, recipe: PretrainRecipe) -> Facts:
         return Facts(
