@@ -234,7 +234,7 @@ def test_a_vector_may_lack_what_another_has():
     assert worst(gradient(merged, *batch()), exact) < 1e-5
 
 
-def test_transformers_own_checkpointing_is_refused_and_ours_keeps_less():
+def test_transformers_own_checkpointing_and_unknown_engines_are_refused():
     base, vectors = parts()
     base.model.gradient_checkpointing_enable()
     with pytest.raises(CheckpointError, match="gradient_checkpointing=True"):

@@ -6,7 +6,7 @@ Merge = combine weights, fuse = combine activations. Importing costs no torch: n
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Named three times: checkers of types read the imports and `__all__`, a running program `_PLACES`.
 if TYPE_CHECKING:
