@@ -35,6 +35,7 @@ _LATER: dict[str, Any] = {
     "learn_from": [],
     "start_heads": {},
     "words": "plain",
+    "features": "own",
 }
 
 #: The same, of each corpus in them.
