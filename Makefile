@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 BENCH := $(BENCH_VENV)/bin/voxstrata bench
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
-.PHONY: setup demo test test-all check lint types docs bench weights clean
+.PHONY: setup demo test test-all check lint types reference docs bench weights clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -42,6 +42,9 @@ types: setup
 	$(BIN)/mypy
 
 check: lint types test  ## lint, types and tests
+
+reference: setup  ## write docs/reference from the program
+	$(BIN)/python docs/generate.py
 
 $(VENV)/.docs-ready: $(VENV)/.ready constraints/docs.txt
 	$(BIN)/python -m pip install --quiet $(PIP_INDEX) --constraint constraints/tested.txt --constraint constraints/docs.txt --editable '.[docs]'

@@ -8,7 +8,13 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS / "extensions"), str(DOCS.parent / "src")]
 
+from pygments.lexers.special import TextLexer  # noqa: E402
+from sphinx.highlighting import lexers  # noqa: E402
+
 from voxstrata import __version__  # noqa: E402
+
+# A code host highlights tables of comma-separated values; Pygments has no lexer for them.
+lexers["csv"] = TextLexer()
 
 project = "voxstrata"
 author = "The voxstrata authors"

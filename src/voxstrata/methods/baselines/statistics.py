@@ -31,7 +31,17 @@ GAIN = 50.0
 
 
 class StatisticsRecipe(Recipe):
-    """A yardstick: acoustic statistics and an SVM (see `svm_answers`)."""
+    """A baseline without deep learning: 284 acoustic statistics per clip and an SVM with balanced classes.
+
+    Mel bands, MFCCs, pitch, periodicity, level and tilt (see `svm_answers`). Predictions and scores, no
+    model.
+
+    Args:
+        cost: C of the SVM.
+        gamma: of its RBF kernel, for features of unit variance.
+        speaker_normalized: bring each speaker's clips to zero mean and unit variance first; needs no labels,
+            but all clips of a speaker.
+    """
 
     system: Literal["statistics"] = "statistics"
     cost: PositiveNumber = 10.0
