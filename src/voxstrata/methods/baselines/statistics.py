@@ -38,13 +38,18 @@ GAIN = 50.0
 
 
 class StatisticsRecipe(Recipe):
-    """A baseline: acoustic statistics and an SVM.
+    """A baseline without deep learning: acoustic statistics per clip and an SVM with balanced classes.
+
+    Mel bands, MFCCs, pitch, periodicity, level and tilt, or eGeMAPS (see `svm_answers`). Predictions and
+    scores, no model.
 
     Args:
-        features: "own", 284 statistics of 71 features a frame; "egemaps", the 88 of opensmile's eGeMAPSv02.
+        features: "own", 284 statistics of 71 features a frame; "egemaps", the 88 of opensmile's eGeMAPSv02
+            (the extra `egemaps`; its licence allows research use only).
         cost: C of the SVM.
-        gamma: of its kernel, for features of unit variance.
-        speaker_normalized: each speaker's statistics are brought to zero mean and unit deviation.
+        gamma: of its RBF kernel, for features of unit variance.
+        speaker_normalized: bring each speaker's clips to zero mean and unit variance first; needs no labels,
+            but all clips of a speaker.
     """
 
     system: Literal["statistics"] = "statistics"
