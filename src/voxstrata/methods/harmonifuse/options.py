@@ -162,7 +162,7 @@ class HarmoniFuseOptions(Strict):
         lm: a language model from scratch, or a pretrained one with adapters.
         prompt_tokens: learned embeddings of a task's prompt.
         label_smoothing: of the token loss.
-        class_answers: how classes are predicted: by a linear head on the fused state of the last prompt position,
+        class_answers: classes are predicted by a linear head on the fused state of the last prompt position,
             or as "words" through the token head, one of the label names.
         encoder_trained: "none", the "top" layers, or "all" but the front end; of a merged encoder these are
             its coefficients, so "top" does not go.
