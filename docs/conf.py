@@ -41,7 +41,6 @@ myst_dmath_allow_space = False
 
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
-autodoc_class_signature = "separated"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 add_module_names = False
