@@ -310,7 +310,8 @@ class MergedBackbone(nn.Module):
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
+        apply: Callable[..., nn.Module] = super()._apply
+        apply(fn, recurse)
         self._held.apply(fn)
         self._reused = None
         return self
