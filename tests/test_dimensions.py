@@ -195,7 +195,7 @@ def test_clips_that_lack_a_reference_of_some_ratings_are_told():
 def test_leaving_out_until_no_rated_clip_is_left_is_refused():
     references = {"reference_arousal": 1.0, "reference_valence": 2.0}
     rows = [Prediction("a", arousal=1.0, **references), Prediction("b", valence=2.0, **references)]
-    with pytest.raises(PredictionsError, match="no clip has a whole answer for dimensions"):
+    with pytest.raises(PredictionsError, match="no clip has a complete answer for dimensions"):
         score(rows, errors="leave-out")
 
 

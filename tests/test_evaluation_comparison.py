@@ -153,7 +153,7 @@ def test_different_references_are_named(field):
     a, b = systems(speakers=2, clips=4)
     b[3] = replace(b[3], **{field: "other"})
     with pytest.raises(
-        PredictionsError, match=rf"{field} differs between the files for 1 clips: '0-3': .* 'other'"
+        PredictionsError, match=rf"{field} differs between the files for 1 clip: '0-3': .* 'other'"
     ):
         compare(a, b)
 

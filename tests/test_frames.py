@@ -198,8 +198,8 @@ def test_clips_with_more_words_than_frames_are_left_out_of_training_and_still_an
     told = [line for line in said if "left out" in line]
     reason = r"transcript longer than the audio (more characters than the encoder has frames), e.g."
     assert told == [
-        f"train: 1 clips left out: {reason} table/03",
-        f"dev: 1 clips left out of the validation loss: {reason} table/09",
+        f"train: 1 clip left out: {reason} table/03",
+        f"dev: 1 clip left out of the validation loss: {reason} table/09",
     ]
     for split, names in {"dev": range(8, 12), "test": range(12, 16)}.items():
         answered = {row.id for row in read_predictions(run.predictions(split))}

@@ -48,7 +48,7 @@ def test_four_classes_of_eight() -> None:
 def test_labels_that_fall_together_add_their_votes() -> None:
     (mapped,), account = map_labels([clip("calm", calm=2, neutral=1, fear=1)], LABEL_MAPS["calm-to-neutral"])
     assert (mapped.emotion, mapped.votes) == ("neutral", {"fear": 1, "neutral": 3})
-    assert account == ("map calm-to-neutral: calm -> neutral (1 clips, votes in 1); kept: fear 0, neutral 0")
+    assert account == ("map calm-to-neutral: calm -> neutral (1 clip, votes in 1); kept: fear 0, neutral 0")
 
 
 def test_maps_go_one_after_the_other() -> None:
@@ -110,7 +110,7 @@ def test_the_command_maps_and_prints_what_it_did(ravdess: Path, tmp_path: Path) 
     ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "calm -> neutral (1 clips, votes in 0); kept: neutral 1, surprise 1" in result.stdout
+    assert "calm -> neutral (1 clip, votes in 0); kept: neutral 1, surprise 1" in result.stdout
     assert "calm" not in [line.split()[0] for line in result.stdout.splitlines() if line]
 
 
@@ -139,9 +139,9 @@ def test_a_label_of_ones_own_is_mapped_and_the_others_stay() -> None:
     assert [c.emotion for c in clips] == ["happiness", "happiness", None, "happiness"]
     assert [c.votes for c in clips] == [{"happiness": 3}, {}, {}, {"happiness": 2}]
     assert accounts[0] == (
-        "map happy=happiness: happy -> happiness (1 clips, votes in 2); kept: glad 1, happiness 1, sad 1"
+        "map happy=happiness: happy -> happiness (1 clip, votes in 2); kept: glad 1, happiness 1, sad 1"
     )
-    assert accounts[2].startswith("map sad=: sad -> no emotion (1 clips")
+    assert accounts[2].startswith("map sad=: sad -> no emotion (1 clip")
 
 
 def test_a_label_that_no_clip_has_is_named_with_those_there_are() -> None:

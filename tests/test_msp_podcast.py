@@ -320,7 +320,7 @@ def test_the_command_takes_the_choices_and_prints_them(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "options: test=test2 keep=paper votes=primary" in result.stdout
     assert "speaker unknown: train 1, test 1" in result.stdout
-    assert "contempt -> no emotion (1 clips, votes in 0)" in result.stdout
+    assert "contempt -> no emotion (1 clip, votes in 0)" in result.stdout
     prepared = PreparedCorpus.load(tmp_path / "out")
     assert prepared.labels == ("anger", "happiness", "neutral", "sadness")
     assert prepared.options == {"test": "test2", "keep": "paper", "votes": "primary"}

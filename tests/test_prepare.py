@@ -130,7 +130,7 @@ def test_a_speaker_in_two_splits_is_refused_also_with_skip_bad(good: Path, tmp_p
     rows[0]["speaker"] = "test"
     write_table(tmp_path, rows)
     for skip_bad in (False, True):
-        with pytest.raises(FaultyCorpusError, match="calls-test: 2 clips in test, 1 clips in train"):
+        with pytest.raises(FaultyCorpusError, match="calls-test: 2 clips in test, 1 clip in train"):
             prepare("table", good, tmp_path / "out", skip_bad=skip_bad)
     assert not (tmp_path / "out").exists()
 
@@ -327,7 +327,7 @@ def test_recordings_that_are_too_loud_or_too_quiet_are_counted(tmp_path: Path) -
     inspections = inspect_all([*paths, tmp_path / "zero.wav"])
     assert notes_on_levels(inspections) == [
         "level: 2 over full scale (the loudest 32767 times) and 1 with a peak under 0.001 of full scale, "
-        "of 5 recordings; these are heard scaled to full scale"
+        "of 5 recordings; these are scaled to full scale"
     ]
     assert notes_on_levels(inspections[:2]) == []
     assert len(notes_on_levels(inspections[1:3])) == 1

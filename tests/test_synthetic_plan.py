@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,13 +59,13 @@ def test_every_emotion_has_words_for_every_slot_and_no_word_is_exclusive_to_two(
 
 def test_transcripts_hold_only_letters_and_spaces():
     for vocabulary in ("everyday", "bookish", "free", "any"):
-        for clip in plan(SMALL.but(read=True, vocabulary=vocabulary), "train"):
+        for clip in plan(replace(SMALL, read=True, vocabulary=vocabulary), "train"):
             assert set(clip.sentence.transcript) <= set("abcdefghijklmnopqrstuvwxyz ")
             assert "  " not in clip.sentence.transcript
 
 
 def test_voices_accents_and_sentences_are_disjoint_between_splits_of_corpora_with_different_seeds():
-    clips = {split: plan(SMALL.but(seed=k), split) for k, split in enumerate(SPLITS)}
+    clips = {split: plan(replace(SMALL, seed=k), split) for k, split in enumerate(SPLITS)}
     for kind in (
         lambda c: c.voice.id,
         lambda c: c.voice.id.partition(".")[0],
@@ -110,12 +111,12 @@ def test_at_strength_0_words_and_delivery_are_the_same_whatever_the_emotion(seed
 
 
 def test_at_strength_1_the_words_are_always_of_the_emotion():
-    clips = plan(SMALL.but(lexical_strength=1.0), "train")
+    clips = plan(replace(SMALL, lexical_strength=1.0), "train")
     assert {c.sentence.lexical_emotion == c.intended for c in clips if c.sentence.lexical_emotion} == {True}
 
 
 def test_a_fifth_of_the_train_clips_of_each_emotion_carries_a_label():
-    clips = plan(SMALL.but(clips=(800, 80, 160)), "train")
+    clips = plan(replace(SMALL, clips=(800, 80, 160)), "train")
     assert Counter(c.intended for c in clips) == dict.fromkeys(EMOTIONS, 100)
     assert Counter(c.intended for c in clips if c.labelled) == dict.fromkeys(EMOTIONS, 20)
     assert all(bool(c.votes) == c.labelled for c in clips)
@@ -150,7 +151,7 @@ def test_oracles_of_the_negative_controls_are_at_chance():
 
 def test_the_read_corpora_differ_in_their_factor_only():
     read = {
-        (p, v): plan(SMALL.but(read=True, prosody=p, vocabulary=v), "train")
+        (p, v): plan(replace(SMALL, read=True, prosody=p, vocabulary=v), "train")
         for p in ("emotional", "neutral")
         for v in ("everyday", "bookish")
     }

@@ -43,3 +43,12 @@ class Interrupted(VoxstrataError):
     """Stopped by Ctrl-C after a clean checkpoint; the same command goes on from there."""
 
     exit_code = 130
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things, in words of a message.
+
+    >>> counted(1, "clip"), counted(1200, "clip")
+    ('1 clip', '1,200 clips')
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"

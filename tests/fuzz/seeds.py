@@ -196,17 +196,17 @@ def _merged_per_task(folder: Path, labels: Any, words: Any, options: Any) -> Any
 
 def _harmonifuse(encoder: Any, labels: Any, words: Any) -> Any:
     from voxstrata.heads.task import Task
-    from voxstrata.methods.harmonifuse.lm.language_model import SmallLM
+    from voxstrata.methods.harmonifuse.lm.pretrained import build_lm
     from voxstrata.methods.harmonifuse.options import (
         ConnectorOptions,
         HarmoniFuseOptions,
         LayerFusionOptions,
-        build_lm,
+        LMOptions,
     )
     from voxstrata.methods.harmonifuse.system import HarmoniFuse
 
     options = HarmoniFuseOptions(
-        lm=SmallLM(layers=1, size=16, heads=2, feed_forward=32),
+        lm=LMOptions(layers=1, size=16, heads=2, feed_forward=32),
         layer_fusion=LayerFusionOptions(width=8),
         connector=ConnectorOptions(width=16),
     )

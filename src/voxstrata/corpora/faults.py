@@ -29,7 +29,7 @@ from voxstrata.audio import (
 from voxstrata.corpora.clip import BAD_ID, ROUNDING_S, SPLITS, Clip, told_faults
 from voxstrata.corpora.files import is_lfs_stub
 from voxstrata.corpora.silence import without_silence
-from voxstrata.errors import AudioError, CorpusError
+from voxstrata.errors import AudioError, CorpusError, counted
 
 #: The shortest clip, in samples at 16 kHz: one frame of a speech encoder's convolutions (25 ms).
 SHORTEST = 400
@@ -81,7 +81,7 @@ class FaultyCorpusError(CorpusError):
             advice.append("mend the clips, or leave them out with --skip-bad")
         if any(fault.kind == SPLIT_LEAK for fault in faults):
             advice.append("put all clips of a speaker into one split (--skip-bad cannot decide that)")
-        self.counts = f"faults in {clips} clips: {kinds}; {'; '.join(advice)}"
+        self.counts = f"faults in {counted(clips, 'clip')}: {kinds}; {'; '.join(advice)}"
         super().__init__(f"{self.counts}; the first is {faults[0]}")
 
 
@@ -221,7 +221,9 @@ def notes_on_levels(inspections: Iterable[Inspection]) -> list[str]:
     told += [f"{len(quiet)} with a peak under {QUIET:g} of full scale"] if quiet else []
     if not told:
         return []
-    return [f"level: {' and '.join(told)}, of {len(peaks)} recordings; these are heard scaled to full scale"]
+    return [
+        f"level: {' and '.join(told)}, of {counted(len(peaks), 'recording')}; these are scaled to full scale"
+    ]
 
 
 def notes_on_remarks(clips: Sequence[Clip], inspections: Sequence[Inspection]) -> list[str]:
@@ -233,7 +235,8 @@ def notes_on_remarks(clips: Sequence[Clip], inspections: Sequence[Inspection]) -
         for remark in inspection.remarks:
             found[remark.kind].append(f"{clip.id}: {remark.detail}")
     return [
-        f"{kind}: {len(told)} of {good} recordings, such as {told[0]}" for kind, told in sorted(found.items())
+        f"{kind}: {len(told)} of {counted(good, 'recording')}, such as {told[0]}"
+        for kind, told in sorted(found.items())
     ]
 
 
@@ -278,7 +281,11 @@ def split_faults(clips: Sequence[Clip]) -> list[Fault]:
         if clip.speaker is not None:
             counts[clip.speaker][clip.split] += 1
     return [
-        Fault(SPLIT_LEAK, speaker, ", ".join(f"{n} clips in {split}" for split, n in sorted(splits.items())))
+        Fault(
+            SPLIT_LEAK,
+            speaker,
+            ", ".join(f"{counted(n, 'clip')} in {split}" for split, n in sorted(splits.items())),
+        )
         for speaker, splits in sorted(counts.items())
         if len(splits) > 1
     ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from voxstrata.corpora.clip import Clip
-from voxstrata.errors import LabelError
+from voxstrata.errors import LabelError, counted
 from voxstrata.labels import EMOTIONS, is_one_line
 
 
@@ -129,7 +129,7 @@ def map_labels(clips: Sequence[Clip], label_map: LabelMap) -> tuple[list[Clip], 
 
 def _account(label_map: LabelMap, clips: Counter[str], votes: Counter[str]) -> str:
     changed = [
-        f"{label} -> {target or 'no emotion'} ({clips[label]:,} clips, votes in {votes[label]:,})"
+        f"{label} -> {target or 'no emotion'} ({counted(clips[label], 'clip')}, votes in {votes[label]:,})"
         for label, target in label_map.changes.items()
     ]
     kept = [f"{label} {clips[label]:,}" for label in sorted({*clips, *votes} - set(label_map.changes))]

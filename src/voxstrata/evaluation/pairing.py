@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from voxstrata.errors import PredictionsError
+from voxstrata.errors import PredictionsError, counted
 from voxstrata.evaluation.answers import first_few
 from voxstrata.evaluation.recognition import normalizer_named
 from voxstrata.labels import DIMENSIONS
@@ -60,8 +60,8 @@ def aligned(
 def _refuse(field: str, differing: Sequence[str]) -> None:
     if differing:
         raise PredictionsError(
-            f"{field} differs between the files for {len(differing)} clips: {'; '.join(differing[:3])}; "
-            "score both against the same references"
+            f"{field} differs between the files for {counted(len(differing), 'clip')}: "
+            f"{'; '.join(differing[:3])}; score both against the same references"
         )
 
 

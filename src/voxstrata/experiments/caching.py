@@ -11,7 +11,7 @@ from typing import Any
 from voxstrata.batches.processes import Processes
 from voxstrata.batches.source import BatchSource
 from voxstrata.batches.task_schedule import Stream
-from voxstrata.errors import CheckpointError
+from voxstrata.errors import CheckpointError, counted
 from voxstrata.methods.adaltm.lean.front_cache import FrontCache, front_bytes
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.building import planned_steps
@@ -194,7 +194,7 @@ def _keep_fronts(
             refused = fault
         if not processes.any(refused is not None):
             needed = gigabytes(front_bytes(merged, counts, layers))
-            say(f"train and dev: {what} runs once over {len(counts)} clips; {needed} are kept")
+            say(f"train and dev: {what} runs once over {counted(len(counts), 'clip')}; {needed} are kept")
             model.front_cache = cache
             return
         say(f"train and dev: {refused or 'another process has no room'}; {what} runs in every epoch")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from voxstrata.batches.source import BatchSource
 from voxstrata.config.recipe import Recipe
 from voxstrata.config.training import Training
-from voxstrata.errors import RecipeError
+from voxstrata.errors import RecipeError, counted
 from voxstrata.methods.method import TrainedMethod
 from voxstrata.methods.registry import method_of
 from voxstrata.methods.task_sources import AnySources, TaskSources
@@ -86,9 +86,9 @@ def _too_few_clips(trained: Mapping[str, BatchSource]) -> Iterator[str]:
         labels = source.options.labels
         if labels is not None and len(source) < len(labels):
             yield (
-                f"{name}{_clips(len(source), 'train ')} for {len(labels)} classes ({', '.join(labels)}); "
-                "each class "
-                "needs several: give more clips, or fewer classes with data.labels"
+                f"{name}{counted(len(source), 'train clip')} for {len(labels)} classes "
+                f"({', '.join(labels)}); each class needs several: give more clips, or fewer classes with "
+                "data.labels"
             )
 
 
@@ -136,7 +136,3 @@ def _too_few_steps(total: int, trained: Mapping[str, BatchSource]) -> Iterator[s
             "anything; give "
             "more epochs, or a smaller data.batch_size"
         )
-
-
-def _clips(count: int, kind: str) -> str:
-    return f"{count} {kind}clip{'s' * (count != 1)}"

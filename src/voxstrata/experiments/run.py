@@ -16,7 +16,7 @@ from voxstrata.batches.processes import Processes
 from voxstrata.config.recipe import Recipe
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.documents import read_json_object
-from voxstrata.errors import RecipeError
+from voxstrata.errors import RecipeError, counted
 from voxstrata.evaluation.score import score
 from voxstrata.experiments.caching import cache_folder, keep
 from voxstrata.experiments.leaks.guard import Guarded, guard
@@ -199,7 +199,7 @@ def _checked_sources(recipe: Any, say: Say, *, keyed: bool) -> AnySources:
     sources: AnySources = method_of(recipe).sources(recipe)
     for split, source in {"train": sources.train, **sources.evaluated}.items():
         for reason, count in source.left_out.items():
-            say(f"{split}: {count} clips left out: {reason}")
+            say(f"{split}: {counted(count, 'clip')} left out: {reason}")
     # A table's recipe is trained all the same: it is what the table is about.
     check_plan(recipe, sources, say, refuse=not keyed)
     return sources

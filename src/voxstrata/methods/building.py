@@ -9,6 +9,7 @@ import torch
 from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
 from voxstrata.config.head import HeadOptions
 from voxstrata.config.recipe import BaseRecipe, Recipe, TrainedRecipe
+from voxstrata.errors import counted
 from voxstrata.labels import DIMENSIONS
 from voxstrata.losses import class_balanced_weights
 from voxstrata.methods.adaltm.task_vector import TaskVector, require_a_change
@@ -104,7 +105,7 @@ def tell_tasks(sources: TaskSources, say: Say, *, prompts: bool = False) -> None
         share = sources.train.schedule.share(task.name)
         field = task.field if prompts else "emotions"
         of = "words" if task.labels is None else f"{field}: {', '.join(task.labels)}"
-        say(f"{name} {of}; {len(source):,} clips, {share:.0%} of the steps")
+        say(f"{name} {of}; {counted(len(source), 'clip')}, {share:.0%} of the steps")
         if sources.dev is not None and task.name not in sources.dev.sources:
             say(f"warning: {name} has no dev clips; the weights are chosen without it")
     for line in sources.absent_classes():

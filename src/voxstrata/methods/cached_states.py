@@ -28,7 +28,7 @@ from voxstrata.batches.batch import Batch
 from voxstrata.batches.collate import no_clips
 from voxstrata.batches.processes import Share
 from voxstrata.batches.source import BatchSource
-from voxstrata.errors import CheckpointError
+from voxstrata.errors import CheckpointError, counted
 from voxstrata.heads.emotion import masked_mean
 from voxstrata.heads.layer_sum import LayerSum
 from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
@@ -125,7 +125,9 @@ class CachedStates:
             file.seek(max(0, held - len(ids) * _COUNT_BYTES))
             counts = np.fromfile(file, np.int64)
         if held != _file_bytes(int(counts.sum()), layers, size, len(ids)) or len(counts) != len(ids):
-            raise CheckpointError(f"{path} does not hold the states of these {len(ids)} clips; remove it")
+            raise CheckpointError(
+                f"{path} does not hold the states of these {counted(len(ids), 'clip')}; remove it"
+            )
         starts = np.cumsum(counts) - counts
         self._places = dict(zip(ids, zip(starts.tolist(), counts.tolist(), strict=True), strict=True))
 
@@ -193,7 +195,10 @@ def cached_states(
     if not path.is_file():
         _check_room(frozen, source, folder, budget_bytes)
         needed = gigabytes(frozen.file_bytes(source))
-        announce(f"the encoder runs once over {len(source)} clips; {needed} of {frozen.form} states are kept")
+        announce(
+            f"the encoder runs once over {counted(len(source), 'clip')}; {needed} of {frozen.form} states "
+            "are kept"
+        )
         _write(path, frozen, source, bf16=bf16)
         source.drop_audio()
     return CachedStates(source, path, layers=frozen.encoder.num_layers, size=frozen.encoder.hidden_size)
@@ -226,7 +231,7 @@ def _check_room(frozen: FrozenLayers, source: BatchSource, folder: Path, budget_
     free = shutil.disk_usage(place).free
     if needed > min(budget_bytes, free):
         raise CheckpointError(
-            f"the encoder's {frozen.form} states of {len(source)} clips take {gigabytes(needed)}; "
+            f"the encoder's {frozen.form} states of {counted(len(source), 'clip')} take {gigabytes(needed)}; "
             f"{gigabytes(budget_bytes)} are allowed and {gigabytes(free)} are free in {place}: allow more "
             "(in a recipe: cache_gb), free space, or leave the cache out"
         )

@@ -13,7 +13,7 @@ from voxstrata.backbone.families.family import FrontEnd
 from voxstrata.backbone.families.registry import family_of
 from voxstrata.batches.clips import BatchClip
 from voxstrata.batches.source import BatchSource
-from voxstrata.errors import AudioError, CorpusError, RecipeError
+from voxstrata.errors import AudioError, CorpusError, RecipeError, counted
 from voxstrata.losses import ctc_frames
 from voxstrata.methods.sources import Sources
 from voxstrata.methods.task_sources import AnySources
@@ -161,7 +161,7 @@ def _learned(sources: AnySources) -> dict[str, BatchSource]:
 def told_left_out(split: str, ids: Sequence[str]) -> str:
     """A line about clips of train or dev that `too_many_words` found."""
     where = "left out" if split.endswith("train") else "left out of the validation loss"
-    return f"{split}: {len(ids)} clips {where}: {TOO_MANY_WORDS}, e.g. {', '.join(ids[:_SHOWN])}"
+    return f"{split}: {counted(len(ids), 'clip')} {where}: {TOO_MANY_WORDS}, e.g. {', '.join(ids[:_SHOWN])}"
 
 
 def _by_split(sources: AnySources) -> Iterator[tuple[str, BatchSource]]:

@@ -22,8 +22,7 @@ from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, variants
 from voxstrata.experiments.tables.planned_runs import PlannedRun, plan
 from voxstrata.experiments.tables.rows import rows_of
 from voxstrata.experiments.tables.table import Scale, Table
-from voxstrata.methods.building import planned_steps
-from voxstrata.methods.method import Say, TrainedMethod
+from voxstrata.methods.method import Say
 from voxstrata.methods.registry import method_of
 from voxstrata.runs import folder_lock, is_held, write_json
 from voxstrata.training.progress import Progress
@@ -34,12 +33,12 @@ _Corpora = dict[str, dict[str, PreparedCorpus]]
 
 @dataclass(frozen=True)
 class Tick:
-    """Progress of a whole table.
+    """Progress of a table.
 
     Args:
-        done: steps done, over all runs.
-        total: steps of all runs.
-        run: what runs now.
+        done: steps done of what runs now.
+        total: its steps.
+        run: what runs now, and which of how many it is.
         detail: its loss, for the eye.
     """
 
@@ -217,16 +216,14 @@ def _execute_all(
     """
     distinct = {run.folder.path: run for run in planned}
     open_runs = {path: run for path, run in distinct.items() if not run.folder.is_complete}
-    steps = {path: _steps(run.recipe) for path, run in open_runs.items()}
-    total, done = sum(steps.values()), 0
+    count = len(open_runs)
     while open_runs:
-        run = _free(open_runs, steps) if patient else next(iter(open_runs.values()))
-        start = done
+        run = _free(open_runs) if patient else next(iter(open_runs.values()))
+        named = f"run {count - len(open_runs) + 1} of {count}: {run.folder.path.name}"
 
-        def progress(now: Progress, start: int = start, run: PlannedRun = run) -> None:
-            tick(Tick(start + now.step, total, run.folder.path.name, f"loss {now.loss:.3f}"))
+        def progress(now: Progress, named: str = named) -> None:
+            tick(Tick(now.step, now.steps_total, named, f"loss {now.loss:.3f}"))
 
-        tick(Tick(done, total, run.folder.path.name))
         execute(
             run.recipe,
             run.folder,
@@ -236,16 +233,9 @@ def _execute_all(
             progress=progress,
         )
         del open_runs[run.folder.path]
-        done = start + steps[run.folder.path]
-        tick(Tick(done, total, run.folder.path.name))
 
 
-def _steps(recipe: Any) -> int:
-    method = method_of(recipe)
-    return planned_steps(recipe, method.sources(recipe)) if isinstance(method, TrainedMethod) else 0
-
-
-def _free(open_runs: dict[Path, PlannedRun], steps: Mapping[Path, int]) -> PlannedRun:
+def _free(open_runs: dict[Path, PlannedRun]) -> PlannedRun:
     """Of the runs whose parents are done and that no other process holds, the longest; else the first one.
 
     The longest ones first, so that all processes end at about the same time.
@@ -255,15 +245,14 @@ def _free(open_runs: dict[Path, PlannedRun], steps: Mapping[Path, int]) -> Plann
         parents = [*experts_of(run.recipe).values(), base_of(run.recipe) or ""]
         if all(_is_done(open_runs, Path(parent)) for parent in parents) and not is_held(run.folder.path):
             free.append(run)
-    return max(free or [next(iter(open_runs.values()))], key=lambda run: _length(run, steps))
+    return max(free or [next(iter(open_runs.values()))], key=_length)
 
 
-def _length(run: PlannedRun, steps: Mapping[Path, int]) -> float:
-    """How long a run takes, in steps in which an encoder runs."""
-    method, count = method_of(run.recipe), steps[run.folder.path]
-    work = method.facts(run.recipe).work
-    # Where the encoder's states can be kept it runs once over the clips.
-    return count / 20 if work is not None and work.still else count
+def _length(run: PlannedRun) -> tuple[bool, int]:
+    """For the order alone: where the encoder's states can be kept, it runs once over the clips."""
+    work = method_of(run.recipe).facts(run.recipe).work
+    training = getattr(run.recipe, "training", None)
+    return work is None or not work.still, (training.epochs or training.steps or 0) if training else 0
 
 
 def _is_done(open_runs: dict[Path, PlannedRun], path: Path) -> bool:
