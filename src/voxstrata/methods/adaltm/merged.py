@@ -55,6 +55,11 @@ class MergedBackbone(nn.Module):
     Raises:
         CheckpointError: if a vector belongs to another base or does not fit `dtype`, or `init` names other
             vectors.
+
+    Example:
+        ``merged = vs.MergedBackbone(base, {"asr": asr, "ser": ser}, init=0.5)``; then
+        ``merged(waveforms, lengths)`` gives states as `SpeechEncoder` does, and ``merged.export("merged")``
+        writes a transformers folder.
     """
 
     coefficients: Tensor
