@@ -230,10 +230,10 @@ def test_what_a_run_folder_lacks_is_one_line(run, two_runs, tmp_path):
     for arguments, said in (
         (
             ("evaluate", two_runs[0], "--split", "train"),
-            "no predictions of 'train'; --split may be dev, test",
+            "no predictions of the split 'train'; it has dev, test",
         ),
         (("evaluate", tmp_path / "empty"), "is a folder without predictions/test.jsonl"),
-        (("evaluate", file, "--split", "dev"), "leave --split out"),
+        (("evaluate", file, "--split", "dev"), "leave the split out"),
         (("compare", two_runs[0], tmp_path / "none"), "no predictions file at"),
     ):
         code, out, err = run(*arguments)
@@ -346,7 +346,7 @@ def test_parts_that_cannot_be_told_are_one_line(run, two_subsets):
     for arguments, said in (
         (("evaluate", file, "--by", "subset"), "--by needs --corpus"),
         (("evaluate", file, "--corpus", corpus), "--corpus needs --by"),
-        (("evaluate", file, "--by", "room", "--corpus", corpus), "--by may be chapter, speaker, subset"),
+        (("evaluate", file, "--by", "room", "--corpus", corpus), "'room'; it has chapter, speaker, subset"),
         (("evaluate", strange, "--by", "subset", "--corpus", corpus), "1 clips are not in"),
         (("evaluate", file, "--by", "subset", "--corpus", two_subsets / "no"), "no prepared corpus in"),
     ):

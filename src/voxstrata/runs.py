@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from voxstrata.documents import parse_json
+from voxstrata.documents import parse_json, read_json_object
 from voxstrata.errors import VoxstrataError
 
 FORMAT_VERSION = 1
@@ -224,6 +224,12 @@ class RunFolder:
         """Scores of the predictions files (JSON): split -> metric -> value or object."""
         return self.path / "metrics.json"
 
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """What `metrics` holds; empty before the run was scored."""
+        if not self.metrics.is_file():
+            return {}
+        return read_json_object(self.metrics, nan=True)
+
     @property
     def figures(self) -> Path:
         """SVG figures and the numbers behind them as CSV."""
@@ -284,6 +290,22 @@ class RunFolder:
         """Holds the folder, so that two processes never train into the same one; see `folder_lock`."""
         with folder_lock(self.path, waiting=waiting):
             yield
+
+
+@contextmanager
+def as_left(run: RunFolder) -> Iterator[None]:
+    """Makes one line of files of a run that hold something else than runs leave.
+
+    Raises:
+        VoxstrataError: in place of what reading them raised.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as fault:
+        raise VoxstrataError(
+            f"{run.metrics} or {run.journal.name} beside it do not hold what a run leaves "
+            f"({type(fault).__name__}: {fault}); train into another folder"
+        ) from None
 
 
 @contextmanager

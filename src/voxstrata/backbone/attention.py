@@ -19,7 +19,7 @@ from voxstrata.errors import CheckpointError
 Attention = Literal["fast", "reference"]
 
 
-class FastWavLMAttention(WavLMAttention):
+class FastWavLMAttention(WavLMAttention):  # type: ignore[misc]  # of transformers, which has no types
     """WavLM's attention by `gated_attention`, with the parameters of transformers' class.
 
     It replaces the class of a module that exists, so that names, hooks and copies stay what they are.
@@ -64,7 +64,8 @@ class FastWavLMAttention(WavLMAttention):
     def compute_bias_by_distance(self, frames: int) -> Tensor:
         """[H, 2T - 1]: the bias of the distances key - query from -(T - 1) to T - 1."""
         distances = torch.arange(1 - frames, frames, device=self.rel_attn_embed.weight.device)
-        return self.rel_attn_embed(self._relative_positions_bucket(distances)).T.contiguous()
+        bias: Tensor = self.rel_attn_embed(self._relative_positions_bucket(distances))
+        return bias.T.contiguous()
 
 
 def set_attention(model: PreTrainedModel, attention: Attention) -> None:

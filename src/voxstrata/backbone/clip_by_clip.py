@@ -38,7 +38,7 @@ def clips_at_a_time(config: PretrainedConfig, waveforms: Tensor) -> int:
     if waveforms.device.type != "cpu":
         return clips
     frames = (samples - config.conv_kernel[0]) // config.conv_stride[0] + 1
-    largest = frames * config.conv_dim[0] * waveforms.element_size()
+    largest: int = frames * config.conv_dim[0] * waveforms.element_size()
     return min(clips, max(1, _PIECE_BYTES // largest))
 
 

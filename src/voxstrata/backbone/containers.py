@@ -157,7 +157,7 @@ def _open_safetensors(files: Mapping[Path, set[str] | None]) -> _Opened:
     where: dict[str, Any] = {}
     for file, wanted in files.items():
         try:
-            handle = safe_open(file, framework="pt")
+            handle: Any = safe_open(file, framework="pt")  # whose own stubs leave its methods untyped
             keys = set(handle.keys())
         except (OSError, SafetensorError) as fault:
             reason = told_by(_start(file)) or f"is no such file ({fault})"

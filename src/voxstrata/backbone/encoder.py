@@ -84,6 +84,10 @@ class SpeechEncoder(nn.Module):
     Raises:
         CheckpointError: if the model is no speech encoder, has no such window, or no final layer norm to
             apply.
+
+    Example:
+        ``states = base(waveforms, lengths)``, with samples at 16 kHz [B, N] and valid samples [B]; then
+        ``states.layers[-1]`` is [B, T, D] and ``states.lengths`` are the valid frames [B].
     """
 
     def __init__(
@@ -345,8 +349,14 @@ def load_backbone(
         attention: see `SpeechEncoder`.
         window: see `SpeechEncoder`.
 
+    Returns:
+        The encoder; `encoder.requires_grad_(True)` lets it be trained.
+
     Raises:
         CheckpointError: if there is no such model, or its weights do not fit its configuration.
+
+    Example:
+        ``base = vs.load_backbone("wavlm-tiny")``
     """
     origin = find_origin(name_or_folder, architecture)
     family = family_of(origin.config)

@@ -11,6 +11,7 @@ time, in the gate's precision. Other devices get the whole mask and the kernel t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,8 +53,8 @@ def gated_attention(
         return masked_attention(query, key, value, gate, bias, padded, dropout=dropout)
     # The seed follows torch's own generator, so that a checkpointed layer drops the same weights again.
     seed = int(torch.randint(2**62, ())) if dropout else 0
-    attended: Tensor = _GatedAttention.apply(query, key, value, gate, bias, padded, dropout, seed)
-    return attended
+    attend: Callable[..., Tensor] = _GatedAttention.apply
+    return attend(query, key, value, gate, bias, padded, dropout, seed)
 
 
 def masked_attention(

@@ -185,7 +185,8 @@ class Processes:
             flat = torch.cat([gradient.reshape(-1) for gradient in piece])
             with meeting():
                 dist.all_reduce(flat)
-            for gradient, summed in zip(piece, flat.split([g.numel() for g in piece]), strict=True):
+            parts = torch.split(flat, [gradient.numel() for gradient in piece])
+            for gradient, summed in zip(piece, parts, strict=True):
                 gradient.copy_(summed.view_as(gradient))
 
     def require_equal(self, value: Any, what: str) -> None:

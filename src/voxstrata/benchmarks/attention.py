@@ -104,6 +104,6 @@ def _prepare(attention: Attention, options: AttentionOptions) -> Step:
             states = encoder(*batches[case.clip_s])
         if case.backward:
             encoder.zero_grad(set_to_none=False)
-            torch.stack([layer.mean() for layer in states.layers]).sum().backward()
+            torch.autograd.backward(torch.stack([layer.mean() for layer in states.layers]).sum())
 
     return step

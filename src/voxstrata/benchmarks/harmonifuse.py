@@ -155,7 +155,8 @@ def _decoding(cached: bool, options: HarmoniFuseBenchOptions) -> Callable[[], ob
     @torch.no_grad()
     def search() -> object:
         def score(layers: tuple[Tensor, ...]) -> Tensor:
-            return layers[-1][:, 0] @ head.T + never
+            scored: Tensor = layers[-1][:, 0] @ head.T + never
+            return scored
 
         return decode(lm, score, prefix, torch.full((rows,), options.tokens), eos=_EOS, options=how)
 
@@ -192,7 +193,7 @@ def _training_step(fused: bool, options: HarmoniFuseBenchOptions) -> Callable[[]
 
     def learn() -> object:
         optimizer.zero_grad(set_to_none=False)
-        system.loss(batch).backward()
+        torch.autograd.backward(system.loss(batch))
         return optimizer.step()
 
     return learn

@@ -128,7 +128,7 @@ def _prepare(way: str, options: LambdaStepOptions) -> Step:
             encode_by_case.clear()
             encode_by_case[case] = build(options, case, waveforms, lengths)
         states = encode_by_case[case]()
-        torch.stack([layer.square().mean() for layer in states.layers]).sum().backward()
+        torch.autograd.backward(torch.stack([layer.square().mean() for layer in states.layers]).sum())
 
     return step
 

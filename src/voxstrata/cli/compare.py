@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from voxstrata.cli.evaluate import TITLES, bounds, clips_line, listed, percent, word_errors_line
+from voxstrata.cli.evaluate import listed
 from voxstrata.cli.lines import tell
+from voxstrata.evaluation.shown import (
+    DIFFERENCE_HEADINGS,
+    clips_line,
+    difference_rows,
+    verdict_lines,
+    word_errors_line,
+)
 
 if TYPE_CHECKING:
-    from voxstrata.evaluation.comparison import Comparison, Difference
+    from voxstrata.evaluation.comparison import Comparison
 
 
 def register(app: typer.Typer) -> None:
@@ -73,45 +80,20 @@ def _print_comparison(a: str, b: str, found: Comparison) -> None:
 
     console = Console(highlight=False, markup=False)
     console.print(f"A {a}\nB {b}", soft_wrap=True)
-    console.print(clips_line(found.clips, found.speakers, found.unanswered, found.errors), soft_wrap=True)
-    table = Table("percent", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for heading in ("A", "B", "B - A", "95 % of B - A", "detectable", "resampled"):
+    console.print(clips_line(found), soft_wrap=True)
+    first, *headings = DIFFERENCE_HEADINGS
+    table = Table(first, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, value in found.differences.items():
-        table.add_row(
-            _title(name),
-            percent(value.a),
-            percent(value.b),
-            f"{100 * value.difference:+.2f}",
-            bounds(value.interval),
-            percent(value.smallest),
-            f"{value.unit}s",
-        )
+    for row in difference_rows(found.differences):
+        table.add_row(*row)
     console.print(table)
     console.print(
         "detectable: the smallest true difference that would show here with 80 % power at 5 %", soft_wrap=True
     )
-    for line in dict.fromkeys(value.missing for value in found.differences.values() if value.missing):
+    for line in verdict_lines(found):
         console.print(line, soft_wrap=True)
-    for name, value in found.differences.items():
-        if name in ("uar", "wer") and not value.missing:
-            console.print(f"{_title(name)}: {_verdict(name, value)}", soft_wrap=True)
     if found.word_errors is not None:
         for system, errors in zip("AB", found.word_errors, strict=True):
             console.print(f"{system}: {word_errors_line(errors)}", soft_wrap=True)
         console.print(f"normaliser: {found.normalizer}", soft_wrap=True)
-
-
-def _title(name: str) -> str:
-    """Of a metric; that of a further class task, e.g. `uar_gender`, with the task."""
-    from voxstrata.reporting.wording import metric_and_field
-
-    metric, field = metric_and_field(name)
-    return " ".join(filter(None, (TITLES[metric or name], field)))
-
-
-def _verdict(name: str, value: Difference) -> str:
-    if not value.shown:
-        return "no difference shown"
-    better = (value.difference > 0) == (name == "uar")
-    return f"{'B' if better else 'A'} is better"

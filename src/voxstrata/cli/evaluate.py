@@ -9,27 +9,20 @@ from typing import TYPE_CHECKING
 import typer
 
 from voxstrata.cli.lines import tell
+from voxstrata.evaluation.shown import (
+    METRIC_HEADINGS,
+    clips_line,
+    clips_of,
+    metric_rows,
+    percent,
+    word_errors_line,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from voxstrata.evaluation.recognition import WordErrors
-    from voxstrata.evaluation.score import EmotionScores, Metric, Scores
+    from voxstrata.evaluation.score import EmotionScores, Scores
     from voxstrata.predictions import Prediction
-
-#: Metric in `metrics.json` -> name in print.
-TITLES = {
-    "uar": "UAR",
-    "precision": "macro precision",
-    "macro_f1": "macro F1",
-    "accuracy": "accuracy",
-    "wer": "WER",
-    "cer": "CER",
-    "ccc": "CCC, mean",
-    "ccc_arousal": "CCC of arousal",
-    "ccc_valence": "CCC of valence",
-    "ccc_dominance": "CCC of dominance",
-}
 
 #: A terminal has no room for the confusion of more classes.
 WIDEST_CONFUSION = 10
@@ -142,8 +135,8 @@ def _read_files(
 def _parts(
     files: dict[str, list[Prediction]], by: str | None, corpus: Path | None
 ) -> dict[str, list[Prediction]]:
-    from voxstrata.cli.predictions_given import parts_of
     from voxstrata.errors import PredictionsError
+    from voxstrata.notebook.scoring import rows_by_column
 
     if by is None and corpus is None:
         return files
@@ -152,22 +145,19 @@ def _parts(
         raise PredictionsError(
             f"{given} needs {lacking}: a column of a prepared corpus tells the part of a clip"
         )
-    parts: dict[str, list[Prediction]] = {}
-    for name, rows in files.items():
-        parts |= parts_of(name, rows, corpus, by)
-    return parts
+    return {
+        f"{name} ({by} {part})": those
+        for name, rows in files.items()
+        for part, those in rows_by_column(name, rows, corpus, by).items()
+    }
 
 
 def _for_prior(
     name: str, rows: list[Prediction], prior: str | None, train_prior: str | None
 ) -> list[Prediction]:
-    from voxstrata.errors import PredictionsError
-    from voxstrata.evaluation.priors import adjust, read_prior
+    from voxstrata.evaluation.priors import adjust_as_given
 
-    if prior is None or train_prior is None:
-        given, lacking = ("--prior", "--train-prior") if train_prior is None else ("--train-prior", "--prior")
-        raise PredictionsError(f"{given} needs {lacking}: both priors enter the adjustment")
-    found = adjust(rows, read_prior(train_prior), read_prior(prior))
+    found = adjust_as_given(rows, prior, train_prior)
     tell(
         f"{name}: probabilities of {found.adjusted} rows adjusted from the prior {train_prior} to {prior}; "
         f"{found.changed} answers changed",
@@ -181,39 +171,12 @@ def listed(names: str | None) -> list[str] | None:
     return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
 
 
-def clips_line(clips: int, speakers: int, unanswered: int, errors: str) -> str:
-    """What was scored, and how clips without an answer were counted."""
-    counted = "counted as wrong" if errors == "wrong" else "left out"
-    lost = f", {unanswered} WITHOUT AN ANSWER ({counted})" if unanswered else ""
-    return f"{_clips_of(clips, speakers)}{lost}"
-
-
 def task_lines(scores: Scores) -> list[str]:
     """The clips of each task, where a task has not all of them."""
-    counts = {name: _clips_of(task.clips, task.speakers) for name, task in scores.tasks.items()}
-    if set(counts.values()) == {_clips_of(scores.clips, scores.speakers)}:
+    counts = {name: clips_of(task.clips, task.speakers) for name, task in scores.tasks.items()}
+    if set(counts.values()) == {clips_of(scores.clips, scores.speakers)}:
         return []
     return [f"  {name}: {told}" for name, told in counts.items()]
-
-
-def _clips_of(clips: int, speakers: int) -> str:
-    return f"{clips} clips, {speakers or 'unknown'} speakers"
-
-
-def word_errors_line(errors: WordErrors) -> str:
-    """Word errors by kind: counts, and rates of the reference words."""
-    kinds = (f"{name} {count} ({percent(count / errors.words)} %)" for name, count in errors.by_kind.items())
-    return ", ".join(kinds)
-
-
-def percent(value: float) -> str:
-    """A rate in [0, 1] in percent."""
-    return f"{100 * value:.2f}"
-
-
-def bounds(interval: tuple[float, float] | None) -> str:
-    """An interval in percent."""
-    return "-" if interval is None else f"[{percent(interval[0])}, {percent(interval[1])}]"
 
 
 def _print_scores(console: Console, name: str, scores: Scores) -> None:
@@ -221,19 +184,15 @@ def _print_scores(console: Console, name: str, scores: Scores) -> None:
     from rich.table import Table
 
     console.print(name, soft_wrap=True)
-    console.print(clips_line(scores.clips, scores.speakers, scores.unanswered, scores.errors), soft_wrap=True)
+    console.print(clips_line(scores), soft_wrap=True)
     for line in task_lines(scores):
         console.print(line, soft_wrap=True)
-    table = Table("percent", box=box.SIMPLE)
-    for heading in ("value", "95 % by clip", "95 % by speaker"):
+    first, *headings = METRIC_HEADINGS
+    table = Table(first, box=box.SIMPLE)
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    metrics: dict[str, Metric] = {}
-    for task in (scores.emotion, scores.transcript, scores.dimensions):
-        metrics |= {TITLES[metric]: found for metric, found in (task.metrics if task else {}).items()}
-    for field, classes in scores.classes.items():
-        metrics |= {f"{TITLES[metric]} {field}": found for metric, found in classes.metrics.items()}
-    for title, found in metrics.items():
-        table.add_row(title, percent(found.value), bounds(found.iid), bounds(found.speaker))
+    for row in metric_rows(scores):
+        table.add_row(*row)
     console.print(table)
     if scores.transcript:
         normalizer, errors = scores.transcript.normalizer, scores.transcript.errors

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 from voxstrata.cli.lines import one_line
 from voxstrata.cli.program import program
-from voxstrata.documents import read_json_object
-from voxstrata.errors import VoxstrataError
-from voxstrata.runs import RunFolder
+from voxstrata.runs import RunFolder, as_left
 
 #: Part of a split's scores -> the metric that is shown of it.
 _SHOWN = {"emotion": "uar", "transcript": "wer", "dimensions": "ccc"}
@@ -25,12 +22,12 @@ def outcome(run: RunFolder) -> Iterator[str]:
     Raises:
         VoxstrataError: if its scores or its journal are not what a run leaves.
     """
-    with _as_left(run):
+    with as_left(run):
         yield from [one_line(line) for line in _lines(run)]
 
 
 def _lines(run: RunFolder) -> Iterator[str]:
-    metrics = _metrics(run)
+    metrics = run.scores()
     for split, scores in metrics.items():
         yield f"{split + ':':<8}{'   '.join(_shown(scores))}"
     if metrics:
@@ -53,13 +50,13 @@ def outcome_object(run: RunFolder) -> dict[str, Any]:
     Raises:
         VoxstrataError: see `outcome`.
     """
-    with _as_left(run):
+    with as_left(run):
         steps, lowest = run.journal_rows("step"), _lowest(run)
         return {
             "run": str(run.path),
             "model": str(run.model) if run.model.is_dir() else None,
             "report": str(run.report),
-            "metrics": _metrics(run),
+            "metrics": run.scores(),
             "steps": steps[-1]["step"] if steps else 0,
             "lowest_validation_loss": None if lowest is None else {k: lowest[k] for k in ("step", "loss")},
         }
@@ -74,27 +71,9 @@ def outcome_warnings(run: RunFolder) -> Iterator[str]:
     Raises:
         VoxstrataError: see `outcome`.
     """
-    with _as_left(run):
-        for split, scores in _metrics(run).items():
+    with as_left(run):
+        for split, scores in run.scores().items():
             yield from [one_line(f"{split}: {line}") for line in scores.get("warnings", [])]
-
-
-@contextmanager
-def _as_left(run: RunFolder) -> Iterator[None]:
-    """Makes one line of files of a run that hold something else than runs leave."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as fault:
-        raise VoxstrataError(
-            f"{run.metrics} or {run.journal.name} beside it do not hold what a run leaves "
-            f"({type(fault).__name__}: {fault}); train into another folder"
-        ) from None
-
-
-def _metrics(run: RunFolder) -> dict[str, dict[str, Any]]:
-    if not run.metrics.is_file():
-        return {}
-    return read_json_object(run.metrics, nan=True)
 
 
 def _parts(scores: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, str]]:

@@ -239,7 +239,8 @@ def demo_model(runs: Path) -> Path:
     rows = read_json_object(table, error=CheckpointError, advice=advice).get("rows")
     try:
         runs_of = {row["name"]: row["runs"] for row in rows or ()}
-        return (table.parent / runs_of[DEMO_ROW][0]).resolve()
+        run: str = runs_of[DEMO_ROW][0]
+        return (table.parent / run).resolve()
     except (KeyError, TypeError, IndexError, ValueError):
         raise CheckpointError(f"{table} names no run for the row {DEMO_ROW!r}; {advice}") from None
 

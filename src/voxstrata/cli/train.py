@@ -81,16 +81,10 @@ def _check(
     as_json: bool,
 ) -> None:
     from voxstrata.experiments.dry_run.run import dry_run
-    from voxstrata.methods.cuts import limited
-    from voxstrata.recipes.reading import read_recipe
+    from voxstrata.experiments.start import planned
 
-    name = Path(source).stem
-    recipe = read_recipe(source, overrides, say=_to_stderr)
-    found = dry_run(
-        {name: recipe if limit is None else limited(recipe, limit)},
-        out or Path("runs") / name,
-        assumed=assumptions(tflops),
-    )
+    recipe, run = planned(source, overrides, out=out, limit=limit, download=False, say=_to_stderr)
+    found = dry_run({Path(source).stem: recipe}, run.path, assumed=assumptions(tflops))
     show(found, as_json)
 
 
@@ -107,20 +101,15 @@ def _run(
     from voxstrata.cli.program import program
     from voxstrata.errors import RecipeError
     from voxstrata.experiments.run import execute
-    from voxstrata.methods.cuts import limited
-    from voxstrata.recipes.reading import read_recipe
-    from voxstrata.runs import RunFolder
+    from voxstrata.experiments.start import planned
 
     with joined() as processes:
         say = _to_stderr if processes.leads else None
-        recipe = read_recipe(source, overrides, download=True, say=say)
+        recipe, run = planned(source, overrides, out=out, limit=limit, say=say)
         if system is not None and recipe.system != system:
             raise RecipeError(
                 f"{source} is a recipe for {recipe.system}; run it with: {program()} train {source}"
             )
-        if limit is not None:
-            recipe = limited(recipe, limit)
-        run = RunFolder(out or Path("runs") / Path(source).stem)
         if processes.leads:
             _shown(recipe, run)
         else:
@@ -135,29 +124,14 @@ def _to_stderr(line: str) -> None:
 
 def _shown(recipe: Recipe, run: RunFolder) -> None:
     from voxstrata.cli.progress import bar
-    from voxstrata.experiments.run import execute
+    from voxstrata.experiments.start import start
 
-    before, steps = _checkpoint_step(run), 0
     with bar() as (say, advance):
 
         def progress(now: Progress) -> None:
-            nonlocal steps
-            if not steps and now.resumed_at:
-                say(f"resumed at step {now.resumed_at:,} of {now.steps_total:,}")
-            steps += 1
             advance(now.step, now.steps_total, f"epoch {now.epoch + 1}, loss {now.loss:.3f}")
 
-        execute(recipe, run, say=say, progress=progress)
-        if before and not steps:
-            say(f"resumed at step {before:,}, which was the last one")
-
-
-def _checkpoint_step(run: RunFolder) -> int:
-    """Steps that the newest checkpoint holds; 0 without one, or in a run that is done."""
-    if run.is_complete:
-        return 0
-    names = (path.name.split("-")[1] for path in run.checkpoints.glob("step-*"))
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+        start(recipe, run, say=say, progress=progress)
 
 
 def _end(run: RunFolder, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from voxstrata.audio import SAMPLE_RATE
 from voxstrata.corpora.clip import SPLITS, Clip
@@ -34,8 +35,8 @@ from voxstrata.labels import LabelSet, differing_in_case
 
 def prepare(
     name: str,
-    folder: Path,
-    out: Path,
+    folder: str | Path,
+    out: str | Path,
     *,
     skip_bad: bool = False,
     labels: Sequence[str] | None = None,
@@ -53,44 +54,59 @@ def prepare(
         out: folder to write; made if need be.
         skip_bad: leave out clips with faults instead of refusing; of the same audio the first clip stays.
             A speaker in two splits is refused all the same: dropping either side would change the experiment.
-        labels: allowed class names after the maps, in the order of a model's outputs; None takes the
-            corpus's own, and for a corpus without its own, all names that occur.
+        labels: allowed class names after the maps, in the order of a model's outputs; None: the corpus's own,
+            or all that occur.
         options: of the reader, name -> value; what is not given takes the reader's default.
         maps: names of label maps, applied in this order.
         folds: number of groups of speakers, made anew; None: the corpus's own, or of a table's column `fold`.
         trim_silence: let clips begin and end where speech does (`corpora.silence`); files stay as they are.
         progress: called with (clips looked at, clips in all).
 
+    Returns:
+        The corpus; `PreparedCorpus.load` opens it again.
+
     Raises:
         CorpusError: if there is no such reader or option, nothing to read, nowhere to write, or clips to be
             trimmed tell when their phonemes are spoken.
         FaultyCorpusError: with every fault.
         LabelError: if the labels are no label set, or there is no such map or it does not know a label.
+
+    Example:
+        ``vs.prepare("table", "calls.csv", "prepared/calls", folds=5)``
     """
     reader = _reader(name)
     label_maps = [label_map_named(label_map) for label_map in maps]
     allowed = _allowed(reader, label_maps, labels)
     choices = chosen_options(name, reader.options, options or {})
-    _check_writable(out)
-    clips, notes = _read(reader, folder, choices, label_maps)
+    _check_writable(Path(out))
+    clips, notes = _read(reader, Path(folder), choices, label_maps)
     _folds(reader, clips, folds)
     inspections = _inspected(clips, progress, trim_silence)
-    kept, faults = _good(clips, clip_faults(clips, inspections, allowed), skip_bad)
-    chosen, audio = [clips[position] for position in kept], [inspections[position] for position in kept]
-    names = allowed or _labels_of(chosen)
+    chosen, audio, faults = _good(clips, inspections, allowed, skip_bad)
+    about: dict[str, Any] = {"left_out": tuple(map(str, faults)), "options": choices, "maps": tuple(maps)}
+    about["folds"] = _folds(reader, chosen, folds)
+    about["notes"] = (*notes, *_notes_on(name, chosen, audio, trim_silence))
+    return _written(Path(out), name, chosen, audio, allowed or _labels_of(chosen), **about)
+
+
+def _written(
+    out: Path,
+    name: str,
+    clips: Sequence[Clip],
+    audio: Sequence[Inspection],
+    labels: tuple[str, ...],
+    **about: Any,
+) -> PreparedCorpus:
+    """Writes clips with what looking at them told."""
     return write_prepared(
         out,
         name,
-        chosen,
+        clips,
         [(one.samples, one.sha256) for one in audio],
-        labels=names,
-        folds=_folds(reader, chosen, folds),
+        labels=labels,
         spans=[one.heard for one in audio],
-        summary=summarize(chosen, [one.heard[1] - one.heard[0] for one in audio], names),
-        left_out=tuple(map(str, faults)),
-        notes=(*notes, *_notes_on(name, chosen, audio, trim_silence)),
-        options=choices,
-        maps=tuple(maps),
+        summary=summarize(clips, [one.heard[1] - one.heard[0] for one in audio], labels),
+        **about,
     )
 
 
@@ -156,14 +172,18 @@ def _inspected(
     return inspect_all(paths, progress, stretches=stretches, trim_silence=trim_silence)
 
 
-def _good(clips: Sequence[Clip], faults: list[Fault], skip_bad: bool) -> tuple[list[int], list[Fault]]:
-    """Positions of the clips to keep, and the faults of the others; raises unless those may be left out."""
+def _good(
+    clips: Sequence[Clip], inspections: Sequence[Inspection], allowed: Sequence[str], skip_bad: bool
+) -> tuple[list[Clip], list[Inspection], list[Fault]]:
+    """The clips to keep, and the faults of the others; raises unless those may be left out."""
+    faults = clip_faults(clips, inspections, allowed)
     bad = {fault.position for fault in faults} if skip_bad else set()
     kept = [position for position in range(len(clips)) if position not in bad]
-    leaks = split_faults([clips[position] for position in kept])
+    chosen = [clips[position] for position in kept]
+    leaks = split_faults(chosen)
     if leaks or (faults and not skip_bad) or not kept:
         raise FaultyCorpusError([*faults, *leaks], len(clips))
-    return kept, faults
+    return chosen, [inspections[position] for position in kept], faults
 
 
 def _notes_on(name: str, clips: Sequence[Clip], audio: Sequence[Inspection], trim_silence: bool) -> list[str]:

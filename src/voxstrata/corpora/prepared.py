@@ -42,6 +42,9 @@ class PreparedCorpus:
         notes: what reader and label maps said: what they left out or changed, what is not known.
         options: of the reader, name -> value.
         maps: names of the label maps that were applied, in order.
+
+    Example:
+        ``vs.PreparedCorpus.load("prepared/calls").summary.splits["train"].clips``
     """
 
     folder: Path
@@ -56,12 +59,16 @@ class PreparedCorpus:
     maps: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, folder: Path) -> PreparedCorpus:
+    def load(cls, folder: str | Path) -> PreparedCorpus:
         """Opens a prepared corpus.
+
+        Args:
+            folder: as `prepare` or `voxstrata corpus synth` wrote it.
 
         Raises:
             CorpusError: if the folder holds none, one of another format, or files of two different ones.
         """
+        folder = Path(folder)
         try:
             (folder / CORPUS_FILE).open("rb").close()
             held = sha256_of(folder / CUTS_FILE)
@@ -94,6 +101,9 @@ class PreparedCorpus:
             f"PreparedCorpus({self.name!r} in {str(self.folder)!r}; clips: {clips}; {speakers} speakers, "
             f"{len(self.labels)} classes, {len(self.folds)} folds)"
         )
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
     @property
     def splits(self) -> tuple[str, ...]:

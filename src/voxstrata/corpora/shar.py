@@ -94,7 +94,8 @@ def _packed(cut: MonoCut) -> tuple[MonoCut, NDArray[np.float32]]:
 
 
 def _is_whole(cut: MonoCut) -> bool:
-    return cut.start == 0 and cut.num_samples == cut.recording.num_samples
+    whole: bool = cut.start == 0 and cut.num_samples == cut.recording.num_samples
+    return whole
 
 
 def member_name(clip: str) -> str:

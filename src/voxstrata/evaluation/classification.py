@@ -129,12 +129,14 @@ def _hits(confusion: Array) -> Array:
 
 
 def _predicted(confusion: Array) -> Array:
-    return confusion[..., :-1].sum(-2)
+    predicted: Array = confusion[..., :-1].sum(-2)
+    return predicted
 
 
 def _ratio(numerator: Array, denominator: Array, *, empty: float = 0.0) -> Array:
     out = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), empty)
-    return np.divide(numerator, denominator, out=out, where=denominator > 0)
+    ratio: Array = np.divide(numerator, denominator, out=out, where=denominator > 0)
+    return ratio
 
 
 def _mean_with_support(values: Array, confusion: Array) -> Array:

@@ -22,6 +22,7 @@ from voxstrata.evaluation.concordance import Ratings
 from voxstrata.evaluation.intervals import (
     by_clip,
     by_unit,
+    check_resampling,
     cluster_weights,
     interval,
     resampled_sums,
@@ -30,6 +31,7 @@ from voxstrata.evaluation.intervals import (
 from voxstrata.evaluation.pairing import aligned
 from voxstrata.evaluation.recognition import WordErrors, word_errors
 from voxstrata.evaluation.repeats import require_same_clips
+from voxstrata.evaluation.shown import comparison_html, differences_in_line
 from voxstrata.evaluation.tally import Tally, check_labels, label_set, repeated
 from voxstrata.evaluation.tasks import Answered, task_tally, tasks_in
 from voxstrata.predictions import Prediction
@@ -119,6 +121,9 @@ class Comparison:
         errors: how those count: `wrong` or `leave-out`.
         warnings: plain sentences for whoever reads the numbers.
         word_errors: of both systems by kind; None where words are not compared.
+
+    Example:
+        ``vs.compare("runs/a", "runs/b").differences["uar"].interval``
     """
 
     clips: int
@@ -129,6 +134,13 @@ class Comparison:
     errors: str
     warnings: tuple[str, ...]
     word_errors: tuple[WordErrors, WordErrors] | None = None
+
+    def __repr__(self) -> str:
+        """One line: clips, and the difference of one metric a task with its interval."""
+        return f"Comparison({differences_in_line(self)})"
+
+    def _repr_html_(self) -> str:
+        return comparison_html(self)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -171,8 +183,7 @@ def compare(
     Raises:
         PredictionsError: if ids, references or speakers differ, or nothing can be compared.
     """
-    if resamples < 2:
-        raise PredictionsError(f"an interval needs at least 2 resamples; found {resamples}")
+    check_resampling(resamples, seed)
     check_labels(labels)
     a, b = aligned(a, b, normalizer)
     check_errors(errors, a, "the first file")

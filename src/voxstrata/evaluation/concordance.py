@@ -140,7 +140,8 @@ def concordance(sums: Array) -> Array:
     clips = np.where(counts > 0, counts, np.nan)
     numerator = 2 * (xy - x * y / clips)
     denominator = xx + yy - (x * x + y * y) / clips + (x - y) ** 2 / clips
-    return np.divide(numerator, denominator, out=np.asarray(0 * numerator), where=denominator > 1e-12)
+    ratio: Array = np.divide(numerator, denominator, out=np.asarray(0 * numerator), where=denominator > 1e-12)
+    return ratio
 
 
 def _reference(row: Prediction, name: str) -> float | None:

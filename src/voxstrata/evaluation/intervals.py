@@ -13,6 +13,8 @@ from confidence_intervals import get_bootstrap_indices, get_conf_int
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from voxstrata.errors import PredictionsError
+
 Array = NDArray[np.float64]
 
 #: Quantiles of the standard normal: 5 % two-sided, and 80 % power.
@@ -29,6 +31,18 @@ def toolkit_weights(units: int, resamples: int) -> Iterator[Array]:
     """
     for seed in range(resamples):
         yield _weights(get_bootstrap_indices(units, None, seed), units)
+
+
+def check_resampling(resamples: int, seed: int) -> None:
+    """Checks the options of a bootstrap.
+
+    Raises:
+        PredictionsError: if they give no interval.
+    """
+    if resamples < 2:
+        raise PredictionsError(f"an interval needs at least 2 resamples; found {resamples}")
+    if seed < 0:
+        raise PredictionsError(f"the seed of a resampling is {seed}; give a whole number from 0 on")
 
 
 def cluster_weights(units: int, resamples: int, seed: int) -> Iterator[Array]:

@@ -27,6 +27,7 @@ UNIFORM = "uniform"
 
 #: Class -> share or count; None stands for equal shares.
 Prior = Mapping[str, float] | None
+GivenPrior = str | Path | Mapping[str, float]
 
 _FORMS = "uniform, name=share,... or a JSON file of shares or counts"
 
@@ -108,8 +109,27 @@ def adjust(predictions: Sequence[Prediction], trained: Prior, new: Prior) -> Adj
     return Adjustment(out, adjusted=len(rows), changed=changed)
 
 
-def read_prior(text: str) -> Prior:
-    """A prior as it is given on the command line.
+def adjust_as_given(
+    predictions: Sequence[Prediction], prior: GivenPrior | None, train_prior: GivenPrior | None
+) -> Adjustment:
+    """As `adjust`, with priors as a user gives them.
+
+    Args:
+        predictions: rows of one label set.
+        prior: to answer for; see `read_prior`.
+        train_prior: under which the model was trained.
+
+    Raises:
+        PredictionsError: if one of the two is missing; see `adjust` and `read_prior`.
+    """
+    if prior is None or train_prior is None:
+        given, lacking = ("--prior", "--train-prior") if train_prior is None else ("--train-prior", "--prior")
+        raise PredictionsError(f"{given} needs {lacking}: both priors enter the adjustment")
+    return adjust(predictions, read_prior(train_prior), read_prior(prior))
+
+
+def read_prior(given: GivenPrior) -> Prior:
+    """A prior as a user gives it: "uniform", "name=share,...", a JSON file, or a mapping.
 
     A JSON file holds an object of shares or counts, or is the `corpus.json` of a prepared corpus: then the
     clips of each class in its split train count.
@@ -120,6 +140,9 @@ def read_prior(text: str) -> Prior:
     Raises:
         PredictionsError: if it has another form, or a share is no number from 0 on.
     """
+    if isinstance(given, Mapping):
+        return _numbers(given, ",".join(f"{name}={share}" for name, share in given.items()))
+    text = str(given)
     if text == UNIFORM:
         return None
     if "=" in text and not Path(text).is_file():

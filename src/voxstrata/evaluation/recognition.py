@@ -262,4 +262,5 @@ def _kinds(chunks: Sequence[jiwer.AlignmentChunk], scored: Scored) -> tuple[int,
 
 
 def _rate(errors: Array, length: Array) -> Array:
-    return np.divide(errors, length, out=np.full(np.shape(errors), np.nan), where=length > 0)
+    rate: Array = np.divide(errors, length, out=np.full(np.shape(errors), np.nan), where=length > 0)
+    return rate

@@ -21,12 +21,14 @@ from voxstrata.evaluation.concordance import Ratings, notes_on_ratings, rating_t
 from voxstrata.evaluation.intervals import (
     by_clip,
     by_unit,
+    check_resampling,
     cluster_weights,
     interval,
     resampled_sums,
     toolkit_weights,
 )
 from voxstrata.evaluation.recognition import WordErrors, normalizer_named, word_errors
+from voxstrata.evaluation.shown import metrics_in_line, scores_html, scores_in_line
 from voxstrata.evaluation.tally import Tally, check_labels, emotion_tally, label_set, transcript_tally
 from voxstrata.evaluation.tasks import Tasks, tasks_in
 from voxstrata.predictions import Prediction
@@ -83,6 +85,10 @@ class EmotionScores:
     clips: int
     speakers: int
 
+    def __repr__(self) -> str:
+        """One line: clips and the metric that counts."""
+        return f"EmotionScores({self.clips} clips; {metrics_in_line(self.metrics)})"
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -115,6 +121,10 @@ class TranscriptScores:
     characters: int
     clips: int
     speakers: int
+
+    def __repr__(self) -> str:
+        """One line: clips and the metric that counts."""
+        return f"TranscriptScores({self.clips} clips; {metrics_in_line(self.metrics)})"
 
     @property
     def words(self) -> int:
@@ -149,6 +159,10 @@ class DimensionScores:
     speakers: int
     metrics: Mapping[str, Metric]
 
+    def __repr__(self) -> str:
+        """One line: clips and the metric that counts."""
+        return f"DimensionScores({self.clips} clips; {metrics_in_line(self.metrics)})"
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -172,6 +186,10 @@ class Scores:
         unanswered: clips with a reference but no answer, a row with `error` among them.
         errors: how those count: `wrong` or `leave-out`.
         warnings: plain sentences for whoever reads the numbers.
+
+    Example:
+        ``scores = vs.evaluate("runs/ser")``; then ``scores.emotion.metrics["uar"].value`` and its 95 %
+        intervals ``.iid`` (by clip) and ``.speaker``.
     """
 
     clips: int
@@ -183,6 +201,13 @@ class Scores:
     unanswered: int
     errors: str
     warnings: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """One line: clips, and one metric a task with its interval."""
+        return f"Scores({scores_in_line(self)})"
+
+    def _repr_html_(self) -> str:
+        return scores_html(self)
 
     @property
     def tasks(self) -> dict[str, EmotionScores | TranscriptScores | DimensionScores]:
@@ -228,8 +253,7 @@ def score(
             cannot count as wrong (one without references, or one to be rated).
         VoxstrataError: if the normaliser is unknown.
     """
-    if resamples < 2:
-        raise PredictionsError(f"an interval needs at least 2 resamples; found {resamples}")
+    check_resampling(resamples, seed)
     check_errors(errors, predictions)
     # Whether or not there is anything that they are for.
     normalizer_named(normalizer)

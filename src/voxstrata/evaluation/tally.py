@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import hstack
 
-from voxstrata.errors import PredictionsError
+from voxstrata.errors import LabelError, PredictionsError
 from voxstrata.evaluation import classification, recognition
 from voxstrata.evaluation.answers import Answers
 from voxstrata.evaluation.intervals import Measure
@@ -98,6 +98,8 @@ def check_labels(labels: Sequence[str] | None) -> None:
     Raises:
         LabelError: if they are none.
     """
+    if isinstance(labels, str):
+        raise LabelError(f"labels are a list of names; found the text {labels!r}: give {labels.split(',')}")
     if labels is not None:
         LabelSet(tuple(labels))
 

@@ -213,4 +213,5 @@ def _front_cache(
 
 
 def _budget_bytes(recipe: Any) -> int:
-    return round(recipe.cache_gb * 1e9)
+    cache_gb: float = recipe.cache_gb
+    return round(cache_gb * 1e9)

@@ -27,7 +27,8 @@ class CTCHead(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """[B, T, D] -> logits [B, T, V]."""
-        return self.lm_head(self.norm(frames))
+        logits: Tensor = self.lm_head(self.norm(frames))
+        return logits
 
     def transcribe(self, logits: Tensor, lengths: Tensor) -> list[str]:
         """Greedy decoding: [B, T, V], [B] valid frames -> B texts.

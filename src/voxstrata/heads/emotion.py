@@ -67,7 +67,8 @@ class PooledLinearHead(nn.Module):
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """[B, T, D], bool [B, T] -> logits [B, C]."""
         pooled = masked_mean(self.projector(frames), mask)
-        return self.classifier(self.dropout(self.normalizer(pooled)))
+        logits: Tensor = self.classifier(self.dropout(self.normalizer(pooled)))
+        return logits
 
 
 class ConvolutionHead(nn.Module):
@@ -97,7 +98,8 @@ class ConvolutionHead(nn.Module):
         hidden = self.dropout(F.relu(first(frames)))
         hidden = self.dropout(F.relu(second(hidden)))
         pooled = masked_mean(F.relu(third(hidden)), mask)
-        return self.classifier(F.relu(self.projector(pooled)))
+        logits: Tensor = self.classifier(F.relu(self.projector(pooled)))
+        return logits
 
 
 class AttentiveHead(nn.Module):
@@ -127,7 +129,8 @@ class AttentiveHead(nn.Module):
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """[B, T, D], bool [B, T] -> logits [B, C]."""
         pooled = self.dropout(self.statistics(frames, mask))
-        return self.classifier(self.dropout(F.relu(self.norm(self.projector(pooled)))))
+        logits: Tensor = self.classifier(self.dropout(F.relu(self.norm(self.projector(pooled)))))
+        return logits
 
     def statistics(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Weighted mean and standard deviation of the valid frames: [B, T, D], bool [B, T] -> [B, 2D]."""
@@ -161,7 +164,8 @@ class StatisticsHead(nn.Module):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """[B, T, D], bool [B, T] -> logits [B, C]."""
-        return self.classifier(self.dropout(self.normalizer(self.statistics(frames, mask))))
+        logits: Tensor = self.classifier(self.dropout(self.normalizer(self.statistics(frames, mask))))
+        return logits
 
     def statistics(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Mean and standard deviation of the valid frames: [B, T, D], bool [B, T] -> [B, 2D]."""

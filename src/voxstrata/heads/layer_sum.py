@@ -87,7 +87,7 @@ class ConcatenatedSums(LayerSum):
     @property
     def weights(self) -> Tensor:
         """[L of all encoders] positive, those of each encoder sum to 1."""
-        return torch.cat([part.softmax(0) for part in self.logits.split(self.layer_counts)])
+        return torch.cat([part.softmax(0) for part in torch.split(self.logits, self.layer_counts)])
 
     def weighted(self, layers: Sequence[Tensor]) -> Tensor:
         """Prepared states of all encoders -> [B, T, K D].
@@ -98,7 +98,7 @@ class ConcatenatedSums(LayerSum):
         if len(layers) != len(self.logits):
             raise ValueError(f"{len(layers)} states for {len(self.logits)} layer weights")
         sums, start = [], 0
-        for weights in self.weights.split(self.layer_counts):
+        for weights in torch.split(self.weights, self.layer_counts):
             sums.append(weighted_sum(weights, layers[start : start + len(weights)]))
             start += len(weights)
         return torch.cat(sums, dim=-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,7 +57,8 @@ class _Added(torch.autograd.Function):
 
 def added(values: Tensor, group: Any) -> Tensor:
     """The sum of a tensor over the processes of a group, differentiable in all of them; None: as it is."""
-    return values if group is None else _Added.apply(values, group)
+    add: Callable[..., Tensor] = _Added.apply
+    return values if group is None else add(values, group)
 
 
 def all_rows(rows: Tensor, group: Any) -> Tensor:

@@ -16,8 +16,10 @@ from voxstrata.audio import Remark, Sound, leveled, load_with_remarks, resample,
 from voxstrata.audio.reading import HIGHEST_RATE, LOWEST_RATE
 from voxstrata.errors import AudioError
 
-#: A path, the bytes of an audio file, an open one, or samples [N] or [channels, N].
-Recording = str | Path | bytes | BinaryIO | NDArray[Any] | Tensor
+#: Samples [N] or [channels, N].
+Samples = NDArray[Any] | Tensor
+#: A path, the bytes of an audio file, an open one, samples, or samples with their rate in Hz.
+Recording = str | Path | bytes | BinaryIO | Samples | tuple[Samples, float]
 
 #: What stands in a message for a recording without a name.
 SAMPLES, BYTES = "the array", "the bytes"
@@ -39,6 +41,8 @@ def heard(
         AudioError: if it is of another form, its rate is missing or not to be taken, or its content is
             refused as a file's would be.
     """
+    if isinstance(recording, tuple):
+        recording, sample_rate = _with_rate(recording, sample_rate)
     if isinstance(recording, np.ndarray | Tensor):
         sound = Sound(_channels(recording), _rate(sample_rate))
         mono, remarks = sound.mono(SAMPLES)
@@ -47,7 +51,8 @@ def heard(
     if not readable and not isinstance(recording, str | Path | bytes | bytearray | memoryview):
         raise AudioError(
             f"a recording is of type {type(recording).__name__}; give a path, the bytes of an audio file, an "
-            "open file, or samples (numpy or torch, [N] or [channels, N]) with their sample_rate"
+            "open file, or samples (numpy or torch, [N] or [channels, N]) with their sample_rate; many "
+            "recordings go to Recognizer.predictions"
         )
     if sample_rate is not None:
         raise AudioError(f"sample_rate is {sample_rate}, and a file tells its own; leave it out")
@@ -56,6 +61,16 @@ def heard(
     if isinstance(recording, str | Path):
         return *load_with_remarks(Path(recording)), str(recording)
     return *_of_bytes(bytes(recording), BYTES), BYTES  # type: ignore[arg-type]
+
+
+def _with_rate(pair: tuple[Any, ...], sample_rate: float | None) -> tuple[Samples, float]:
+    """Samples and rate of a pair, as soundfile and torchaudio give them."""
+    if len(pair) != 2 or not isinstance(pair[0], np.ndarray | Tensor):
+        held = ", ".join(type(part).__name__ for part in pair)
+        raise AudioError(f"a recording is a tuple of ({held}); give (samples, sample_rate)")
+    if sample_rate is not None and sample_rate != pair[1]:
+        raise AudioError(f"sample_rate is {sample_rate}, and {pair[1]} beside the samples; give it once")
+    return pair
 
 
 def _of_file(file: Any) -> tuple[NDArray[np.float32], tuple[Remark, ...], str]:

@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from voxstrata.audio import SAMPLE_RATE, Remark, remarks_on_band, shown
 from voxstrata.backbone.encoder import SpeechEncoder
@@ -18,7 +20,8 @@ from voxstrata.batches.buckets import drawn
 from voxstrata.batches.processes import Share
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.corpora.prepared import PreparedCorpus
-from voxstrata.errors import VoxstrataError
+from voxstrata.errors import AudioError, VoxstrataError
+from voxstrata.evaluation.shown import html_table, percent
 from voxstrata.inference.given import Recording, heard
 from voxstrata.inference.models import AnyModel, find_models
 from voxstrata.inference.one_pass import one_pass
@@ -27,7 +30,7 @@ from voxstrata.labels import DIMENSIONS, is_one_line
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.encoder_models import DimensionModel
 from voxstrata.methods.transcribers.whisper_decoder import WhisperTranscriber
-from voxstrata.predictions import Prediction, one_row_each
+from voxstrata.predictions import Prediction, in_short, one_row_each
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class Recognition:
         classes: of further tasks, field -> class name -> probability.
         segments: (start, end) in seconds of what was used, in order.
         note: a remark on the recording, e.g. that its band is narrow.
+
+    Example:
+        ``found = recognizer("call.wav")``; then ``found.emotion`` and ``found.probabilities["anger"]``.
     """
 
     emotion: str | None
@@ -52,6 +58,30 @@ class Recognition:
     classes: Mapping[str, Mapping[str, float]] | None = None
     note: str | None = None
 
+    def __repr__(self) -> str:
+        """One line: what was recognised, long texts cut."""
+        share = None if self.emotion is None else (self.probabilities or {}).get(self.emotion)
+        told = {
+            "emotion": self.emotion,
+            "probability": None if share is None else round(share, 3),
+            "transcript": self.transcript,
+            "ratings": self.ratings,
+            "classes": self.classes,
+            "note": self.note,
+        }
+        return f"Recognition({in_short(told)})"
+
+    def _repr_html_(self) -> str:
+        shares = {"": self.probabilities or {}, **(self.classes or {})}
+        rows = [
+            (f"{field} {name}".strip(), percent(share))
+            for field, found in shares.items()
+            for name, share in sorted(found.items(), key=lambda pair: -pair[1])
+        ]
+        rows += [(name, f"{value:.2f}") for name, value in (self.ratings or {}).items()]
+        notes = [text for text in (self.transcript, self.note) if text]
+        return html_table(self.emotion or "recognised", ("class", "percent, or rating"), rows, notes)
+
 
 class Recognizer:
     """Emotion and words of recordings.
@@ -60,6 +90,10 @@ class Recognizer:
         models: an emotion model (or one of ratings), one that transcribes, one of each, or one with several
             tasks. Where one is a `WhisperTranscriber`, the words are its own and no other's.
         notes: what it cannot predict and why, for the user.
+
+    Example:
+        ``recognizer = vs.Recognizer.load("runs/ser")``; then ``recognizer("call.wav")`` for one recording,
+        and ``recognizer.predictions([...])`` for many.
     """
 
     def __init__(self, models: Iterable[AnyModel], notes: Iterable[str] = ()) -> None:
@@ -104,11 +138,18 @@ class Recognizer:
 
         Args:
             recording: a path; the bytes of an audio file, or a file that is open for bytes; or samples (numpy
-                or torch), [N] or [channels, N]: floats in [-1, 1], int16, int32 or uint8.
+                or torch), [N] or [channels, N]: floats in [-1, 1], int16, int32 or uint8; or a pair
+                (samples, sample_rate).
             sample_rate: of samples, in Hz; a file tells its own.
+
+        Returns:
+            Emotion with probabilities, words and ratings, as far as the models tell them.
 
         Raises:
             AudioError: if it cannot be read, is silent, or is too short for the encoder.
+
+        Example:
+            ``vs.Recognizer.load("runs/ser")("call.wav").emotion``
         """
         row, duration_s = self._recognize(recording, sample_rate)
         ratings = {name: value for name in DIMENSIONS if (value := getattr(row, name)) is not None}
@@ -117,18 +158,44 @@ class Recognizer:
             row.emotion, row.probabilities, row.transcript, segments, ratings or None, row.classes, row.note
         )
 
-    def predictions(self, paths: Iterable[str | Path]) -> Iterator[Prediction]:
-        """One row a recording; one that fails has `error`, and the rest goes on.
+    def predictions(
+        self, recordings: Iterable[Recording], *, sample_rate: float | None = None
+    ) -> Iterator[Prediction]:
+        """One row a recording, in their order; one that fails has `error`, and the rest goes on.
 
-        Bytes of a file's name that are no text are escaped in the row.
+        Args:
+            recordings: a list, generator or other iterable of paths, open files, bytes, samples, and pairs
+                (samples, sample_rate), also mixed; each is taken when its row is asked for.
+            sample_rate: in Hz, of samples that come without a rate.
+
+        Yields:
+            Rows as in a predictions file. `id` is the path, or "recording N" for what has none; bytes of a
+            file's name that are no text are escaped.
+
+        Raises:
+            AudioError: if `recordings` is one recording, which goes to the recognizer itself.
+
+        Example:
+            ``for row in recognizer.predictions(Path("calls").glob("*.wav")): print(row.path, row.emotion)``
         """
-        for path in paths:
+        if isinstance(recordings, str | Path | bytes | np.ndarray | Tensor) or hasattr(recordings, "read"):
+            raise AudioError(
+                f"one recording was given ({type(recordings).__name__}); call recognizer(recording), or give "
+                "a list"
+            )
+        return self._predictions(recordings, sample_rate)
+
+    def _predictions(
+        self, recordings: Iterable[Recording], sample_rate: float | None
+    ) -> Iterator[Prediction]:
+        for number, recording in enumerate(recordings, start=1):
+            bare = isinstance(recording, np.ndarray | Tensor)
             try:
-                row = self._recognize(Path(path))[0]
+                row = self._recognize(recording, sample_rate if bare else None)[0]
             except Exception as fault:
-                name = _printable(str(path))
-                row = Prediction(id=name, path=name, error=_reason(fault))
-            yield row
+                path = _printable(str(recording)) if isinstance(recording, str | Path) else None
+                row = Prediction(id=path or "", path=path, error=_reason(fault))
+            yield row if row.path is not None else replace(row, id=f"recording {number}")
 
     def corpus_predictions(self, source: BatchSource) -> Iterator[Prediction]:
         """One row a clip of a prepared corpus, with its references; one that fails has `error`, as above."""

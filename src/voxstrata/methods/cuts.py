@@ -76,7 +76,8 @@ def _of_part(corpus: PreparedCorpus, use: CorpusUse, part: str) -> Iterable[Cut]
     if use.speakers is None or part != "train":
         return corpus.stream(part, use.fold, use.without_folds)
     cuts = corpus.cuts(part, use.fold, use.without_folds)
-    return taken_speakers(cuts, _share(use.speakers), corpus.name)
+    taken: Iterable[Cut] = taken_speakers(cuts, _share(use.speakers), corpus.name)
+    return taken
 
 
 def _parts(use: CorpusUse, split: str) -> tuple[str, ...]:

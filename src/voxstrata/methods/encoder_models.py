@@ -59,9 +59,12 @@ class ClipModel(nn.Module):
         """What the head gives, [B, C]."""
         if batch.states is not None and batch.frames is not None:
             known = States(tuple(batch.states), batch.frames)
-            return self.head(self.layer_sum.weighted(known.layers), known.mask())
-        states = self._encode(batch)
-        return self.head(self.layer_sum(states.layers), states.mask())
+            frames, mask = self.layer_sum.weighted(known.layers), known.mask()
+        else:
+            states = self._encode(batch)
+            frames, mask = self.layer_sum(states.layers), states.mask()
+        logits: Tensor = self.head(frames, mask)
+        return logits
 
     def loss(self, batch: Batch, class_weights: Tensor | None = None) -> Tensor:
         """Loss over the batch's clips, [].

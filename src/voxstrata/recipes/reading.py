@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
@@ -18,6 +19,8 @@ from voxstrata.errors import RecipeError
 from voxstrata.methods.registry import methods
 from voxstrata.recipes.defaults import FIT, KEY, Say, fitting
 
+#: What messages call a recipe that is a mapping.
+GIVEN = "the recipe"
 #: Folder of the recipes at the scale of the paper.
 PAPER = "paper"
 #: Folder of the packaged tables.
@@ -145,15 +148,21 @@ def _schema(recipes: tuple[type[Recipe], ...]) -> TypeAdapter[Recipe]:
 
 
 def read_recipe(
-    source: str | Path, overrides: Iterable[str] = (), *, download: bool = False, say: Say | None = None
+    source: str | Path | Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    values: Mapping[str, Any] | None = None,
+    *,
+    download: bool = False,
+    say: Say | None = None,
 ) -> Recipe:
-    """A recipe from a file or a packaged name, with overrides laid over it.
+    """A recipe from a file, a packaged name or plain values, with overrides laid over it.
 
-    With `defaults: fit` what both leave out is what fits the base (see `recipes.defaults`).
+    With `defaults: fit` what all of them leave out is what fits the base (see `recipes.defaults`).
 
     Args:
-        source: file or packaged name.
+        source: file, packaged name, or the recipe's values.
         overrides: `KEY=VALUE`, later ones over earlier.
+        values: laid over all that; a key may name a place below, as in "training.epochs".
         download: whether a base that nothing else tells of is fetched, as training does.
         say: receives lines for the user.
 
@@ -161,13 +170,42 @@ def read_recipe(
         RecipeError: see `read_yaml`, `parse_overrides` and `validate`.
         CheckpointError: see `kind_of`.
     """
-    values = merged_values(_without(_content(source), IN_TABLES), parse_overrides(overrides))
-    asked, values = values.get(KEY), _without(values, KEY)
+    name = GIVEN if isinstance(source, Mapping) else str(source)
+    content = _plain(source) if isinstance(source, Mapping) else _content(source)
+    content = merged_values(_without(content, IN_TABLES), parse_overrides(overrides))
+    content = merged_values(content, _nested(values or {}))
+    asked, content = content.get(KEY), _without(content, KEY)
     if asked == FIT:
-        values = merged_values(fitting(values, str(source), download=download, say=say), values)
+        content = merged_values(fitting(content, name, download=download, say=say), content)
     elif asked is not None:
-        raise RecipeError(f"{source}: {KEY} is {asked!r}; allowed are {FIT}, or null for the plain defaults")
-    return validate(values, str(source))
+        raise RecipeError(f"{name}: {KEY} is {asked!r}; allowed are {FIT}, or null for the plain defaults")
+    return validate(content, name)
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that are laid over a recipe: "a.b" as nested mappings.
+
+    >>> _nested({"training.epochs": 3, "base": Path("a"), "experts": {"my.asr": "b"}})
+    {'training': {'epochs': 3}, 'base': 'a', 'experts': {'my.asr': 'b'}}
+    """
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        value = _plain(value)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        result = merged_values(result, value)
+    return result
+
+
+def _plain(value: Any) -> Any:
+    """A value from Python as YAML has it: paths as text, tuples as lists."""
+    if isinstance(value, Mapping):
+        if odd := [key for key in value if not isinstance(key, str)]:
+            raise RecipeError(f"{GIVEN} has the key {odd[0]!r}; keys are names, such as training")
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def dump(recipe: Recipe) -> str:

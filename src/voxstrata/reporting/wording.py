@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from voxstrata.evaluation.shown import metric_and_field
 from voxstrata.reporting.scores import Score
 
 #: Metric -> short name and what it is.
@@ -41,14 +42,6 @@ def about_metric(name: str) -> str:
     of, _ = metric_and_field(name)
     text = name if of is None else METRICS[of][1]
     return f"{text[:1].upper()}{text[1:]}."
-
-
-def metric_and_field(name: str) -> tuple[str | None, str]:
-    """A known metric, and of which further class task: METRIC_FIELD."""
-    if name in METRICS:
-        return name, ""
-    of = max((key for key in METRICS if name.startswith(f"{key}_")), key=len, default=None)
-    return of, "" if of is None else name.removeprefix(f"{of}_")
 
 
 def counted(clips: int | None, speakers: int | None) -> str:

@@ -81,7 +81,7 @@ class Learner:
                     continue
                 loss = self._computed(self.system.loss, batch)
                 summed += _finite(loss, "loss", number, batch.ids) * len(batch)
-                (loss * (len(batch) / clips)).backward()
+                torch.autograd.backward(loss * (len(batch) / clips))
         self.processes.add_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm or math.inf)
         if not math.isfinite(norm):

@@ -228,10 +228,11 @@ def _position_bias(attention: WavLMAttention, clips: int, frames: int) -> Tensor
 
 
 def _outside_autocast(self: nn.Module, hidden: Tensor) -> Tensor:
+    own_forward: Callable[[nn.Module, Tensor], Tensor] = type(self).forward
     if hidden.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-        return type(self).forward(self, hidden)
+        return own_forward(self, hidden)
     with torch.autocast("cpu", enabled=False):
-        return type(self).forward(self, hidden.float())
+        return own_forward(self, hidden.float())
 
 
 def keep_positions_exact(model: PreTrainedModel) -> None:

@@ -86,7 +86,7 @@ _LAYOUTS = (
 )
 
 
-class WhisperEncoderModel(WhisperPreTrainedModel):
+class WhisperEncoderModel(WhisperPreTrainedModel):  # type: ignore[misc]  # transformers has no types
     """The encoder under the name that whole models give it, `encoder`; without a decoder."""
 
     def __init__(self, config: WhisperConfig) -> None:
@@ -111,7 +111,7 @@ class WhisperFamily(Family):
     windows = ("clip", "30s")
 
     def accepts(self, config: PretrainedConfig) -> bool:
-        return config.model_type == "whisper"
+        return bool(config.model_type == "whisper")
 
     def build(self, config: PretrainedConfig) -> PreTrainedModel:
         return WhisperEncoderModel(copy.deepcopy(config)).float()
@@ -128,7 +128,8 @@ class WhisperFamily(Family):
 
     def filled(self, name: str, shape: Sequence[int]) -> Tensor:
         """The table of positions, which is a function of its size."""
-        return sinusoids(*shape)
+        table: Tensor = sinusoids(*shape)
+        return table
 
     def front_end(self, config: PretrainedConfig) -> FrontEnd:
         convolutions = (Convolution(config.d_model, 3, 1, 1), Convolution(config.d_model, 3, 2, 1))

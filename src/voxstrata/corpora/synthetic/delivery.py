@@ -37,7 +37,9 @@ def draw_delivery(
         habits: lasting offsets of the speaker, [8].
     """
     noise = rng.standard_normal(len(DIMENSIONS))
-    return np.clip(strength * np.asarray(MEANS[emotion]) + noise + np.asarray(habits), -LIMIT, LIMIT)
+    drawn = strength * np.asarray(MEANS[emotion]) + noise + np.asarray(habits)
+    delivery: NDArray[np.float64] = np.clip(drawn, -LIMIT, LIMIT)
+    return delivery
 
 
 def nearest(emotion: str) -> list[str]:

@@ -55,6 +55,11 @@ class MergedBackbone(nn.Module):
     Raises:
         CheckpointError: if a vector belongs to another base or does not fit `dtype`, or `init` names other
             vectors.
+
+    Example:
+        ``merged = vs.MergedBackbone(base, {"asr": asr, "ser": ser}, init=0.5)``; then
+        ``merged(waveforms, lengths)`` gives states as `SpeechEncoder` does, and ``merged.export("merged")``
+        writes a transformers folder.
     """
 
     coefficients: Tensor
@@ -310,7 +315,8 @@ class MergedBackbone(nn.Module):
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
+        apply: Callable[..., nn.Module] = super()._apply
+        apply(fn, recurse)
         self._held.apply(fn)
         self._reused = None
         return self

@@ -118,4 +118,4 @@ def inner_products(gradient: Tensor, deltas: Sequence[Tensor | None]) -> Tensor:
 def _blocks(tensor: Tensor) -> tuple[Tensor, ...]:
     flat = tensor.reshape(-1)
     whole = flat.numel() <= _BLOCK or flat.device.type != "cpu"
-    return (flat,) if whole else flat.split(_BLOCK)
+    return (flat,) if whole else torch.split(flat, _BLOCK)

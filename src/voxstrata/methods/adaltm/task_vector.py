@@ -74,6 +74,9 @@ class TaskVector:
 
     Raises:
         CheckpointError: if a difference is not finite, or larger than any that training makes.
+
+    Example:
+        ``asr = vs.TaskVector.between(vs.load_backbone("wavlm-tiny"), "runs/asr")``
     """
 
     deltas: Mapping[str, Tensor]

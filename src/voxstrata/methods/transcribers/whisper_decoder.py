@@ -84,13 +84,15 @@ class WhisperTranscriber(nn.Module):
             return last
         norm = plain.family.final_norm(plain.model)
         assert norm is not None
+        normed: Tensor
         if isinstance(self.encoder, SpeechEncoder):
-            normed: Tensor = norm(last)
+            normed = norm(last)
             return normed
         (prefix,) = plain.family.behind_layers(plain.model.config)
         weights = self.encoder.weights()
         merged = {name: weights[prefix + name] for name, _ in norm.named_parameters()}
-        return functional_call(norm, merged, (last,))
+        normed = functional_call(norm, merged, (last,))
+        return normed
 
     @torch.no_grad()
     def tokens(self, heard: Tensor) -> list[list[int]]:

@@ -93,7 +93,8 @@ class Merge:
         group = layer_index(name) if len(self.rows) > 1 else 0
         values = self.values[group]
         merge = partial(merge_values, weight, deltas, values)
-        merged: Tensor = MergeTensor.apply(self.rows[group], deltas, merge)
+        merged_by: Callable[..., Tensor] = MergeTensor.apply
+        merged = merged_by(self.rows[group], deltas, merge)
         _as_soon_as_ready(merged)
         Rebuilt(merged, merge)
         return merged
@@ -192,7 +193,8 @@ def _tidied(forward: Callable[..., Any], tidy: Callable[[], None], *args: Any, *
     output = forward(*args, **kwargs)
     states = output[0] if isinstance(output, tuple) else output
     if isinstance(states, Tensor) and states.requires_grad:
-        states.register_hook(lambda _: tidy())
+        before_backward: Callable[[Callable[[Tensor], None]], object] = states.register_hook
+        before_backward(lambda _: tidy())
     return output
 
 

@@ -147,10 +147,11 @@ class _Reader:
     def _read(self, values: Tensor) -> tuple[Tensor, ...]:
         count = values.shape[1]
         newest = torch.full((len(values), 1), count - 1, device=values.device)
-        return self.lm(
+        layers: tuple[Tensor, ...] = self.lm(
             values,
             mask=self.mask,
             positions=self.positions[:, -count:],
             at=newest,
             cache=self.cache,
         )
+        return layers

@@ -67,8 +67,8 @@ class LanguageModel(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token embeddings: int64 [...] -> [..., D]."""
-        embeddings: nn.Module = self.model.get_input_embeddings()
-        return embeddings(tokens)
+        embedded: Tensor = self.model.get_input_embeddings()(tokens)
+        return embedded
 
     def forward(
         self,
