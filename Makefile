@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 BENCH := $(BENCH_VENV)/bin/voxstrata bench
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
-.PHONY: setup demo test test-all check lint types bench weights clean
+.PHONY: setup demo test test-all check lint types reference docs bench weights clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -35,13 +35,23 @@ test-all: setup  ## the tests and the slow ones
 	$(PYTEST)
 
 lint: setup
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests docs
+	$(BIN)/ruff format --check src tests docs
 
 types: setup
 	$(BIN)/mypy
 
 check: lint types test  ## lint, types and tests
+
+reference: setup  ## write docs/reference from the program
+	$(BIN)/python docs/generate.py
+
+$(VENV)/.docs-ready: $(VENV)/.ready constraints/docs.txt
+	$(BIN)/python -m pip install --quiet $(PIP_INDEX) --constraint constraints/tested.txt --constraint constraints/docs.txt --editable '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs-ready  ## the documentation site, into build/docs
+	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs build/docs
 
 # fusion_bench brings lightning, datasets and more, so that it gets an environment of its own.
 $(BENCH_VENV)/.ready: pyproject.toml constraints/tested.txt

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -269,47 +268,6 @@ def test_recipes_of_the_paper_state_all_that_the_table_would_fill_in() -> None:
     for name, recipe in recipes.items():
         assert "defaults" not in (Path(packaged()[name])).read_text()
         assert validate(read_yaml(name), name) == recipe
-
-
-def test_the_page_shows_the_table() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
-    section = re.search(r"^## Defaults that fit the base\n(.*?)(?=^## )", page, re.DOTALL | re.MULTILINE)
-    assert section is not None
-    shown = [
-        [cell.strip(" *") for cell in line.strip().strip("|").split("|")]
-        for line in section[1].splitlines()
-        if re.match(r"\| (Whisper|WavLM)", line)
-    ]
-    titles = {"whisper": "Whisper", "wav2vec2": "WavLM, wav2vec 2.0, HuBERT"}
-    expected = [
-        [
-            titles[family],
-            size,
-            *(f"{rate:.1e}".replace("e-0", "e-") for rate in rates(fit)),
-            f"{fit.crop_s:g}",
-        ]
-        for family, sizes in TABLE.items()
-        for size, fit in sizes.items()
-    ]
-    assert shown == expected
-    measured = {
-        f"{family}, {size}" for family, sizes in TABLE.items() for size, f in sizes.items() if f.measured
-    }
-    assert measured == {"whisper, tiny", "wav2vec2, tiny"}, "the page says which rows come from runs"
-    fits = [fit for sizes in TABLE.values() for fit in sizes.values()]
-    for same, words in [
-        ({fit.warmup for fit in fits}, "`training.warmup` 0.1"),
-        ({fit.smoothing for fit in fits}, "`data.smoothing` 0.1"),
-        ({fit.batch_size for fit in fits}, "`data.batch_size` 16"),
-        ({fit.head_options["dropout"] for fit in fits}, "`head.dropout` 0.3"),
-        ({fit.layer_weights for fit in fits}, "`rates.layer_weights` 0.01"),
-        ({fit.coefficients for fit in fits}, "`rates.coefficients` 0.01"),
-    ]:
-        assert len(same) == 1 and float(words.split()[-1]) in same and words in section[1]
-
-
-def rates(fit: Any) -> tuple[float, ...]:
-    return fit.ser_encoder, fit.head, fit.asr_encoder, fit.ctc_head, fit.frozen_head
 
 
 def test_no_weight_is_read_to_tell_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -261,12 +261,6 @@ def test_a_run_that_leaks_is_refused_before_anything_is_written(
     assert any("Not verified: base" in line for line in lines) and "Leaks" in run.report.read_text()
 
 
-def test_every_part_of_a_name_is_documented() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
-    assert all(f"| {stage} | {meaning} |" in page for stage, meaning in STAGES.items())
-    assert all(f"| {match} | {meaning} |" in page for match, meaning in MATCHES.items())
-
-
 def test_an_exported_model_keeps_its_list(tmp_path: Path, encoder_folder: Path) -> None:
     from typer.testing import CliRunner
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from voxstrata.batches.batch import Batch, Reference
+from voxstrata.errors import RecipeError
 from voxstrata.labels import LabelSet
 from voxstrata.methods.baselines.statistics import clip_statistics, per_speaker, svm_answers
 
@@ -55,3 +58,23 @@ def test_the_svm_tells_two_pitches_apart(speaker_normalized: bool) -> None:
     )["test"]
     assert [answer.id for answer in answers] == [f"2-{row}" for row in range(12)]
     assert [answer.emotion for answer in answers] == [answer.reference_emotion for answer in answers]
+
+
+def test_egemaps_are_opensmiles_own_of_each_clip_alone() -> None:
+    opensmile = pytest.importorskip("opensmile")
+    batch = tones(0)
+    _, rows = clip_statistics([batch], "egemaps")
+    smile = opensmile.Smile(
+        feature_set=opensmile.FeatureSet.eGeMAPSv02, feature_level=opensmile.FeatureLevel.Functionals
+    )
+    wave = batch.waveforms[3, : int(batch.lengths[3])].numpy()
+    assert rows.shape == (12, 88)
+    np.testing.assert_array_equal(rows[3], np.nan_to_num(smile.process_signal(wave, 16_000).to_numpy()[0]))
+    answers = svm_answers([tones(0), tones(1)], {"test": [tones(2)]}, LABELS, features="egemaps", gamma=0.01)
+    assert [row.emotion for row in answers["test"]] == [row.reference_emotion for row in answers["test"]]
+
+
+def test_egemaps_without_opensmile_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opensmile", None)
+    with pytest.raises(RecipeError, match=r"research use only; install voxstrata\[egemaps\], or take"):
+        clip_statistics([tones(0)], "egemaps")

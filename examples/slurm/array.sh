@@ -1,5 +1,5 @@
 #!/bin/bash
-# A SLURM array over rows x folds x seeds of a table, one job each; docs/commands.md says how it fits together.
+# A SLURM array over rows x folds x seeds of a table, one job each; docs/experiment-tables.md explains it.
 #   sbatch --array=0-7%4 examples/slurm/array.sh
 #   voxstrata reproduce "$TABLE" --scale "$SCALE"     # when all jobs are done: writes the table
 #SBATCH --job-name=voxstrata

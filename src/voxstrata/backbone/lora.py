@@ -19,6 +19,7 @@ from voxstrata.backbone.containers import Shape, some
 from voxstrata.documents import read_json_object
 from voxstrata.errors import CheckpointError
 
+# Not peft's merge, which builds the whole model: factors are read by their headers, a tensor at a time.
 CONFIG = "adapter_config.json"
 _FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>(?!bias$)[^.]+))??(?:\.weight)?$")
 _OTHER_PART = re.compile(r"(^|\.)lora_")

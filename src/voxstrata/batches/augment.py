@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from voxstrata.audio import SAMPLE_RATE
 from voxstrata.config.data import Augmentation
 
+# Not audiomentations, which draws from global generators: a clip's noise follows from seed, epoch and id.
 Samples = NDArray[np.float32]
 
 _WINDOW, _HOP = 512, 128

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+# Not a DataLoader: its workers run ahead of what was used, and a checkpoint counts what was used.
 Item = TypeVar("Item")
 
 

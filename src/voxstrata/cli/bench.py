@@ -22,9 +22,9 @@ SHAPE = typer.Option("base", "--shape", help="WavLM of this shape: base or large
 BATCH_SIZE = typer.Option(4, "--batch-size", min=1, help="Clips in a batch.")
 CLIP_S = typer.Option(3.0, "--clip-s", min=0.1, help="Length of each clip in seconds.")
 AS_JSON = typer.Option(False, "--json", help="Print JSON.")
-QUICK = typer.Option(False, "--quick", help="Tiny shapes, to see that it runs; the figures say nothing.")
-REPEATS = typer.Option(5, "--repeats", min=1, help="Timed runs of each way and case.")
-THREADS = typer.Option(None, "--threads", min=1, help="Threads of torch; default: torch's choice.")
+QUICK = typer.Option(False, "--quick", help="Tiny shapes, to check that it runs; the figures mean nothing.")
+REPEATS = typer.Option(5, "--repeats", min=1, help="Timed runs per implementation and case.")
+THREADS = typer.Option(None, "--threads", min=1, help="Threads of torch. Default: torch's choice.")
 
 
 def register(app: typer.Typer) -> None:
@@ -75,7 +75,7 @@ def lambda_step(
     shape: str = typer.Option("large", "--shape", help="WavLM of this shape: base or large."),
     vectors: int = typer.Option(2, "--vectors", min=1, metavar="K", help="Task vectors."),
     vector_dtype: str = typer.Option(
-        "float32", "--vector-dtype", help="In which they are held: float32, bfloat16 or float16."
+        "float32", "--vector-dtype", help="Their number format: float32, bfloat16 or float16."
     ),
     batch_size: int = BATCH_SIZE,
     clip_s: float = CLIP_S,
@@ -83,7 +83,7 @@ def lambda_step(
         "all-groups,front-zero,front-kept", "--cases", help="What the task vectors change: a,b,c."
     ),
     ways: str | None = typer.Option(
-        None, "--ways", help="What is compared, the reference first: a,b,c; default: all that are installed."
+        None, "--ways", help="Implementations, the reference first: a,b,c. Default: all that are installed."
     ),
     repeats: int = REPEATS,
     threads: int | None = THREADS,
@@ -109,11 +109,11 @@ def lambda_step(
 
 def cached(
     shape: str = SHAPE,
-    epochs: int = typer.Option(100, "--epochs", min=1, help="Length of a training."),
+    epochs: int = typer.Option(100, "--epochs", min=1, help="Epochs per training."),
     clips: int = typer.Option(40, "--clips", min=10, help="Recordings of noise; a fifth is for validation."),
     clip_s: float = CLIP_S,
     batch_size: int = typer.Option(8, "--batch-size", min=1, help="Clips in a batch."),
-    repeats: int = typer.Option(1, "--repeats", min=1, help="Timed trainings of each way."),
+    repeats: int = typer.Option(1, "--repeats", min=1, help="Timed trainings per implementation."),
     threads: int | None = THREADS,
     quick: bool = QUICK,
     as_json: bool = AS_JSON,
@@ -134,14 +134,14 @@ def cached(
 
 
 def harmonifuse(
-    shape: str = typer.Option("base", "--shape", help="Encoder, a WavLM of this shape: base or large."),
+    shape: str = typer.Option("base", "--shape", help="Encoder: a WavLM of this shape, base or large."),
     lm_layers: int = typer.Option(12, "--lm-layers", min=1, help="Layers of the language model."),
-    lm_size: int = typer.Option(768, "--lm-size", min=64, help="Its features; heads of 64."),
+    lm_size: int = typer.Option(768, "--lm-size", min=64, help="Its feature size; heads of 64."),
     batch_size: int = BATCH_SIZE,
     clip_s: float = typer.Option(5.0, "--clip-s", min=0.1, help="Length of each clip in seconds."),
     tokens: int = typer.Option(100, "--tokens", min=2, help="Tokens to decode, and of each transcript."),
     corpora: list[Path] | None = typer.Option(
-        None, "--corpus", help="Prepared corpus whose padding is counted; may be given again."
+        None, "--corpus", help="Prepared corpus whose padding is counted; may be repeated."
     ),
     repeats: int = REPEATS,
     threads: int | None = THREADS,

@@ -22,6 +22,29 @@ _LINE_WIDTH = 110
 _MOST_SPEAKERS = 100
 
 
+TRIM_SILENCE = typer.Option(
+    False,
+    "--trim-silence",
+    help="Cut silence (35 dB under the loudest 25 ms) at both ends, but 0.1 s; files are not changed.",
+)
+FOLDS = typer.Option(
+    None,
+    metavar="by-speaker N",
+    help="Divide the speakers into N folds with about as many clips each; the same every time.",
+)
+LABELS = typer.Option(
+    None,
+    help="Allowed emotions, a,b,c, in the order of a model's outputs. Default:"
+    " the corpus's own; for `table` all that occur.",
+)
+MAPS = typer.Option(
+    None,
+    "--map",
+    metavar="NAME|OLD=NEW",
+    help="Map emotions, by a named map or one by one; may be repeated, applied in order.",
+)
+
+
 def register(app: typer.Typer) -> None:
     """Adds the group `corpus` with its commands."""
     group = typer.Typer(help="List, prepare and synthesise corpora.", no_args_is_help=True)
@@ -55,27 +78,26 @@ def list_corpora(as_json: bool = typer.Option(False, "--json", help="Print JSON.
 
 def prepare_corpus(
     name: str = typer.Argument(help="Corpus, as `voxstrata corpus list` names it."),
-    folder: Path = typer.Argument(metavar="DIR", help="Where it was unpacked; for `table`, the table."),
+    folder: Path = typer.Argument(metavar="DIR", help="Its unpacked folder; for `table`, the table."),
     out: Path = typer.Argument(help="Folder for the prepared corpus."),
-    skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave clips with faults out; exit code 3."),
-    labels: str | None = typer.Option(None, help="Allowed emotions: a,b,c; the order of a model's outputs."),
+    skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave out clips with faults; exit code 3."),
+    labels: str | None = LABELS,
     option: list[str] | None = typer.Option(
-        None, metavar="NAME=VALUE", help="A choice that the corpus leaves open; any number."
+        None, metavar="NAME=VALUE", help="An option of the corpus's reader; may be repeated."
     ),
-    maps: list[str] | None = typer.Option(
-        None, "--map", metavar="NAME|OLD=NEW", help="Map emotions, by a named map or one by one; any number."
-    ),
-    folds: tuple[str, int] | None = typer.Option(
-        None, metavar="by-speaker N", help="Divide the speakers into N folds of about as many clips each."
-    ),
-    trim_silence: bool = typer.Option(
-        False, "--trim-silence", help="Let clips begin and end where speech does; files stay as they are."
-    ),
+    maps: list[str] | None = MAPS,
+    folds: tuple[str, int] | None = FOLDS,
+    trim_silence: bool = TRIM_SILENCE,
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Check every clip of a corpus, print its counts and write it as lhotse cuts.
 
-    All faults are printed at once, and nothing is written if there is one, unless --skip-bad.
+    Faults are missing, undecodable, empty, silent or too short audio, git-lfs stubs, stretches beyond a
+    file, unknown labels or splits, duplicate ids or audio, and a speaker in two splits. All are printed
+    at once, and nothing is written if there is one. --skip-bad leaves faulty clips out, but accepts no
+    speaker in two splits.
+
+    What was left out or mapped is printed below the counts and kept in corpus.json.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -199,10 +221,14 @@ def _emotion_lines(summary: CorpusSummary) -> list[str]:
 
 def shar(
     prepared: Path = typer.Argument(help="A prepared corpus."),
-    out: Path = typer.Argument(help="New or empty folder; a prepared corpus too, with all its audio."),
-    shard_clips: int = typer.Option(1000, "--shard-clips", min=1, help="Clips in a tar."),
+    out: Path = typer.Argument(help="New or empty folder; becomes a prepared corpus with all its audio."),
+    shard_clips: int = typer.Option(1000, "--shard-clips", min=1, help="Clips per tar."),
 ) -> None:
-    """Pack a prepared corpus and its audio into tars (lhotse Shar), to copy and to train from."""
+    """Pack a prepared corpus and its audio into tars (lhotse Shar), to copy and to train from.
+
+    Recipes name OUT as any prepared corpus; it has the same fingerprint. OUT/shar is lhotse Shar. Audio
+    becomes FLAC of 16 bits at 16 kHz, mono, which is what training uses in any case.
+    """
     from voxstrata.cli.progress import bar
     from voxstrata.corpora.prepared import PreparedCorpus
     from voxstrata.corpora.shar import write_shar

@@ -26,38 +26,50 @@ READ_DESIGNS = {
 }
 
 
+PROSODY_STRENGTH = typer.Option(0.5, help="How much the prosody depends on the emotion: 0 (not at all) to 1.")
+LEXICAL_STRENGTH = typer.Option(0.5, help="How much the words depend on the emotion: 0 (not at all) to 1.")
+CLARITY = typer.Option(
+    "natural",
+    help="natural, or clear: short sentences and plain voices that speech recognisers can transcribe.",
+)
+READ = typer.Option(
+    False,
+    "--read",
+    help="Also four corpora of read speech without labels: OUT/read/{emotional,neutral}-{same,other}.",
+)
+
+
 def register(corpus_app: typer.Typer) -> None:
     """Adds `synth` to the group `corpus`."""
     corpus_app.command("synth")(synthesize)
 
 
 def synthesize(
-    out: Path = typer.Argument(help="New or empty folder; an interrupted start goes on."),
-    clips: int | None = typer.Option(None, min=1, help="Clips in all (default 3000)."),
-    minutes: float | None = typer.Option(None, help="Minutes in all, instead of --clips."),
+    out: Path = typer.Argument(help="New or empty folder; an interrupted start is resumed."),
+    clips: int | None = typer.Option(None, min=1, help="Number of clips. Default: 3000."),
+    minutes: float | None = typer.Option(None, help="Minutes of speech, instead of --clips."),
     shares: str = typer.Option("0.7,0.1,0.2", help="Shares of train, dev, test."),
     voices: str = typer.Option("40,10,20", help="Voices of train, dev, test."),
-    seed: int = typer.Option(0, help="Seed of everything drawn."),
-    lexical_strength: float = typer.Option(0.5, help="0: the words tell nothing of the emotion; up to 1."),
-    prosody_strength: float = typer.Option(0.5, help="0: the prosody tells nothing of it; up to 1."),
-    clarity: str = typer.Option(
-        "natural", help="natural; clear: short sentences whose words recognisers follow."
+    seed: int = typer.Option(0, help="Random seed."),
+    lexical_strength: float = LEXICAL_STRENGTH,
+    prosody_strength: float = PROSODY_STRENGTH,
+    clarity: str = CLARITY,
+    labelled: float = typer.Option(
+        0.2, help="Share of the training clips with an emotion label; dev and test have all."
     ),
-    labelled: float = typer.Option(0.2, help="Share of the train clips with an emotion label."),
-    raters: int = typer.Option(5, help="Annotators who vote on a labelled clip."),
-    read: bool = typer.Option(
-        False, "--read", help="Also OUT/read/{emotional,neutral}-{same,other}: read speech without labels."
-    ),
+    raters: int = typer.Option(5, help="Simulated annotators per labelled clip."),
+    read: bool = READ,
     unlabelled: bool = typer.Option(
-        False, "--unlabelled", help="Only speech for pre-training: all kinds of words, no emotion labels."
+        False, "--unlabelled", help="Only speech for pre-training: all vocabularies, no emotion labels."
     ),
-    jobs: int | None = typer.Option(None, min=1, help="Worker processes (default: one a processor)."),
+    jobs: int | None = typer.Option(None, min=1, help="Worker processes. Default: one per processor."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Speak emotional speech with espeak-ng and prepare it; needs the extra `synth`.
+    """Synthesise emotional speech with espeak-ng and prepare it; needs the extra `synth`.
 
     Voices, accents and sentences are disjoint between the splits, for every seed; emotion words are shared.
-    The label is the emotion that the speaker intended; votes of noisy annotators stand beside it.
+    The label is the intended emotion; votes of simulated annotators are kept too. Printed is the UAR of three
+    oracles: from the words alone, from the prosody alone, and from both.
     The same options and espeak-ng version give the same bytes, whatever --jobs is.
     """
     from voxstrata.corpora.synthetic.plan import SynthesisOptions

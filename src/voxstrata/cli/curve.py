@@ -20,22 +20,22 @@ def register(app: typer.Typer) -> None:
 
 
 def curve(
-    expert: str = typer.Argument(..., help="A finished run that learned emotions, with its head."),
-    base: str | None = typer.Option(None, "--base", help="Its base; default: what its recipe names."),
-    emotions: Path = typer.Option(..., "--emotions", help="Prepared corpus that is asked for emotions."),
-    fold: int | None = typer.Option(None, "--fold", min=1, help="Of that corpus; default: its own splits."),
-    words: Path = typer.Option(..., "--words", help="Prepared corpus that is asked for words."),
-    ctc: str | None = typer.Option(None, "--ctc", help="A run whose CTC head stands on the same base."),
+    expert: str = typer.Argument(..., help="A finished run for emotions, with its head."),
+    base: str | None = typer.Option(None, "--base", help="Its base. Default: as in its recipe."),
+    emotions: Path = typer.Option(..., "--emotions", help="Prepared corpus to predict emotions on."),
+    fold: int | None = typer.Option(None, "--fold", min=1, help="Its fold. Default: its own splits."),
+    words: Path = typer.Option(..., "--words", help="Prepared corpus to transcribe."),
+    ctc: str | None = typer.Option(None, "--ctc", help="A run with a CTC head on the same base."),
     transcriber: str | None = typer.Option(
-        None, "--transcriber", help="A whole Whisper whose decoder listens to the merged encoder."
+        None, "--transcriber", help="A whole Whisper whose decoder transcribes from the merged encoder."
     ),
-    at: str = typer.Option(DEFAULT, "--at", help="Coefficients, with commas between."),
+    at: str = typer.Option(DEFAULT, "--at", help="Coefficients, comma-separated."),
     normalizer: str = typer.Option("basic", "--normalizer", help="Of transcripts, as in evaluate."),
     out: Path = typer.Option(Path("curve"), "--out", help="Folder for curve.json, curve.svg and curve.csv."),
 ) -> None:
     """Measure emotions and words of base + c (expert - base), one coefficient c for all layers.
 
-    Test splits are asked. Nothing is trained.
+    On test splits; nothing is trained. At 0 it is the base, at 1 the expert.
     """
     from voxstrata.analysis.coefficient_curve import Readers, coefficient_curve
     from voxstrata.cli.progress import bar

@@ -24,7 +24,11 @@ def register(app: typer.Typer) -> None:
 def demo(
     out: Path = typer.Option(Path("runs"), "--out", help="Folder for runs, corpora and tables."),
 ) -> None:
-    """Speak two corpora, fine-tune two experts, merge them, and compare (eight minutes on two cores)."""
+    """Fine-tune two experts on synthetic speech, merge them and compare (eight minutes on two cores).
+
+    The same as `voxstrata reproduce adaltm --scale demo`, shared by two processes; the log of the second is
+    demo.log beside the runs. Needs the extra `synth`. Started again, it resumes.
+    """
     import torch
 
     from voxstrata.cli.program import program

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from voxstrata.experiments.dry_run.run import DryRun
 
 TFLOPS = typer.Option(
-    None, "--tflops", help="With --dry-run: what one GPU sustains in the recipe's precision, in TFLOP/s."
+    None, "--tflops", help="With --dry-run: TFLOP/s that one GPU sustains. Default: 10 in fp32, 60 in bf16."
 )
 DRY_RUN = typer.Option(
-    False, "--dry-run", help="Only check, from headers and prepared corpora, and estimate what it costs."
+    False, "--dry-run", help="Only check headers and prepared corpora, and estimate the costs."
 )
 
 

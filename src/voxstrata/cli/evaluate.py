@@ -28,6 +28,18 @@ if TYPE_CHECKING:
 WIDEST_CONFUSION = 10
 
 
+NORMALIZER = typer.Option(
+    "basic",
+    help="Of transcripts: none, basic, no-apostrophe, spelled (by letter);"
+    " 'basic without say' ignores 'say'.",
+)
+BY = typer.Option(
+    None,
+    metavar="COLUMN",
+    help="Score parts separately, by a column of --corpus such as LibriSpeech's subset.",
+)
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command."""
     app.command("evaluate")(evaluate)
@@ -35,34 +47,31 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     predictions: list[Path] = typer.Argument(
-        help="Predictions files (JSON lines; any system may have written them), run folders, or - for "
-        "standard input."
+        help="Predictions files (JSON lines, of any system), run folders, or - for standard input."
     ),
-    split: str | None = typer.Option(None, help="Of run folders: which predictions. Default: test."),
+    split: str | None = typer.Option(None, help="Split of run folders. Default: test."),
     pool: bool = typer.Option(
         False, "--pool", help="Score all files as one, such as the folds of one corpus."
     ),
-    by: str | None = typer.Option(
-        None,
-        metavar="COLUMN",
-        help="Score parts apart, by a column of --corpus, such as LibriSpeech's subset.",
+    by: str | None = BY,
+    corpus: Path | None = typer.Option(None, help="Prepared corpus of the clips, for --by."),
+    normalizer: str = NORMALIZER,
+    errors: str = typer.Option(
+        "wrong", help="Clips without a prediction: wrong (count as wrong) or leave-out."
     ),
-    corpus: Path | None = typer.Option(None, help="Prepared corpus of the clips; with --by."),
-    normalizer: str = typer.Option(
-        "basic", help="Of words: none, basic, no-apostrophe, spelled; 'basic without say' scores no 'say'."
-    ),
-    errors: str = typer.Option("wrong", help="Clips without an answer: count as wrong, or leave-out."),
     labels: str | None = typer.Option(
         None, help="Emotions allowed, comma-separated. Default: all that occur."
     ),
     prior: str | None = typer.Option(
-        None, help="Answer for this class prior: uniform, name=share,... or a JSON file; see --train-prior."
+        None, help="Adjust to this class prior: uniform, name=share,... or a JSON file; with --train-prior."
     ),
     train_prior: str | None = typer.Option(
-        None, help="Class prior the model was trained under: as --prior, or corpus.json of a prepared corpus."
+        None, help="Class prior of the training data: as --prior, or corpus.json of a prepared corpus."
     ),
-    resamples: int = typer.Option(1000, min=2, max=1_000_000, help="Bootstrap samples of either kind."),
-    seed: int = typer.Option(0, min=0, help="Of the resampling by speaker."),
+    resamples: int = typer.Option(
+        1000, min=2, max=1_000_000, help="Bootstrap samples, by clip and by speaker."
+    ),
+    seed: int = typer.Option(0, min=0, help="Random seed of the bootstrap."),
     as_json: bool = typer.Option(
         False, "--json", help="Print JSON: the scores, or {name: scores} for several files or parts."
     ),
@@ -70,8 +79,13 @@ def evaluate(
     """Score predictions files: UAR, precision, macro F1, accuracy, WER, CER, CCC, with 95 % intervals.
 
     A row needs id and, for what is to be scored, emotion with reference_emotion, transcript with
-    reference_transcript, or arousal, valence, dominance with reference_arousal and so on; speaker where it is
-    known; error where the system failed. Other fields are ignored.
+    reference_transcript, or arousal, valence, dominance with reference_arousal and so on. Probabilities
+    that are not finite or do not sum to 1, duplicate keys and NaN are refused with line and field.
+
+    Scored is `emotion`; rows where it is not the most probable class are counted in a warning.
+    Predictions reflect the class prior of the training data: --prior and --train-prior adjust the
+    probabilities to another one. That is exact for plain cross-entropy; a class-balanced loss,
+    voxstrata's default, has removed part of the prior already.
     """
     from voxstrata.evaluation.score import score
 

@@ -24,15 +24,21 @@ def export(
     run: str = typer.Argument(..., help="A run or model folder, or a packaged name."),
     out: Path = typer.Argument(..., help="Folder to write; new or empty."),
     dtype: str = typer.Option(
-        "float32", "--dtype", help="Of the stored weights: float32, float16, bfloat16."
+        "float32", "--dtype", help="Number format of the weights: float32, float16 or bfloat16."
     ),
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="OUT may hold something; an older export in it goes.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Write into a folder that is not empty; an older export in it is replaced."
+        ),
     ] = False,
 ) -> None:
     """Write a run's encoder (and its head, where it has one) to a folder of its own.
 
-    The encoder is a plain transformers folder; with a head it lies in OUT/encoder. README.md is its card.
+    The encoder is a plain transformers folder for AutoModel; with a head it is OUT/encoder, and OUT is
+    for `Recognizer.load`. A merged encoder is written as merged weights. OUT/README.md is the model
+    card: base, experts, labels, what is left out, licences. The list of training clips is copied, so
+    that leaks are found.
     """
     import shutil
 

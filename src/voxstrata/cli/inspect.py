@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
             ..., help="Checkpoint file or folder, packaged name, hub id, or a saved task vector."
         ),
         base: str | None = typer.Option(
-            None, "--base", help="Show what differs from this base (folder, packaged name or hub id)."
+            None, "--base", help="Show what differs from this base: folder, run, packaged name or Hub id."
         ),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
     ) -> None:

@@ -24,6 +24,18 @@ DEMO_ROW = "joint"
 _FIRST, _LAST = ("path", "emotion"), ("transcript", "note", "error")
 
 
+LANGUAGE = typer.Option(
+    None,
+    "--language",
+    help="Language of Whisper's transcripts, such as en. Default: detected in each clip.",
+)
+MODEL = typer.Option(
+    None,
+    "--model",
+    help="A run or model folder, a published CTC model or a whole Whisper. Default: the demo's model.",
+)
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command."""
     app.command("predict")(predict)
@@ -33,31 +45,33 @@ def predict(
     paths: list[Path] = typer.Argument(
         ..., metavar="PATH...", help="Recordings, folders of them, or prepared corpora."
     ),
-    model: Path | None = typer.Option(
-        None, "--model", help="A run or model folder, or a published recogniser; default: the demo's model."
-    ),
+    model: Path | None = MODEL,
     transcriber: Path | None = typer.Option(
-        None, "--transcriber", help="A whole Whisper, whose words are taken: a folder, or a fetched hub id."
+        None, "--transcriber", help="A whole Whisper that transcribes: a folder, or a downloaded Hub id."
     ),
-    language: str | None = typer.Option(
-        None, "--language", help="That Whisper's decoder writes, e.g. en; default: heard in each clip."
-    ),
+    language: str | None = LANGUAGE,
     words: str | None = typer.Option(
         None,
         "--words",
-        help="It listens to its own encoder (plain) or to the model's (merged); default: plain.",
+        help="Encoder of Whisper's decoder: its own (plain) or the model's (merged). Default: plain.",
     ),
-    split: str | None = typer.Option(None, "--split", help="Of prepared corpora; default: test."),
-    fold: int | None = typer.Option(None, "--fold", help="Of prepared corpora; default: their own division."),
+    split: str | None = typer.Option(None, "--split", help="Split of prepared corpora. Default: test."),
+    fold: int | None = typer.Option(
+        None, "--fold", help="Fold of prepared corpora. Default: their own splits."
+    ),
     limit: int | None = typer.Option(
-        None, "--limit", min=1, help="Of each folder or corpus at most so many recordings, for a quick try."
+        None, "--limit", min=1, help="At most N recordings of each folder or corpus, for a quick try."
     ),
-    as_json: bool = typer.Option(False, "--json", help="One JSON object a line."),
-    as_csv: bool = typer.Option(False, "--csv", help="A table: a row a recording, a column a class."),
+    as_json: bool = typer.Option(False, "--json", help="Print a predictions file: one JSON object per line."),
+    as_csv: bool = typer.Option(
+        False, "--csv", help="Print a table: one row per recording, one column per class."
+    ),
 ) -> None:
-    """Tell emotion (with the probabilities of all classes) and words of recordings.
+    """Predict emotion (with the probabilities of all classes) and words of recordings.
 
-    Of a prepared corpus each row also has the references, ready for `voxstrata evaluate`.
+    Of a prepared corpus each row also has the references, ready for `voxstrata evaluate`. A recording that
+    fails is named, and the rest goes on (exit code 3): silence, or one too long: 30 s for Whisper, for others
+    what fits 2 GiB of attention per layer. `note` marks telephone speech and other doubtful input.
     """
     from voxstrata.errors import CorpusError, VoxstrataError
     from voxstrata.inference.recognizer import Recognizer

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 TITLES = {"uar": "UAR %", "accuracy": "accuracy %", "r2": "R2"}
 
 
+TARGETS = typer.Option(
+    None,
+    "--target",
+    help="emotion, speaker, phonemes, pitch, energy, or a column such as gender; may be repeated. "
+    "Default: all of these that the corpus has.",
+)
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command."""
     app.command("probe")(probe)
@@ -25,32 +33,31 @@ def register(app: typer.Typer) -> None:
 
 def probe(
     model: str = typer.Argument(
-        ..., help="Encoder: packaged name, checkpoint or run folder, or hub id. It is not trained."
+        ..., help="Encoder: packaged name, checkpoint, run folder or Hub id. It is not trained."
     ),
     corpus: Path = typer.Option(..., "--corpus", help="A prepared corpus."),
-    targets: list[str] | None = typer.Option(
-        None,
-        "--target",
-        help="emotion, speaker, phonemes, pitch, energy, or a column such as gender; may be given again. "
-        "Default: all of these that the corpus tells.",
+    targets: list[str] | None = TARGETS,
+    fold: int | None = typer.Option(
+        None, "--fold", min=1, help="Fold of the corpus. Default: its own splits."
     ),
-    fold: int | None = typer.Option(None, "--fold", min=1, help="Of the corpus; default: its own splits."),
     train: str = typer.Option("train", "--train", help="Split to train the probes on."),
     test: str = typer.Option("test", "--test", help="Split to test them on."),
-    max_clips: int | None = typer.Option(None, "--max-clips", min=2, help="Of each split, drawn by seed."),
+    max_clips: int | None = typer.Option(
+        None, "--max-clips", min=2, help="Most clips per split, chosen by seed. Default: all."
+    ),
     max_frames: int = typer.Option(
-        10_000, "--max-frames", min=100, help="To train on; dev and test have half as many."
+        10_000, "--max-frames", min=100, help="Most frames to train on; dev and test have half as many."
     ),
     resamples: int = typer.Option(
         1000, "--resamples", min=2, max=1_000_000, help="Bootstrap samples of the intervals."
     ),
-    seed: int = typer.Option(0, "--seed", min=0, help="Of draws and resampling."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Random seed."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Tell what each layer of an encoder knows, by linear probes.
+    """Measure by linear probes what each layer of an encoder represents.
 
-    Layer 0 is the front end's projected features. Emotion, speaker and columns are read from the mean over a
-    clip's frames; phonemes, pitch and energy from single frames.
+    Layer 0 is the front end's projected features. Classes: logistic regression on a clip's mean frame, UAR.
+    Phonemes: logistic regression on frames, accuracy. Pitch (log2 Hz) and energy: ridge regression, R2.
     """
     from voxstrata.analysis.study import study
     from voxstrata.analysis.targets import ProbeOptions, plan_probes

@@ -32,16 +32,21 @@ def register(app: typer.Typer) -> None:
 def prompts(
     run: Path = typer.Argument(..., help="A HarmoniFuse run or its model folder, with two tasks or more."),
     corpus: Path = typer.Option(..., "--corpus", help="A prepared corpus; only its recordings are used."),
-    fold: int | None = typer.Option(None, "--fold", min=1, help="Of the corpus; default: its own splits."),
-    split: str = typer.Option("test", "--split", help="Whose clips are asked."),
-    clips: int | None = typer.Option(None, "--clips", min=1, help="At most so many, drawn by seed."),
-    seed: int = typer.Option(0, "--seed", min=0, help="Of the draw."),
+    fold: int | None = typer.Option(
+        None, "--fold", min=1, help="Fold of the corpus. Default: its own splits."
+    ),
+    split: str = typer.Option("test", "--split", help="Split whose clips are used."),
+    clips: int | None = typer.Option(
+        None, "--clips", min=1, help="Most clips, chosen by seed. Default: all."
+    ),
+    seed: int = typer.Option(0, "--seed", min=0, help="Random seed of that choice."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Tell whether the prompt, the scalars s or the clip sets the weights of the language model's layers.
+    """Measure what sets HarmoniFuse's layer weights alpha: the prompt, the scalars s or the clip.
 
-    Each clip is asked every task: with its own prompt and s, with those of each other task, and with prompts
-    between two.
+    Each clip is run for every task: with its own prompt and s, with those of each other task, and with
+    prompts between two. Distances are total variation, 0 to 1; shares are of the variance of the scores.
+    Encoder gate and head stay those of the task. What a run does not have is n/a, with a note.
     """
     from voxstrata.analysis.prompt_swap import swap_prompts
     from voxstrata.cli.progress import bar

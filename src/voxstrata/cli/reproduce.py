@@ -23,31 +23,41 @@ def register(app: typer.Typer) -> None:
 
 
 def reproduce(
-    table: str = typer.Argument(..., help="A packaged table (adaltm) or a YAML file."),
-    scale: str = typer.Option(..., "--scale", help="One of the table's scales: demo, real, ..."),
-    data: Path | None = typer.Option(None, "--data", help="Folder of the corpora; default $VOXSTRATA_DATA."),
+    table: str = typer.Argument(..., help="A packaged table, such as adaltm, or a YAML file."),
+    scale: str = typer.Option(..., "--scale", help="A scale of the table, such as demo or real."),
+    data: Path | None = typer.Option(None, "--data", help="Folder of the corpora. Default: VOXSTRATA_DATA."),
     corpus: list[str] | None = typer.Option(
-        None, "--corpus", metavar="NAME=FOLDER", help="Use this prepared corpus; may be repeated."
+        None,
+        "--corpus",
+        metavar="NAME=FOLDER",
+        help="Use the prepared corpus in FOLDER for the table's NAME; may be repeated.",
     ),
     out: Path = typer.Option(Path("runs"), "--out", help="Folder for runs, corpora and tables."),
     only: str | None = typer.Option(
-        None, "--only", help="Train these rows (comma-separated) and what they need; print their runs."
+        None, "--only", help="Only these rows (comma-separated) and the runs that they need."
     ),
-    fold: int | None = typer.Option(None, "--fold", help="Train this fold only."),
-    part: int | None = typer.Option(None, "--part", help="Train this part of the speakers only."),
-    seed: int | None = typer.Option(None, "--seed", help="Train this seed only."),
-    as_table: bool = typer.Option(False, "--table", help="Write and print the table of such a piece."),
+    fold: int | None = typer.Option(None, "--fold", help="Only this fold."),
+    part: int | None = typer.Option(None, "--part", help="Only this part of the training speakers."),
+    seed: int | None = typer.Option(None, "--seed", help="Only this seed."),
+    as_table: bool = typer.Option(False, "--table", help="Write the table of such a selection too."),
     results: Path | None = typer.Option(
-        None, "--results", help="Markdown file whose section for this table and scale is written anew."
+        None, "--results", help="Markdown file whose section for this table and scale is rewritten."
     ),
     archive: Path | None = typer.Option(
-        None, "--archive", help="File (.tar.xz) for the answers and recipes that the table is read from."
+        None,
+        "--archive",
+        help="File (.tar.xz) for predictions and recipes, from which the table can be rebuilt.",
     ),
     dry_run: bool = DRY_RUN,
     tflops: float | None = TFLOPS,
-    as_json: bool = typer.Option(False, "--json", help="Print the table, or what was found, as JSON."),
+    as_json: bool = typer.Option(
+        False, "--json", help="Print the table, the run folders or the dry run as JSON."
+    ),
 ) -> None:
-    """Run a table's experiments (what is done is not done again) and print its rows."""
+    """Run a table of experiments and print its rows; finished runs are not repeated.
+
+    --only, --fold, --part and --seed select runs, for example one job each; their folders are printed.
+    """
     from voxstrata.experiments.tables.pieces import WHOLE, Piece
 
     rows = None if only is None else tuple(filter(None, map(str.strip, only.split(","))))

@@ -17,10 +17,16 @@ if TYPE_CHECKING:
     from voxstrata.training.progress import Progress
 
 RECIPE = typer.Argument(..., help="A recipe file, or the name of a packaged recipe.")
-OVERRIDES = typer.Argument(None, metavar="[KEY=VALUE]...", help="Laid over the recipe: training.epochs=3")
-OUT = typer.Option(None, "--out", help="Run folder; runs/RECIPE by default. An interrupted run goes on.")
+OVERRIDES = typer.Argument(
+    None,
+    metavar="[KEY=VALUE]...",
+    help="Overrides a recipe key, such as training.epochs=3; the value is read as YAML.",
+)
+OUT = typer.Option(
+    None, "--out", help="Run folder. Default: runs/RECIPE. An interrupted run in it is resumed."
+)
 
-AS_JSON = typer.Option(False, "--json", help="Print JSON.")
+AS_JSON = typer.Option(False, "--json", help="Print JSON: folders, scores and the kept step; or the dry run.")
 
 
 def register(app: typer.Typer) -> None:
@@ -34,13 +40,21 @@ def train(
     overrides: list[str] | None = OVERRIDES,
     out: Path | None = OUT,
     limit: int | None = typer.Option(
-        None, "--limit", min=1, help="Of each corpus at most so many clips a split: for a quick try."
+        None, "--limit", min=1, help="At most N clips per split of each corpus, for a quick try."
     ),
     dry_run: bool = DRY_RUN,
     tflops: float | None = TFLOPS,
     as_json: bool = AS_JSON,
 ) -> None:
-    """Fine-tune an expert, merge experts (AdaLTM), or train a model for several tasks (HarmoniFuse)."""
+    """Fine-tune an expert, merge experts (AdaLTM), or train a model for several tasks (HarmoniFuse).
+
+    Trains, predicts dev and test, scores them and writes a report. A finished run is not trained again;
+    a folder with a run of another recipe is refused, and so is a run with leaked test speakers.
+
+    --dry-run trains and downloads nothing. It checks that corpora, audio files and checkpoints are there
+    and fit, looks for leaks, and estimates memory, disk space and time. torchrun starts several
+    processes.
+    """
     if dry_run:
         _check(recipe, overrides or [], out, limit, tflops, as_json)
         return

@@ -14,7 +14,12 @@ Split = Literal["train", "dev", "test"]
 class Speakers(Strict):
     """One part of a corpus's training speakers, all but that part, or the next one (see `speaker_parts`).
 
-    After the last part comes the first.
+    Args:
+        part: which part, from 1.
+        of: number of parts.
+        take: "part" takes its speakers, "rest" all others, "next" those of the next part (after the last,
+            the first).
+        unknown: training clips without a speaker: "refuse" them, or "leave_out".
     """
 
     part: Positive
@@ -30,15 +35,22 @@ class Speakers(Strict):
 
 
 class CorpusUse(Strict):
-    """A prepared corpus, and which of its splits are used.
+    """A prepared corpus, and which of its clips are used.
 
-    Of each split at most `limit` clips are used, drawn by a hash of their ids.
-
-    What is in `trained` is trained on, and used for nothing else: with [train, dev] there is no dev split.
-
-    Fold k tests on the corpus's k-th group of speakers and takes the next one as dev. Groups of speakers in
-    `without_folds` are used nowhere: what is chosen on the others can be tested on them. `speakers` divides
-    the train split only.
+    Args:
+        path: folder that `corpus prepare` or `corpus synth` wrote.
+        fold: cross-validation: fold k tests on the corpus's k-th group of speakers, takes the next group as
+            dev and trains on the rest. None: the corpus's own splits.
+        without_folds: groups of speakers that are not used at all, so that choices made on the others can be
+            tested on them.
+        speakers: use only a part of the training speakers, so that experts and merge can learn from
+            different ones; None: all. Parts are fixed by the speakers' names and counts, and hold about as
+            many clips each.
+        splits: splits that are used.
+        trained: splits that are trained on, and used for nothing else; with [train, dev] there is no dev
+            split.
+        limit: most clips per split, chosen by a hash of their ids; None: all. `train --limit` sets it for
+            every corpus.
     """
 
     path: str
@@ -62,7 +74,7 @@ def different(corpora: tuple[CorpusUse, ...]) -> tuple[CorpusUse, ...]:
 
 
 class Augmentation(Strict):
-    """How far training waveforms are changed.
+    """How training waveforms are changed, anew in each epoch.
 
     Args:
         tempo: largest relative change of tempo; log-uniform in [1 / (1 + tempo), 1 + tempo].
@@ -91,10 +103,22 @@ class Augmentation(Strict):
 
 
 class Data(Strict):
-    """Corpora and how they are batched.
+    """Corpora, targets and batches.
 
-    Labels: None takes those of the training clips. Alphabet: characters that a CTC vocabulary has in any
-    case, beside those of the training texts.
+    Args:
+        corpora: prepared corpora; their clips are pooled.
+        labels: classes in the order of the model's outputs; None: those of the training clips, in
+            alphabetical order.
+        alphabet: characters that a CTC vocabulary always has, beside those of the training transcripts.
+        targets: "consensus": one class per clip; "votes": the shares of the annotators' votes; "dimensions":
+            arousal, valence and dominance on the corpus's scale, learned by 1 - CCC (concordance correlation
+            coefficient) of the whole batch. Clips without all three ratings are left out.
+        smoothing: label smoothing: share of a class target that is spread over the other classes, in
+            training and for the validation loss.
+        batch_size: most clips per batch.
+        crop_s: training uses a random stretch of this many seconds of a longer clip; None: whole clips. Dev
+            and test are not cropped (in pre-training dev is, in the middle).
+        augment: how training waveforms are changed, anew in each epoch.
     """
 
     corpora: Annotated[tuple[CorpusUse, ...], AfterValidator(different)] = ()

@@ -11,10 +11,10 @@ from itertools import product
 #: What a clip can have been used for, on the way to a run.
 STAGES = {
     "pretraining": "an encoder was pre-trained on it",
-    "fine-tuning": "an expert, a model of several tasks or a yardstick was trained on it",
-    "lambda-fit": "coefficients, layer weights and head over frozen experts were fitted on it",
-    "calibration": "probabilities were calibrated on it (nothing here does so yet; a list may tell it)",
-    "pseudo-labels": "a model's answer stood for its label in training",
+    "fine-tuning": "an expert, a multi-task model or a baseline was trained on it",
+    "lambda-fit": "coefficients, layer weights and head over frozen experts were trained on it",
+    "calibration": "probabilities were calibrated on it (by other tools; nothing here does so)",
+    "pseudo-labels": "a model's prediction was its label in training",
 }
 SPLITS = ("dev", "test")
 #: In the place of a split: the clips that coefficients and head are fitted on, where `fit_on` is heldout.

@@ -14,9 +14,13 @@ from voxstrata.config.training import Training
 
 
 class Recipe(Strict):
-    """What all recipes share. Leaks that are allowed are named as in `config.leaks`.
+    """Keys of every recipe.
 
-    The key `system` names the method (see `methods.registry`).
+    Args:
+        seed: of order, crops, dropout and new weights.
+        data: corpora, targets and batches.
+        allow_leaks: leaks that are accepted, named STAGE/SPLIT/MATCH such as fine-tuning/test/speaker (see
+            `config.leaks`).
     """
 
     if TYPE_CHECKING:
@@ -35,10 +39,18 @@ class TrainedRecipe(Recipe):
 
 
 class BaseRecipe(TrainedRecipe):
-    """Recipes that start from a base encoder: a packaged name, a folder or a Hub id.
+    """Recipes that start from a pre-trained encoder.
 
-    Architecture: an encoder of the same form, for a checkpoint that does not tell its own. Window: as long as
-    the clip, or padded to 30 seconds as OpenAI's Whisper has it.
+    Args:
+        base: the encoder: a packaged name, a transformers folder, a run, a Hub id or a checkpoint of another
+            layout. Whisper, WavLM, wav2vec 2.0 or HuBERT.
+        architecture: an encoder of the same architecture, for a checkpoint without a transformers
+            configuration; for LoRA the encoder that was adapted.
+        final_norm: pass the last layer through the encoder's final layer norm, as transformers 4 did; else
+            all layers are raw outputs.
+        normalize: bring waveforms to zero mean and unit variance; None takes it from the checkpoint.
+        window: Whisper's input: as long as the "clip", or padded to "30s" as OpenAI does, at about ten times
+            the cost.
     """
 
     base: str = "whisper-tiny.en"

@@ -14,20 +14,21 @@ class Training(Strict):
     """How long and how to train.
 
     Args:
-        epochs: passes over the training source; exactly one of `epochs` and `steps` is given.
+        epochs: passes over the training clips; exactly one of `epochs` and `steps` is given.
         steps: optimizer steps.
         precision: "fp32", or "bf16" (autocast; weights and optimizer stay in float32).
-        accumulate: batches a step; the step equals one with all their clips in one batch.
+        accumulate: batches per step; the step equals one with all their clips in one batch.
         betas: decay rates of AdamW's two moments.
         clip_norm: largest norm of the gradient of all parameters together.
-        schedule: of the learning rates after the warm-up: "constant", "linear" or "cosine" (both to zero).
+        schedule: of the learning rates after the warm-up: "constant", or "linear" or "cosine" decay to zero.
         warmup: share of all steps in which the rates rise linearly, in [0, 1).
         warmup_steps: the same as a number of steps; at most one of both is above 0.
         patience: validations in a row without a lower loss after which training stops; None: never.
-        validate_every: steps between validations; None: at the end of each epoch. One is done after the
-            last step in any case.
+        validate_every: steps between validations; None: at the end of each epoch. One is done after the last
+            step in any case.
         checkpoint_every_steps: steps between checkpoints, beside those at each epoch's end.
-        keep_best: end with the weights of the lowest validation loss.
+        keep_best: end with the weights of the lowest validation loss, else with the last. With few dev
+            speakers the lowest loss may come by chance.
 
     Raises:
         ValueError: if values are out of range or do not fit together.

@@ -35,7 +35,7 @@ from voxstrata.predictions import Prediction, in_short, one_row_each
 
 @dataclass(frozen=True)
 class Recognition:
-    """What was heard. What the model cannot tell is None.
+    """The prediction for a recording; what the model cannot predict is None.
 
     Args:
         emotion: the most probable class.
@@ -43,8 +43,8 @@ class Recognition:
         transcript: recognised words.
         ratings: arousal, valence, dominance on the scale of the training corpus.
         classes: of further tasks, field -> class name -> probability.
-        segments: (start, end) in seconds of what was heard, in order.
-        note: what one should know of the recording, e.g. that its band is narrow.
+        segments: (start, end) in seconds of what was used, in order.
+        note: a remark on the recording, e.g. that its band is narrow.
 
     Example:
         ``found = recognizer("call.wav")``; then ``found.emotion`` and ``found.probabilities["anger"]``.
@@ -87,9 +87,9 @@ class Recognizer:
     """Emotion and words of recordings.
 
     Args:
-        models: an emotion model (or one of ratings), one that hears words, one of each, or one with several
+        models: an emotion model (or one of ratings), one that transcribes, one of each, or one with several
             tasks. Where one is a `WhisperTranscriber`, the words are its own and no other's.
-        notes: what it cannot answer and why, for the user.
+        notes: what it cannot predict and why, for the user.
 
     Example:
         ``recognizer = vs.Recognizer.load("runs/ser")``; then ``recognizer("call.wav")`` for one recording,
@@ -118,11 +118,11 @@ class Recognizer:
         Args:
             folder: of the model; None for a transcriber alone.
             transcriber: a whole Whisper whose words are taken.
-            language: that Whisper's decoder writes; None for the one that it hears in each clip.
+            language: of Whisper's transcripts; None to detect it in each clip.
             words: "plain" lets that decoder listen to Whisper's own encoder, "merged" to that of the model.
 
         Raises:
-            CheckpointError: if the folder holds no model, or one whose words cannot be told.
+            CheckpointError: if the folder holds no model, or one whose transcripts cannot be decoded.
         """
         models, notes = find_models(folder, transcriber=transcriber, language=language, words=words)
         return cls([model.to(fastest_device()) for model in models], notes)
@@ -146,7 +146,7 @@ class Recognizer:
             Emotion with probabilities, words and ratings, as far as the models tell them.
 
         Raises:
-            AudioError: if it cannot be read, holds nothing to hear, or is too short for the encoder.
+            AudioError: if it cannot be read, is silent, or is too short for the encoder.
 
         Example:
             ``vs.Recognizer.load("runs/ser")("call.wav").emotion``

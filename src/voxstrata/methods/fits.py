@@ -1,6 +1,6 @@
 """What fits an encoder of a family and size: rates, head and warm-up, in one table.
 
-How the numbers were found, and which are only usual ones: docs/recipes.md.
+How the numbers were found, and which are only usual ones: docs/reference/defaults.md.
 """
 
 from __future__ import annotations

@@ -12,7 +12,13 @@ from voxstrata.system import ParameterGroup, System
 
 
 class HeadRates(Strict):
-    """Peak learning rates (the AdaLTM paper states 1e-4 for all) and the head's weight decay."""
+    """Peak learning rates (the AdaLTM paper states 1e-4 for all) and the head's weight decay.
+
+    Args:
+        layer_weights: learning rate of the weights of the layer sum.
+        head: learning rate of the emotion head.
+        weight_decay: of the head.
+    """
 
     layer_weights: Rate = 1e-4
     head: Rate = 1e-4

@@ -1,7 +1,7 @@
 """What fits a base encoder: rates, head and warm-up by family and size, in one table.
 
 A recipe with `defaults: fit` (all packaged ones that start from a base) takes from here what it and its
-overrides leave out. How the numbers were found, and which are only usual ones: docs/recipes.md.
+overrides leave out. How the numbers were found, and which are only usual ones: docs/reference/defaults.md.
 """
 
 from __future__ import annotations

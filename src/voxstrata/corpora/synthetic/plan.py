@@ -46,7 +46,7 @@ class SynthesisOptions:
         vocabulary: "everyday" (with emotion words), "bookish" (none of the everyday words), "free" (letters,
             numbers and made-up words), "any" of the three, or "numbers".
         clarity: "natural" (all voices, wide deliveries), or "clear" (short sentences that recognisers follow:
-            common words, well-heard voices, deliveries with little breath and slow enough).
+            common words, clear voices, slow deliveries with little breath).
     """
 
     clips: tuple[int, int, int] = (2100, 300, 600)

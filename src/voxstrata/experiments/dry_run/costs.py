@@ -16,6 +16,7 @@ from typing import Any
 from voxstrata.backbone.families.family import FrontEnd
 from voxstrata.backbone.families.registry import family_of
 
+# Not torch's FlopCounterMode, which a test compares with: it runs a forward for every length of clip.
 #: AdamW in float32: weight, gradient and two moments.
 TRAINED_BYTES = 16
 FP32_BYTES = 4

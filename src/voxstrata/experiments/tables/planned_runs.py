@@ -17,7 +17,7 @@ from voxstrata.backbone.checkpoints import open_checkpoint
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.locate import locate
-from voxstrata.config.recipe import BaseRecipe, Recipe
+from voxstrata.config.recipe import Recipe
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.experiments.tables.pieces import points
 from voxstrata.experiments.tables.recipes import content_key, order, run_values, substitute
@@ -35,6 +35,7 @@ _LATER: dict[str, Any] = {
     "learn_from": [],
     "start_heads": {},
     "words": "plain",
+    "features": "own",
 }
 
 #: The same, of each corpus in them.
@@ -77,8 +78,10 @@ def _identity(keyed: Recipe, recipe: Recipe) -> dict[str, Any]:
     """A recipe whose encoders are named by the hash of their weights (references are hashes already)."""
     # What is allowed changes no result.
     values = keyed.model_dump(mode="json", exclude={"allow_leaks", "fit_on"})
-    if isinstance(keyed, BaseRecipe) and isinstance(recipe, BaseRecipe) and keyed.base == recipe.base:
-        values["base"] = _weights_hash(recipe.base, recipe.architecture)
+    method = method_of(keyed)
+    base = method.facts(recipe).base
+    if base is not None and method.facts(keyed).base == base:
+        values["base"] = _weights_hash(base, getattr(recipe, "architecture", None))
     # A key that came later is no part of the identity while it has the value that all had before.
     for key, before in _LATER.items():
         if values.get(key) == before:
@@ -92,7 +95,6 @@ def _identity(keyed: Recipe, recipe: Recipe) -> dict[str, Any]:
             if use.get(key) == before:
                 del use[key]
     values.pop("cache_gb", None)  # decides what is computed twice, not what comes out
-    method = method_of(keyed)
     for parent, real in zip(method.facts(keyed).parents, method.facts(recipe).parents, strict=True):
         # References to runs of the table are hashes already.
         if parent.source == real.source and parent.identity != "path":

@@ -41,7 +41,14 @@ CLASS_COLUMN = re.compile(r"(uar|precision|macro_f1|accuracy)_[a-z]\w*")
 class CorpusSpec(Strict):
     """A corpus to prepare: a reader over a folder of the data root, or synthetic speech.
 
-    Options, maps and trimming are those of `corpus prepare`.
+    Args:
+        reader: corpus name, as `corpus list` prints it.
+        folder: its folder under `--data`.
+        options: of the reader, as `corpus prepare --option`.
+        maps: label maps, as `corpus prepare --map`.
+        skip_bad: leave out clips with faults.
+        trim_silence: cut silence at both ends of clips.
+        synth: instead of a reader: options of synthetic speech.
     """
 
     reader: str | None = None
@@ -58,9 +65,12 @@ GridSpec = dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]
 
 
 class RunSpec(Strict):
-    """A recipe (packaged name or file) and what is laid over it.
+    """A recipe and what overrides it.
 
-    With a grid it stands for a run of each combination of values; a row shows the one that is best on dev.
+    Args:
+        recipe: packaged name or file.
+        set: keys that override the recipe.
+        grid: dotted key -> values; one run per combination. The row shows the one that is best on dev.
     """
 
     recipe: str
@@ -79,8 +89,12 @@ def _known_normalizer(name: str) -> str:
 class RowSpec(Strict):
     """A row: a run's predictions on the test split, and the paper's numbers where it has them.
 
-    Of a run with a grid it is the setting with the best `choose` (a metric) on dev. Transcripts are scored
-    after the `normalizer`.
+    Args:
+        run: name of the run whose test predictions are scored.
+        title: shown in the table.
+        choose: metric on dev by which a grid's run is chosen, for each fold by its own dev speakers.
+        normalizer: of transcripts, as `evaluate --normalizer`.
+        paper: the paper's numbers in percent, metric -> number, shown beside ours.
     """
 
     run: str
@@ -91,7 +105,15 @@ class RowSpec(Strict):
 
 
 class ContrastSpec(Strict):
-    """A paired difference that is named beforehand: the row of `run` less the row of `over`."""
+    """A paired difference that is named beforehand: one row minus another, on the clips of both.
+
+    Its interval resamples the same speakers for both. Over lexical strengths the change from first to last
+    is shown too.
+
+    Args:
+        run: the row.
+        over: the row that is subtracted.
+    """
 
     run: str
     over: str
@@ -100,8 +122,11 @@ class ContrastSpec(Strict):
 class Axes(Strict):
     """What every run is repeated over.
 
-    Predictions are pooled over folds and parts (of the training speakers), metrics over seeds; each lexical
-    strength has rows of its own.
+    Args:
+        seed: seeds; scores are means over them.
+        fold: folds; predictions are pooled.
+        part: parts of the training speakers, for runs that name `$part`; predictions are pooled.
+        lexical_strength: of synthetic speech, as `$lexical_strength`; each has rows of its own.
     """
 
     seed: tuple[int, ...] = (0,)
@@ -111,9 +136,16 @@ class Axes(Strict):
 
 
 class Scale(Strict):
-    """Corpora, axes and settings of one scale. `set` maps a recipe's name to what is laid over it.
+    """Corpora, axes and settings of one scale.
 
-    `rows` names the runs whose rows this scale has; None: all. `grids` stand in the place of runs' own.
+    Args:
+        note: shown with the table.
+        corpora: name -> corpus.
+        axes: what every run is repeated over.
+        set: recipe name, or `all` -> keys that override it at this scale.
+        runs: run name -> keys that override it at this scale.
+        rows: runs whose rows this scale has; None: all rows.
+        grids: run name -> grid that replaces the run's own; empty for none.
     """
 
     note: str = ""
@@ -126,7 +158,17 @@ class Scale(Strict):
 
 
 class Table(Strict):
-    """Runs, rows, paired differences between rows, and scales."""
+    """Runs, rows, paired differences between rows, and scales.
+
+    Args:
+        title: of the table.
+        columns: metrics shown: uar, precision, macro_f1, accuracy, wer, cer, ccc, ccc_arousal, ccc_valence,
+            ccc_dominance; of another class task `uar_FIELD` and so on.
+        runs: name -> recipe and overrides.
+        rows: what the table shows, in order.
+        contrasts: paired differences shown below the rows.
+        scales: name -> corpora, axes and settings, so that the same table runs small or large.
+    """
 
     title: str
     columns: tuple[str, ...] = ("uar", "precision", "macro_f1")

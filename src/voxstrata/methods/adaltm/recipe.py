@@ -21,6 +21,10 @@ class AdaLTMRates(HeadRates):
     """Peak learning rates of the coefficients, of the emotion head's parts, and of a transcription head.
 
     With 0 a part stays as it is.
+
+    Args:
+        coefficients: learning rate of the merging coefficients. One moves by at most about rate times steps.
+        asr_head: learning rate of the transcription head; with 0 it stays as it is.
     """
 
     coefficients: Rate = 1e-4
@@ -28,18 +32,32 @@ class AdaLTMRates(HeadRates):
 
 
 class AdaLTMRecipe(BaseRecipe):
-    """Merge task vectors of the experts in `vectors` (name -> run, model folder or checkpoint).
+    """Merge the task vectors of experts into a frozen base (AdaLTM, arXiv 2603.25041).
 
-    `fit_on` heldout: coefficients and head are fitted on speakers that no emotion expert has heard.
-    `cache_gb` is the disk for what is the same in every epoch; 0 computes it anew.
+    Coefficients, layer weights and head are trained. Without vectors this is the frozen baseline; with
+    `granularity: static` the merge with fixed coefficients. With `tasks` (ser and asr) the encoder has a
+    head for each task, learned from its own corpora.
 
-    `words`: where the base is a whole Whisper, what its decoder listens to in predictions of recordings: the
-    base, or the merged encoder.
-
-    With `tasks` (ser, asr) the encoder has a head for each (see `joint`): coefficients are
-    learned from the losses of the tasks in `learn_from` (none named: of all), shared or per task.
-    `start_heads`: task -> run or model folder whose head it starts from; a task without one has a new head.
-    With both heads given and `training.epochs` 0 nothing is trained: a merge of fixed coefficients.
+    Args:
+        vectors: name -> run, model folder or checkpoint of an expert; any number.
+        granularity: "layer": a coefficient per layer and vector; "global": one per vector; "static": fixed.
+        init: start value of the coefficients: a number, or one per vector.
+        words: where the base is a whole Whisper, its decoder transcribes in `predict` from the "plain" base
+            or from the "merged" encoder.
+        tasks: ser and asr, see `tasks`; none: emotions alone.
+        coefficients: "shared" by both tasks, or "per_task": two merges of the same base and vectors.
+        learn_from: tasks whose losses train the coefficients; none named: both. The other head is trained
+            too, without an effect on the coefficients.
+        start_heads: task -> run or model folder whose head it starts from; other tasks start with a new
+            head. With both heads and `training.epochs: 0` nothing is trained.
+        fit_on: "heldout" refuses to train coefficients and head on speakers, clips or recordings that an
+            emotion expert was fine-tuned on.
+        rates: learning rates.
+        head: of emotions.
+        cache_gb: disk space in GB for what is the same in every epoch (states of a frozen encoder, or of
+            layers below the first one that a vector changes). It is computed once where clips are neither
+            cropped nor augmented, and deleted when the run is complete. 0: off.
+        training: how long and how to train.
     """
 
     system: Literal["adaltm"] = "adaltm"

@@ -58,7 +58,15 @@ class FinetuneRates(Strict):
 
 
 class FinetuneRecipe(BaseRecipe):
-    """An expert: `task: ser` with an emotion head, `task: asr` with CTC over characters."""
+    """Fine-tune an expert: encoder and emotion head, or encoder and CTC head over characters.
+
+    Args:
+        task: "ser" (emotions) or "asr" (words); asr takes no `data.crop_s`, which would cut words off.
+        rates: learning rates.
+        head: of emotions.
+        freeze_front_end: keep the convolutional front end as it is.
+        training: how long and how to train.
+    """
 
     system: Literal["finetune"] = "finetune"
     task: Literal["ser", "asr"]

@@ -34,10 +34,22 @@ from voxstrata.system import System
 
 
 class LateFusionRecipe(TrainedRecipe):
-    """One head over the features of several frozen experts (see `LateFusion`).
+    """Late fusion, a baseline: one head over the concatenated features of several frozen experts.
 
-    `experts`: name -> run, model folder or checkpoint. `cache_gb` is the disk for their states; `fit_on` as
-    in AdaLTM.
+    Each expert has its own weighted sum of layers. All must have the same feature size and frame rate. Layer
+    weights and head are trained (see `LateFusion`).
+
+    Args:
+        experts: name -> run, model folder or checkpoint; at least two.
+        architecture: as of `base`, for all experts.
+        final_norm: as of `base`, for all experts.
+        normalize: as of `base`, for all experts.
+        window: as of `base`, for all experts.
+        fit_on: "heldout" refuses to train on what an emotion expert was fine-tuned on, as in `adaltm`.
+        rates: learning rates.
+        head: of emotions.
+        cache_gb: disk space in GB for the experts' states, computed once where clips come whole; 0: off.
+        training: how long and how to train.
     """
 
     system: Literal["late-fusion"] = "late-fusion"

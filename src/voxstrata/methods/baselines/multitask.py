@@ -44,9 +44,24 @@ Selection = Literal["joint", "emotion"]
 
 
 class MultitaskRecipe(BaseRecipe):
-    """Emotions and words learned jointly by one encoder, all of it trained (see `Multitask`).
+    """Multi-task learning, the baseline of merging: emotions and words by one encoder, all of it trained.
 
-    With `vectors` (name -> run, model folder or checkpoint) the start is the base merged with them, once.
+    The loss is L_SER + `asr_weight` L_CTC, with an emotion head on the layer sum and a CTC head on the last
+    layer (see `Multitask`). With `asr_weight: 0` this is `finetune` for emotions with the same optimizer and
+    clips. The log shows both losses and the share of blanks: near 1, CTC has collapsed. There is no
+    `data.crop_s`.
+
+    Args:
+        vectors: name -> run, model folder or checkpoint: training starts from the base merged with them.
+        init: coefficients of that merge: a number, or one per vector.
+        asr_weight: weight of the CTC loss, which is per character.
+        selected_by: validation loss that chooses the weights: "joint", or "emotion" (its SER part), which
+            needs `training.keep_best` or `training.patience`.
+        clips: "both": clips with emotion and transcript; "any": each clip with what it has.
+        rates: learning rates.
+        head: of emotions.
+        freeze_front_end: keep the convolutional front end as it is.
+        training: how long and how to train.
     """
 
     system: Literal["multitask"] = "multitask"

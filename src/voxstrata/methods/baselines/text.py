@@ -30,10 +30,15 @@ _WORD = r"[^\W_]+(?:'[^\W_]+)*"
 
 
 class TextRecipe(Recipe):
-    """A yardstick: the words alone (see `text_answers`).
+    """A baseline that reads words only: TF-IDF and logistic regression with balanced classes.
 
-    `transcripts` is a run (or a folder of predictions files) whose recognised words are asked about in the
-    place of the reference ones; learned is from the reference words in any case.
+    Trained on the reference transcripts (see `text_answers`). Predictions and scores, no model.
+
+    Args:
+        transcripts: a run that transcribes (or a folder with `dev.jsonl` and `test.jsonl`) whose recognised
+            words are classified; None: the reference transcripts.
+        cost: inverse strength of the regression's penalty.
+        ngrams: longest sequence of words that is a feature.
     """
 
     system: Literal["text"] = "text"

@@ -16,7 +16,14 @@ StateNorm = Literal["plain", "model", "none"]
 
 
 class EncoderFusionOptions(Strict):
-    """See `gated_encoder.GatedEncoderFusion`."""
+    """See `gated_encoder.GatedEncoderFusion`.
+
+    Args:
+        mode: "gated": a learned sum of all layers; "fixed": layer `layer` alone; "last": the last layer.
+        layer: for "fixed", from 1.
+        per_task: weights for each task; else one vector for all, as in the paper's equation.
+        normalize: bring each layer to zero mean and unit variance first; off is the paper's equation.
+    """
 
     mode: EncoderFusionMode = "gated"
     layer: Positive | None = None
@@ -33,9 +40,14 @@ class EncoderFusionOptions(Strict):
 class LayerFusionOptions(Strict):
     """See `prompt_adaptive.PromptAdaptiveFusion`; `norm`: `lm.language_model.LanguageModel`.
 
-    None for `norm` and `last_start` takes what suits the language model: "plain" and 0 (all layers equal)
-    from scratch, "model" and 5 for a pretrained one (alpha of the last of 12 layers starts at .93, of 32 at
-    .83).
+    Args:
+        scores: of the language model's layers: "both" (a scalar per task and layer, and a small network on
+            the state), "task" or "input" (one of them), "last" (no fusion).
+        width: of that network.
+        norm: form of the states: "plain" (normalised), "model" (through the model's final norm, which must
+            be found) or "none"; None: "plain" from scratch, "model" if pretrained.
+        last_start: start of the last layer's scalar; None: 0 (all layers equal) from scratch, 5 if
+            pretrained (alpha of the last of 12 layers starts at .93, of 32 at .83).
     """
 
     scores: LayerScores = "both"
@@ -45,7 +57,12 @@ class LayerFusionOptions(Strict):
 
 
 class ConnectorOptions(Strict):
-    """See `lm.connector.Connector`."""
+    """See `lm.connector.Connector`.
+
+    Args:
+        stack: encoder frames per input of the language model; 5 give ten inputs a second.
+        width: between its two linear maps.
+    """
 
     stack: Size = 5
     width: Size = 2048
@@ -145,8 +162,8 @@ class HarmoniFuseOptions(Strict):
         lm: a language model from scratch, or a pretrained one with adapters.
         prompt_tokens: learned embeddings of a task's prompt.
         label_smoothing: of the token loss.
-        class_answers: how classes are told: by a linear head on the fused state of the last prompt position,
-            or as "words" through the token head, one of the label names.
+        class_answers: how classes are predicted: by a linear head on the fused state of the last prompt
+            position, or as "words" through the token head, one of the label names.
         encoder_trained: "none", the "top" layers, or "all" but the front end; of a merged encoder these are
             its coefficients, so "top" does not go.
         encoder_top: number of trained layers, for "top".

@@ -14,10 +14,18 @@ from voxstrata.methods.harmonifuse.options import HarmoniFuseOptions
 
 
 class HarmoniFuseRecipe(BaseRecipe, HarmoniFuseOptions):
-    """One speech language model for several tasks, each from its own corpora (see `HarmoniFuse`).
+    """One speech language model for several tasks, each with its own corpora (HarmoniFuse, arXiv 2509.18570).
 
-    A task that is null is left out. `cache_gb` is the disk for the states of an encoder that is not trained;
-    0 computes them in every epoch.
+    The paper states the parts and both fusions; all defaults of sizes, rates and schedule are ours. Give
+    `training.steps`, since tasks have epochs of their own. A task that is null is left out. The weights of
+    the lowest validation loss are kept: the mean over tasks.
+
+    Args:
+        tasks: name -> task, see `tasks`.
+        class_weights: of the classes in the loss: "equal", or "balanced" by their effective number of clips.
+        cache_gb: disk space in GB for the states of an encoder that is not trained; 0: it runs in every
+            epoch.
+        training: how long and how to train.
     """
 
     system: Literal["harmonifuse"] = "harmonifuse"

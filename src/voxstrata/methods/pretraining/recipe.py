@@ -12,7 +12,18 @@ from voxstrata.config.training import Training
 
 
 class TinyEncoder(Strict):
-    """A small encoder with a two-layer front end (400 and 3 samples wide, a frame every 20 ms)."""
+    """A small encoder with a two-layer front end (400 and 3 samples wide, a frame every 20 ms).
+
+    Args:
+        kind: architecture, all of the same size.
+        hidden_size: features per frame.
+        layers: transformer layers.
+        attention_heads: per layer.
+        feed_forward: width of the feed-forward part.
+        channels: of the front end: 4 per band, and `level_channels` more.
+        level_channels: channels that keep the level of the signal.
+        position_kernel: frames that the convolutional position embedding covers.
+    """
 
     kind: Literal["wavlm", "hubert", "wav2vec2"] = "wavlm"
     hidden_size: Size = 128
@@ -35,7 +46,13 @@ class TinyEncoder(Strict):
 
 
 class Clusters(Strict):
-    """Targets of masked prediction."""
+    """Targets of masked prediction.
+
+    Args:
+        cepstral: clusters of the spectral envelope.
+        prosodic: clusters of pitch, voicing, energy and tilt.
+        fit_batches: batches that the clusters are computed from.
+    """
 
     cepstral: Size = 128
     prosodic: Size = 64
@@ -61,7 +78,15 @@ class PretrainingOptions(Strict):
 
 
 class PretrainRecipe(TrainedRecipe, PretrainingOptions):
-    """Masked prediction of clustered targets, from scratch; with `phonemes` also of the phonemes spoken."""
+    """Pre-train a small encoder from scratch by masked prediction of clustered targets; needs no labels.
+
+    Args:
+        encoder: its size.
+        clusters: targets.
+        phonemes: also predict the phoneme of every frame where the corpus has a column `phonemes`
+            ("start_s:symbol" separated by spaces), as `corpus synth` writes it.
+        training: how long and how to train.
+    """
 
     system: Literal["pretraining"] = "pretraining"
     encoder: TinyEncoder = TinyEncoder()

@@ -14,6 +14,7 @@ from voxstrata.documents import read_json_object
 from voxstrata.errors import CheckpointError
 from voxstrata.vocabulary import Vocabulary
 
+# Not transformers' own class, which a test compares with: strangers' files pass the one reader of JSON.
 _VOCABULARY, _SETTINGS, _SPECIAL = "vocab.json", "tokenizer_config.json", "special_tokens_map.json"
 _ADDED = "added_tokens.json"
 #: Of the tokenizer's defaults, those that are never words.
