@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from voxstrata.errors import PredictionsError
 from voxstrata.evaluation.answers import first_few, pooled
@@ -15,13 +15,11 @@ from voxstrata.evaluation.comparison import compare as compared
 from voxstrata.evaluation.predicted import read_path, require_run_for_split
 from voxstrata.evaluation.priors import GivenPrior, adjust_as_given
 from voxstrata.evaluation.score import Scores, score
+from voxstrata.notebook.trained import Run
 from voxstrata.predictions import Prediction, checked_rows
 
-if TYPE_CHECKING:
-    from voxstrata.notebook.trained import Run
-
 #: A run, the path of a run folder or a predictions file, or rows.
-Source: TypeAlias = "Run | str | Path | Iterable[Prediction | Mapping[str, Any]]"
+Source: TypeAlias = Run | str | Path | Iterable[Prediction | Mapping[str, Any]]
 
 _LOG = logging.getLogger("voxstrata")
 ROWS = "the rows"

@@ -14,7 +14,6 @@ from voxstrata.evaluation.score import Scores
 from voxstrata.evaluation.shown import METRIC_HEADINGS, html_table, metric_rows, metrics_in, metrics_in_line
 from voxstrata.evaluation.stored import scores_from
 from voxstrata.predictions import Prediction
-from voxstrata.reporting.files import read_recipe
 from voxstrata.runs import RunFolder, as_left
 
 if TYPE_CHECKING:
@@ -56,6 +55,8 @@ class Run:
     @property
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe: all values that the run was trained with."""
+        from voxstrata.reporting.files import read_recipe
+
         return read_recipe(self._folder)
 
     @property
