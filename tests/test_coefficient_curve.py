@@ -109,7 +109,7 @@ def test_the_command_writes_numbers_and_a_figure(encoder_folder, models, corpora
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"--at": "0,x"}, "numbers with commas"),
+        ({"--at": "0,x"}, "numbers from -10 to 10 with commas"),
         ({"--ctc": "SER"}, "has no CTC head"),
         ({"--base": None}, "give --base"),
     ],

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voxstrata.errors import PredictionsError, VoxstrataError
+from voxstrata.labels import is_one_line
 from voxstrata.predictions import Prediction, read_predictions, sum_to_one, write_predictions
 from voxstrata.runs import RunFolder, atomic_write
 
@@ -32,10 +33,10 @@ ROWS = st.lists(
         speaker=st.none() | NAME,
         emotion=st.none() | NAME,
         probabilities=st.none()
-        | st.dictionaries(NAME, st.floats(0.1, 1), min_size=1, max_size=3).map(shares),
+        | st.dictionaries(NAME.filter(is_one_line), st.floats(0.1, 1), min_size=1, max_size=3).map(shares),
         transcript=st.none() | TEXT,
         reference_transcript=st.none() | TEXT,
-        error=st.none() | TEXT,
+        error=st.none() | TEXT.filter(bool),
     ),
     min_size=1,
     max_size=4,

@@ -68,6 +68,8 @@ class LabelSet:
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if not all(name.strip() for name in self.names):
+            raise LabelError(f"a label has no name; name each of {list(self.names)}, or leave it out")
         if len(self.names) < 2 or len(set(self.names)) != len(self.names):
             raise LabelError(f"a label set needs at least two distinct names; found {list(self.names)}")
 

@@ -208,7 +208,7 @@ def _checked(row: Any, where: str) -> Prediction:
     known: dict[str, Any] = {
         name: str(value) if name in ("id", "speaker") and _is_number(value) else value
         for name, value in row.items()
-        if name in _FIELDS and value is not None
+        if name in _FIELDS and value is not None and not (name == "error" and value == "")
     }
     for field, value in known.items():
         if wanted := _fault(field, value):
@@ -226,8 +226,19 @@ def _composed(value: Any) -> Any:
     return value
 
 
+def _texts_in(value: Any) -> Iterator[str]:
+    """Names and values that are text, of mappings in mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from (*_texts_in(name), *_texts_in(inner))
+
+
 def _fault(field: str, value: Any) -> str:
     """What a field must be, if its value is not."""
+    if isinstance(value, dict) and not all(map(is_one_line, _texts_in(value))):
+        return "of names of one line, without control characters"
     if field == "probabilities":
         return _no_probabilities(value)
     if field == "classes":

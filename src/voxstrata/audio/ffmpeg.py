@@ -76,6 +76,8 @@ def decode_av(file: BinaryIO, name: str, av_format: str, most_values: int) -> tu
             if not container.streams.audio:
                 raise AudioError(f"{name} has no audio stream; leave it out")
             stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise Undecodable("there is no decoder for its codec")
             if av_format in _TELLS_LENGTH:
                 declared_s = _declared_s(container, stream)
             rate, channels = stream.rate or 0, stream.channels

@@ -54,11 +54,11 @@ def attention(
 
     try:
         lengths = tuple(float(part) for part in clips_s.split(","))
-        if min(lengths) < 0.1:
+        if not all(0.1 <= length <= 600 for length in lengths):
             raise ValueError
     except ValueError:
         raise VoxstrataError(
-            f"--clips {clips_s!r} are no lengths; give seconds of at least 0.1, e.g. 2,5,10,20"
+            f"--clips {clips_s!r} are no lengths; give seconds from 0.1 to 600, e.g. 2,5,10,20"
         ) from None
     options = AttentionOptions(
         shape=shape,  # type: ignore[arg-type]  # checked by run, which names what is allowed

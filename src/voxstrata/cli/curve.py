@@ -44,6 +44,7 @@ def curve(
     from voxstrata.reporting.coefficient_curve import curve_figure
     from voxstrata.runs import write_json
 
+    coefficients = _numbers(at)
     found = _base_of(expert) if base is None else base
     readers = Readers(_emotion_model(expert), _ctc_head(ctc), transcriber, normalizer)
     spoken, acted = PreparedCorpus.load(words), PreparedCorpus.load(emotions)
@@ -52,7 +53,7 @@ def curve(
             found,
             expert,
             readers,
-            _numbers(at),
+            coefficients,
             emotions=lambda: _batches(acted, fold),
             words=lambda: _batches(spoken, None),
             advance=advance,
@@ -92,9 +93,14 @@ def _numbers(at: str) -> list[float]:
     from voxstrata.errors import RecipeError
 
     try:
-        return [float(part) for part in at.split(",")]
+        found = list(dict.fromkeys(float(part) for part in at.split(",")))
+        if not all(abs(value) <= 10 for value in found):
+            raise ValueError
     except ValueError:
-        raise RecipeError(f"--at is {at!r}; give numbers with commas between, e.g. {DEFAULT}") from None
+        raise RecipeError(
+            f"--at is {at!r}; give numbers from -10 to 10 with commas between, e.g. {DEFAULT}"
+        ) from None
+    return found
 
 
 def _base_of(expert: str) -> str:

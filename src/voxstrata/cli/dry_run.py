@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ def assumptions(tflops: float | None) -> Assumptions:
 
     if tflops is None:
         return Assumptions()
-    if tflops <= 0:
+    if not 0 < tflops < math.inf:
         raise RecipeError(f"--tflops is {tflops:g}; give a positive number of TFLOP/s")
     return Assumptions(fp32_tflops=tflops, bf16_tflops=tflops)
 

@@ -55,9 +55,9 @@ def export(
     if dtype not in DTYPES:
         raise VoxstrataError(f"--dtype is {dtype!r}; allowed are {', '.join(DTYPES)}")
     precision = getattr(torch, dtype)
-    require_free(out, overwrite=overwrite)
-    _require_elsewhere(run, out)
     found = find_model(run)
+    _require_elsewhere(run, found, out)
+    require_free(out, overwrite=overwrite)
     encoder = load_backbone(run) if found is None else None
     model, left_out, notes = _loaded(run, found)
     text = card(run, out.resolve().name, model=found, left_out=left_out)
@@ -108,9 +108,14 @@ def _loaded(run: str, found: Path | None) -> tuple[Model | None, list[str], list
     return model, kinds, notes
 
 
-def _require_elsewhere(run: str, out: Path) -> None:
-    """Refuses to write over what is exported."""
+def _require_elsewhere(run: str, found: Path | None, out: Path) -> None:
+    """Refuses to write over what is exported, or into it."""
     from voxstrata.errors import VoxstrataError
 
-    if Path(run).exists() and Path(run).resolve().is_relative_to(out.resolve()):
+    place = out.resolve()
+    sources = [Path(run), *([] if found is None else [found])]
+    within = (found or Path(run)).resolve()
+    if any(source.exists() and source.resolve().is_relative_to(place) for source in sources):
         raise VoxstrataError(f"{out} is, or holds, what is to be exported; give a folder elsewhere")
+    if within.is_dir() and place.is_relative_to(within):
+        raise VoxstrataError(f"{out} lies in what is to be exported; give a folder elsewhere")

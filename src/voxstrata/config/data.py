@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import normpath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -68,7 +69,8 @@ def different(corpora: tuple[CorpusUse, ...]) -> tuple[CorpusUse, ...]:
     Raises:
         ValueError: if one is named twice in the same way.
     """
-    if twice := sorted({use.path for use in corpora if corpora.count(use) > 1}):
+    uses = [use.model_copy(update={"path": normpath(use.path)}) for use in corpora]
+    if twice := sorted({use.path for use in uses if uses.count(use) > 1}):
         raise ValueError(f"{', '.join(twice)} is named twice; name each corpus once")
     return corpora
 

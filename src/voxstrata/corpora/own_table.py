@@ -27,6 +27,9 @@ SPLIT_NAMES = {
 #: Suffixes of files that hold tables, and are read by none of these rules.
 _SPREADSHEETS = (".xlsx", ".xls", ".ods", ".parquet", ".feather", ".arrow")
 _SHOWN_FAULTS = 20
+_URL = re.compile(r"(?i)(https?|ftp|s3|gs|hf|file)://")
+#: Written in the place of a value that is not known.
+_NOTHING = ("nan", "NaN", "NA", "N/A", "#N/A", "<NA>", "null", "NULL", "None")
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -115,9 +118,11 @@ def _clip(row: Mapping[str, Any], folder: Path, prefix: str) -> Clip:
     if votes and told_votes:
         raise RowError(f"votes stand in 'votes' and in {VOTES + next(iter(votes))!r}; give them in one way")
     votes |= told_votes
-    texts = {name: _text(name, value) for name, value in known.items()}
+    texts = {name: _text(name, value) for name, value in known.items() if not _is_missing(name, value)}
     if not texts.get("path"):
         raise RowError(f"no path{meant_path(row)}")
+    if _URL.match(texts["path"]):
+        raise RowError(f"path {texts['path']!r} is a URL; download it, and give the file's path")
     relative = PurePosixPath(texts["path"].replace("\\", "/"))
     if not relative.name:
         raise RowError(f"path {texts['path']!r} names no file")
@@ -152,6 +157,11 @@ def _text(name: str, value: Any) -> str:
     if name != "text" and not is_one_line(value.strip()):
         raise RowError(f"{name} must be one line without control characters; found {value!r}")
     return value.strip()
+
+
+def _is_missing(name: str, value: Any) -> bool:
+    """Whether a cell is what R, pandas and spreadsheets write for nothing."""
+    return name in ("emotion", "speaker", "split") and isinstance(value, str) and value.strip() in _NOTHING
 
 
 def _is_nan(value: Any) -> bool:

@@ -130,11 +130,15 @@ def _read(
 
 
 def _require_one_spelling(clips: Sequence[Clip]) -> None:
-    """Refuses classes that differ only in capitals or spaces, once labels were mapped."""
+    """Refuses classes (once labels were mapped) and speakers that differ only in capitals or spaces."""
     first: dict[str, str] = {}
     for clip in clips:
         for name in (*([clip.emotion] if clip.emotion else []), *clip.votes):
             first.setdefault(name, clip.id)
+    voices = {clip.speaker: clip.id for clip in reversed(clips) if clip.speaker is not None}
+    if alike := differing_in_case(sorted(voices)):
+        told = " and ".join(f"{name!r} (clip {voices[name]})" for name in alike[0])
+        raise CorpusError(f"speakers differ only in capitals or spaces: {told}; write them alike")
     if alike := differing_in_case(first):
         told = " and ".join(f"{name!r} (clip {first[name]})" for name in alike[0])
         raise CorpusError(

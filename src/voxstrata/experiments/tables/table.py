@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from voxstrata.config.problems import problems_of
 from voxstrata.config.strict import Strict
+from voxstrata.corpora.readers import READERS
 from voxstrata.errors import RecipeError, VoxstrataError
 from voxstrata.evaluation.recognition import normalizer_named
 from voxstrata.experiments.tables.sweeps import grid_points
@@ -247,6 +248,14 @@ def _contrast_faults(table: Table) -> Iterator[str]:
 
 
 def _scale_faults(table: Table, scale: Scale) -> Iterator[str]:
+    for name, corpus in scale.corpora.items():
+        if corpus.reader is not None and corpus.reader not in READERS:
+            yield f"corpora.{name}: there is no reader {corpus.reader!r}; there are {', '.join(READERS)}"
+    if not scale.axes.seed:
+        yield "axes.seed is empty; give one seed at least, such as [0]"
+    for axis, values in scale.axes.model_dump().items():
+        if len(set(values)) < len(values):
+            yield f"axes.{axis} holds one value twice: {', '.join(map(str, values))}; keep one"
     rows, recipes = {row.run for row in table.rows}, {"all", *(run.recipe for run in table.runs.values())}
     yield from (f"rows names {name!r}, which no row shows" for name in scale.rows or () if name not in rows)
     yield from (f"grids.{name} is no run" for name in scale.grids if name not in table.runs)
