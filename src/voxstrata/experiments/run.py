@@ -84,9 +84,9 @@ def execute(
         if processes.leads:
             _claim(recipe, run)
             guarded.write(run)
+        del guarded  # It holds every clip that was trained on.
         batches = keep(recipe, system, sources, run, say, processes)
-        dev, options = batches.dev, recipe.training
-        fit(system, batches.train, dev, run, options, progress, processes, seed=recipe.seed)
+        fit(system, batches.train, batches.dev, run, recipe.training, progress, processes, seed=recipe.seed)
         batches.release()
         if processes.leads:
             method.save(system, run.model)
