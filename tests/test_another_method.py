@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -257,3 +259,14 @@ def test_two_methods_of_one_name_and_an_unknown_one_are_refused() -> None:
     stranger = LastLayerRecipe(training=Training(epochs=1)).model_copy(update={"system": "other"})
     with pytest.raises(RecipeError, match="no method 'other' of LastLayerRecipe is registered; known"):
         registry.method_of(stranger)
+
+
+def test_a_method_that_is_registered_first_hides_none_of_the_package() -> None:
+    code = (
+        "from test_another_method import METHOD; from voxstrata.methods import registry; "
+        "registry.register(METHOD); print(*registry.methods())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+    )
+    assert {"adaltm", "harmonifuse", "finetune", "last-layer"} <= set(done.stdout.split())

@@ -36,7 +36,7 @@ def test_an_export_into_what_it_exports_is_refused(encoder: Any, tmp_path: Path,
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     for target in (f"{tmp_path}/run/model{inside}", f"{tmp_path}/run"):
         done = run("export", tmp_path / "run", target, "--overwrite", "--dtype", "float16")
-        assert done.exit_code == 2 or isinstance(done.exception, VoxstrataError), done.output
+        assert isinstance(done.exception, VoxstrataError), done.output
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 
@@ -69,8 +69,6 @@ def test_what_programs_write_for_nothing_is_nothing(tmp_path: Path, nothing: str
     (tmp_path / "x.csv").write_text(f"path,emotion,speaker,text\na.wav,{nothing},{nothing},{nothing}\n")
     (clip,) = own_table.read(tmp_path / "x.csv")
     assert clip.emotion is None and clip.speaker is None
-    # Of words it may be one.
-    assert clip.text == nothing.lower().replace("/", "").strip("<>") or clip.text
 
 
 @pytest.mark.parametrize("path", ["https://x.org/a.wav", "s3://bucket/a.wav", "file:///a.wav"])
@@ -89,8 +87,7 @@ def test_one_corpus_spelled_in_two_ways_is_named_twice() -> None:
 @pytest.mark.parametrize("tflops", ["nan", "inf", "0", "-1"])
 def test_a_throughput_that_is_none_is_refused(tflops: str) -> None:
     done = run("train", "finetune-ser", "--dry-run", "--tflops", tflops)
-    assert isinstance(done.exception, VoxstrataError) or done.exit_code == 2
-    assert "--tflops is" in str(done.exception) + done.output
+    assert isinstance(done.exception, VoxstrataError) and "--tflops is" in str(done.exception)
 
 
 @pytest.mark.parametrize("at", ["nan", "1e30", "x", ""])

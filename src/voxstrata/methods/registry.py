@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -33,12 +34,16 @@ _known: dict[str, Method[Any]] = {}
 
 def methods() -> Mapping[str, Method[Any]]:
     """Every method by its name, the value of `system` in its recipes."""
-    if not _known:
-        for module in _OWN:
-            register(import_module(f"voxstrata.methods.{module}").METHOD)
-        for point in entry_points(group=GROUP):
-            register(point.load())
+    _load()
     return _known
+
+
+@cache
+def _load() -> None:
+    for module in _OWN:
+        _add(import_module(f"voxstrata.methods.{module}").METHOD)
+    for point in entry_points(group=GROUP):
+        _add(point.load())
 
 
 def model_kinds() -> dict[str, ModelKind]:
@@ -52,6 +57,12 @@ def register(method: Method[Any]) -> None:
     Raises:
         RecipeError: if another one has its name.
     """
+    # Those of the package come first, whoever asks first.
+    _load()
+    _add(method)
+
+
+def _add(method: Method[Any]) -> None:
     if _known.get(method.name, method) is not method:
         raise RecipeError(f"there is a method {method.name!r} already; give the new one another name")
     _known[method.name] = method
