@@ -31,7 +31,7 @@ from voxstrata.methods.cached_states import FrozenLayers
 from voxstrata.methods.fits import BASE, Fit, emotion_defaults
 from voxstrata.methods.frames import hold_against_frames
 from voxstrata.methods.frozen_encoder import FrozenEncoderSystem, HeadRates
-from voxstrata.methods.method import Defaults, Facts, Parent, Say, TrainedMethod, Work
+from voxstrata.methods.method import Defaults, Facts, Notify, Parent, TrainedMethod, Work
 from voxstrata.methods.model_folder import save_model
 from voxstrata.methods.model_kinds import CLIP_KINDS
 from voxstrata.methods.sources import Sources, clip_sources
@@ -90,11 +90,11 @@ class LastLayerMethod(TrainedMethod[LastLayerRecipe]):
 
         return Defaults(str(values.get("base", BASE)), fill)
 
-    def build(self, recipe: LastLayerRecipe, sources: AnySources, say: Say) -> System:
+    def build(self, recipe: LastLayerRecipe, sources: AnySources, notify: Notify) -> System:
         assert isinstance(sources, Sources)
-        base = load_base(recipe, say)
-        hold_against_frames(sources, [base.model.config], say, words=False)
-        model, weights = clip_model(recipe, recipe.head, base, sources, say)
+        base = load_base(recipe, notify)
+        hold_against_frames(sources, [base.model.config], notify, words=False)
+        model, weights = clip_model(recipe, recipe.head, base, sources, notify)
         with torch.no_grad():
             model.layer_sum.logits.fill_(-30.0)[-1] = 0.0
         return LastLayer(model, weights, recipe.rates)
@@ -212,7 +212,7 @@ def test_a_table_finds_its_runs_again_by_what_they_hang_on(
             "small",
             out=tmp_path / "runs",
             data=None,
-            say=lambda line: None,
+            notify=lambda line: None,
             tick=lambda now: None,
         )
 

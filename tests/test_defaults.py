@@ -218,10 +218,10 @@ def test_a_config_that_tells_nothing_is_left_to_whoever_loads_it(tmp_path: Path)
 
 def test_an_unknown_base_is_taken_for_a_large_one_and_that_is_said(no_network: list[str]) -> None:
     said: list[str] = []
-    recipe: Any = read_recipe("finetune-ser", ["base=someone/speech"], say=said.append)
+    recipe: Any = read_recipe("finetune-ser", ["base=someone/speech"], notify=said.append)
     assert recipe.rates.encoder == TABLE["wav2vec2"]["large"].ser_encoder
     assert len(said) == 1 and said[0].startswith("warning: ") and "hf download someone/speech" in said[0]
-    read_recipe("finetune-ser", ["base=microsoft/wavlm-large"], download=True, say=said.append)
+    read_recipe("finetune-ser", ["base=microsoft/wavlm-large"], download=True, notify=said.append)
     assert "what fits microsoft/wavlm-large (wav2vec2, large, by its name)" in said[1]
     assert not no_network, "nothing was asked of the hub"
 

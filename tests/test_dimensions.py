@@ -97,7 +97,7 @@ def test_a_run_on_ratings_writes_model_predictions_and_ccc(
     run = RunFolder(tmp_path / "run")
     made = recipe(rated, encoder_folder, system, head={"form": form, "width": 8}, final_norm=False)
     lines: list[str] = []
-    execute(made, run, say=lines.append, progress=lambda step: None)
+    execute(made, run, notify=lines.append, progress=lambda step: None)
     assert any("arousal 3.71 ± " in line for line in lines)
     rows = read_predictions(run.predictions("test"))
     assert len(rows) == 4
@@ -241,7 +241,7 @@ def test_head_targets_smoothing_and_final_norm_of_a_recipe_reach_the_run(rated, 
     data = {"targets": "votes", "smoothing": 0.05, "labels": list(EMOTIONS)}
     made = recipe(rated, encoder_folder, data=data, head={"form": "b", "width": 8}, final_norm=True)
     run = RunFolder(tmp_path / "run")
-    execute(made, run, say=lambda line: None, progress=lambda step: None)
+    execute(made, run, notify=lambda line: None, progress=lambda step: None)
     about = json.loads((run.model / "model.json").read_text())
     assert about["final_norm"] is True and about["head"]["form"] == "b"
     assert load_model(run.model).encoder.final_norm

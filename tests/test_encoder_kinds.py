@@ -45,7 +45,7 @@ def test_experts_are_fine_tuned_merged_and_heard(
         execute(recipe, RunFolder(tmp_path / task))
     vectors = {task: str(tmp_path / task) for task in ("asr", "ser")}
     recipe = validate({"system": "adaltm", "vectors": vectors, **shared}, "adaltm")
-    execute(recipe, RunFolder(tmp_path / "dual"), say=said.append)
+    execute(recipe, RunFolder(tmp_path / "dual"), notify=said.append)
     assert any("each in exactly one of 3 groups" in line for line in said)
     assert any("a coefficient can move by at most" in line for line in said)
     heard = Recognizer.load(tmp_path / "dual")(recordings[0])

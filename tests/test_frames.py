@@ -194,7 +194,7 @@ def test_clips_with_more_words_than_frames_are_left_out_of_training_and_still_an
     long = "abcde " * 30
     chosen = recipe(system, corpus(texts={3: long, 9: long, 14: long}), {"alphabet": "cde"})
     said: list[str] = []
-    run = execute(chosen, RunFolder(tmp_path / "run"), say=said.append)
+    run = execute(chosen, RunFolder(tmp_path / "run"), notify=said.append)
     told = [line for line in said if "left out" in line]
     reason = r"transcript longer than the audio (more characters than the encoder has frames), e.g."
     assert told == [

@@ -269,7 +269,7 @@ def test_a_frozen_encoder_runs_once_over_clips_that_come_again(
         length = {"steps": steps, "warmup_steps": 1, "validate_every": 1}
         chosen = recipe(encoder_folder, corpora, cache_gb=room, training=length)
         said[room] = []
-        runs[room] = execute(chosen, RunFolder(tmp_path / f"{room}-{steps}"), say=said[room].append)
+        runs[room] = execute(chosen, RunFolder(tmp_path / f"{room}-{steps}"), notify=said[room].append)
         counts[room] = sum(heard)
     # Words: 8, 3 and 3 clips; feelings: 18, 4 and 4. Predictions run it themselves.
     predicted = (3 + 4) * 2
@@ -288,10 +288,10 @@ def test_a_frozen_encoder_runs_once_over_clips_that_come_again(
 def test_an_encoder_that_is_trained_or_hears_noise_is_not_kept(encoder_folder, corpora, tmp_path):
     said: list[str] = []
     chosen = recipe(encoder_folder, corpora, encoder_trained="all", training={"steps": 4})
-    execute(chosen, RunFolder(tmp_path / "trained"), say=said.append)
+    execute(chosen, RunFolder(tmp_path / "trained"), notify=said.append)
     assert not any("the encoder runs" in line for line in said)
     chosen = recipe(encoder_folder, corpora, data={"augment": {"noise": 0.5}})
-    execute(chosen, RunFolder(tmp_path / "noisy"), say=said.append)
+    execute(chosen, RunFolder(tmp_path / "noisy"), notify=said.append)
     assert "train, asr: augmentation, nothing is kept; the encoder runs in every epoch" in said
     assert any(line.startswith("dev, ser: the encoder runs once over 4 clips") for line in said)
 

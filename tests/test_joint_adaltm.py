@@ -249,7 +249,7 @@ def test_a_run_answers_each_corpus_in_its_task_and_tells_its_coefficients(
 ):
     run = RunFolder(tmp_path / "run")
     lines: list[str] = []
-    execute(recipe(encoder_folder, corpora, expert_folders, **changes), run, say=lines.append)
+    execute(recipe(encoder_folder, corpora, expert_folders, **changes), run, notify=lines.append)
     rows = list(read_predictions(run.predictions("test")))
     assert {row.id.split("/")[0] for row in rows if row.transcript is not None} == {"words"}
     assert {row.id.split("/")[0] for row in rows if row.emotion is not None} == {"feelings"}
@@ -294,7 +294,7 @@ def test_with_heads_given_and_no_epoch_a_run_answers_as_the_heads_do(
     plan = recipe(
         encoder_folder, corpora, expert_folders, **static, start_heads=heads, training={"epochs": 0}
     )
-    execute(plan, second, say=lines.append)
+    execute(plan, second, notify=lines.append)
     assert "nothing is trained" in lines and second.is_complete and not second.journal_rows()
     assert not any("warning" in line or "states are kept" in line for line in lines)
     for split in ("dev", "test"):

@@ -110,7 +110,7 @@ def test_states_that_are_kept_give_the_same_answers(expert_folders, corpus_folde
             "training": {"epochs": 3},
             "cache_gb": cache_gb,
         }
-        run = execute(validate(values, "fusion"), RunFolder(tmp_path / str(cache_gb)), say=said.append)
+        run = execute(validate(values, "fusion"), RunFolder(tmp_path / str(cache_gb)), notify=said.append)
         rows[cache_gb] = read_predictions(run.predictions("test"))
         assert set(run.journal_rows("validation")[-1]) >= {"expert_layer_weight/asr/1", "loss"}
     assert sum("the encoder runs once" in line for line in said) >= 2

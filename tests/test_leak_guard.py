@@ -249,7 +249,7 @@ def test_a_run_that_leaks_is_refused_before_anything_is_written(
         execute(validate(merge, "m"), RunFolder(tmp_path / "merge"))
     assert not [path.name for path in (tmp_path / "merge").iterdir() if path.name != ".lock"]
     run = execute(
-        validate(merge | {"allow_leaks": kinds}, "m"), RunFolder(tmp_path / "merge"), say=said.append
+        validate(merge | {"allow_leaks": kinds}, "m"), RunFolder(tmp_path / "merge"), notify=said.append
     )
     assert {leak["name"] for leak in json.loads(run.leaks.read_text())["leaks"]} == set(kinds)
     assert sum(line.startswith("leak allowed") for line in said) == 3

@@ -90,7 +90,7 @@ def test_a_script_is_quiet_and_may_listen(
     assert steps == [1, 2] and first.recipe["training"]["epochs"] == 2
     assert first.recipe["data"]["corpora"][0]["limit"] == 3
     assert capfd.readouterr() == ("", "") and {record.name for record in caplog.records} == {"voxstrata"}
-    again = vs.train(first.recipe, out=first.path, say=told.append)
+    again = vs.train(first.recipe, out=first.path, notify=told.append)
     assert again.path == first.path and any("is done already" in line for line in told)
     warnings = [f"warning: {split}: {w}" for split, s in first.scores.items() for w in s.warnings]
     assert [line for line in told if line.startswith("warning")] == warnings
@@ -110,7 +110,7 @@ def test_an_interrupted_run_goes_on(encoder_folder: Path, corpus_folder: Path, t
     assert not vs.Run(tmp_path).is_complete and "not complete" in repr(vs.Run(tmp_path))
     refused("has no report: the run is not complete", lambda: vs.Run(tmp_path).report)
     assert vs.Run(tmp_path).scores == {}
-    vs.train(values, out=tmp_path, say=told.append)
+    vs.train(values, out=tmp_path, notify=told.append)
     assert told.count("resumed at step 2 of 6") == 1 and vs.Run(tmp_path).is_complete
 
 

@@ -74,7 +74,7 @@ def recipe(encoder_folder, corpus_folder, experts, tmp_path) -> Callable[..., Pa
 def train(path: Path, run: RunFolder, progress: Callable[[Progress], None] | None = None) -> list[str]:
     """Executes a recipe; the lines it said about what is kept."""
     said: list[str] = []
-    execute(read_recipe(path), run, say=said.append, progress=progress)
+    execute(read_recipe(path), run, notify=said.append, progress=progress)
     return [line for line in said if re.match("train:|dev:|train and dev:|the vectors", line)]
 
 

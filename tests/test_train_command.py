@@ -244,10 +244,10 @@ def test_other_work_has_another_speed() -> None:
 
 
 def test_short_work_needs_no_line_and_no_bar(capfd: pytest.CaptureFixture[str]) -> None:
-    with bar() as (say, advance):
+    with bar() as (notify, advance):
         for step in range(1, 4):
             advance(step, 3, "epoch 1")
-        say("a line [of its own]")
+        notify("a line [of its own]")
     assert capfd.readouterr().err == "a line [of its own]\n"
 
 

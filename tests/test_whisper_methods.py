@@ -57,7 +57,7 @@ def experts(
 
 def run(values: dict[str, Any], folder: Path) -> list[str]:
     said: list[str] = []
-    execute(validate(values, "test"), RunFolder(folder), say=said.append)
+    execute(validate(values, "test"), RunFolder(folder), notify=said.append)
     return said
 
 

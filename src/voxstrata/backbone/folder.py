@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 
-from voxstrata.backbone.told_sizes import check_sizes
+from voxstrata.backbone.config_sizes import check_sizes
 from voxstrata.documents import read_json_object
 from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.runs import require_free, written_whole

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 
 from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
 from voxstrata.backbone.families.registry import family_of
-from voxstrata.backbone.hearing import hearing_of, require_alike, told_hearing
+from voxstrata.backbone.input_settings import input_settings_of, require_same_input, stored_input_settings
 from voxstrata.backbone.layouts import describe_left_out
 from voxstrata.backbone.locate import locate
 from voxstrata.backbone.origin import find_origin
@@ -109,8 +109,8 @@ def read_expert(name: str, base: EncoderHeaders, *, normalize: bool | None = Non
     checkpoint = open_checkpoint(place, family_of(base.config))
     checkpoint.check(base.expected)
     if (run := base.normalize if normalize is None else normalize) is not None:
-        ours = hearing_of(base.config, normalize=run)
-        require_alike(name, told_hearing(place, checkpoint.settings), ours)
+        ours = input_settings_of(base.config, normalize=run)
+        require_same_input(name, stored_input_settings(place, checkpoint.settings), ours)
     return ExpertHeaders(
         name,
         checkpoint.path,

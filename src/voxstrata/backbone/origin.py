@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
+from voxstrata.backbone.config_sizes import check_sizes
 from voxstrata.backbone.families.registry import family_of, told_config
 from voxstrata.backbone.folder import read_config, read_normalize
 from voxstrata.backbone.locate import locate
 from voxstrata.backbone.lora import CONFIG
-from voxstrata.backbone.told_sizes import check_sizes
 from voxstrata.errors import CheckpointError, VoxstrataError
 
 

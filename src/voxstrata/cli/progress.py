@@ -14,22 +14,22 @@ from rich.text import Text
 from voxstrata.cli.lines import one_line
 
 Advance = Callable[[int, int, str], None]
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 #: Seconds between two lines where there is no terminal.
 EVERY_S = 30.0
 
 
 @contextmanager
-def bar(unit: str = "steps") -> Iterator[tuple[Say, Advance]]:
-    """A bar, as `say(line)` for lines above it and `advance(done, total, text)`."""
+def bar(unit: str = "steps") -> Iterator[tuple[Notify, Advance]]:
+    """A bar, as `notify(line)` for lines above it and `advance(done, total, text)`."""
     console = Console(stderr=True, highlight=False)
 
-    def say(line: str) -> None:
+    def notify(line: str) -> None:
         console.print(one_line(line), markup=False, soft_wrap=True)
 
     if not console.is_terminal:
-        yield say, Lines(unit, say).advance
+        yield notify, Lines(unit, notify).advance
         return
     columns = (
         TextColumn("[bold]{task.description}"),
@@ -44,7 +44,7 @@ def bar(unit: str = "steps") -> Iterator[tuple[Say, Advance]]:
         def advance(done: int, total: int, text: str) -> None:
             progress.update(task, completed=done, total=total, description=text)
 
-        yield say, advance
+        yield notify, advance
 
 
 class Lines:
@@ -52,15 +52,15 @@ class Lines:
 
     Args:
         unit: what is counted.
-        say: receives the lines.
+        notify: receives the lines.
         every_s: least seconds between two of them, and before the first.
         clock: tells the time in seconds.
     """
 
     def __init__(
-        self, unit: str, say: Say, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic
+        self, unit: str, notify: Notify, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.unit, self.say, self.every_s, self.clock = unit, say, every_s, clock
+        self.unit, self.notify, self.every_s, self.clock = unit, notify, every_s, clock
         self.began = self.told = clock()
         # From when on, and from which count, the speed is taken; another total is other work.
         self.total: int | None = None
@@ -76,7 +76,7 @@ class Lines:
         self.told = now
         moved = done - self.start_done
         left_s = (now - self.start) / moved * (total - done) if moved else None
-        self.say(f"{done:,} of {total:,} {self.unit}, {text}; {times(now - self.began, left_s)}")
+        self.notify(f"{done:,} of {total:,} {self.unit}, {text}; {times(now - self.began, left_s)}")
 
 
 class _Times(ProgressColumn):

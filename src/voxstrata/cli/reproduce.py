@@ -124,14 +124,14 @@ def train_piece(
     read = read_table(table)
     chosen = narrowed(read, read.scale(scale), piece)
     given = given_corpora(chosen, ready)
-    with bar() as (say, advance):
+    with bar() as (notify, advance):
         return train_part(
             read,
             chosen,
             out=out,
             data=data_root(data),
             given=given,
-            say=say,
+            notify=notify,
             tick=lambda now: advance(now.done, now.total, f"{now.run} {now.detail}"),
         )
 
@@ -154,7 +154,7 @@ def run_table(
 
     read = read_table(table)
     given = given_corpora(read.scale(scale), ready)
-    with bar() as (say, advance):
+    with bar() as (notify, advance):
         return run(
             read,
             table,
@@ -164,7 +164,7 @@ def run_table(
             data=data_root(data),
             archive=archive,
             given=given,
-            say=say,
+            notify=notify,
             tick=lambda now: advance(now.done, now.total, f"{now.run} {now.detail}"),
         )
 

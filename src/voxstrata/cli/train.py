@@ -83,7 +83,7 @@ def _check(
     from voxstrata.experiments.dry_run.run import dry_run
     from voxstrata.experiments.start import planned
 
-    recipe, run = planned(source, overrides, out=out, limit=limit, download=False, say=_to_stderr)
+    recipe, run = planned(source, overrides, out=out, limit=limit, download=False, notify=_to_stderr)
     found = dry_run({Path(source).stem: recipe}, run.path, assumed=assumptions(tflops))
     show(found, as_json)
 
@@ -104,8 +104,8 @@ def _run(
     from voxstrata.experiments.start import planned
 
     with joined() as processes:
-        say = _to_stderr if processes.leads else None
-        recipe, run = planned(source, overrides, out=out, limit=limit, say=say)
+        notify = _to_stderr if processes.leads else None
+        recipe, run = planned(source, overrides, out=out, limit=limit, notify=notify)
         if system is not None and recipe.system != system:
             raise RecipeError(
                 f"{source} is a recipe for {recipe.system}; run it with: {program()} train {source}"
@@ -126,12 +126,12 @@ def _shown(recipe: Recipe, run: RunFolder) -> None:
     from voxstrata.cli.progress import bar
     from voxstrata.experiments.start import start
 
-    with bar() as (say, advance):
+    with bar() as (notify, advance):
 
         def progress(now: Progress) -> None:
             advance(now.step, now.steps_total, f"epoch {now.epoch + 1}, loss {now.loss:.3f}")
 
-        start(recipe, run, say=say, progress=progress)
+        start(recipe, run, notify=notify, progress=progress)
 
 
 def _end(run: RunFolder, as_json: bool) -> None:

@@ -17,7 +17,7 @@ from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.building import planned_steps
 from voxstrata.methods.cached_states import CachedStates, FrozenLayers, cached_states, gigabytes
 from voxstrata.methods.encoder_models import ClipModel
-from voxstrata.methods.method import Say, TrainedMethod
+from voxstrata.methods.method import Notify, TrainedMethod
 from voxstrata.methods.registry import method_of
 from voxstrata.methods.sources import Sources
 from voxstrata.methods.task_sources import AnySources, TaskSources
@@ -54,7 +54,7 @@ def cache_folder(run: RunFolder) -> Path:
 
 
 def keep(
-    recipe: Any, system: System, sources: AnySources, run: RunFolder, say: Say, processes: Processes
+    recipe: Any, system: System, sources: AnySources, run: RunFolder, notify: Notify, processes: Processes
 ) -> RunBatches:
     """Keeps what the recipe allows of what is the same in every epoch, and says what that is, or why not.
 
@@ -63,7 +63,7 @@ def keep(
         system: moved to the device that training uses; a model that learns a merge gets a front cache.
         sources: of the recipe.
         run: the folder; its lock is held.
-        say: receives lines for the user.
+        notify: receives lines for the user.
         processes: that train together. The first one decides, and runs a frozen encoder while the others
             wait; a clip's front end is run by the process that the clip first falls to.
     """
@@ -78,14 +78,14 @@ def keep(
         return batches
     if isinstance(sources, TaskSources):
         assert isinstance(kept, FrozenLayers)
-        return _with_task_states(recipe, kept, sources, folder, say, processes)
+        return _with_task_states(recipe, kept, sources, folder, notify, processes)
     repeated = planned_steps(recipe, sources) * recipe.training.accumulate > batches.train.batches_per_epoch()
     if not repeated:
-        say("train: no clip is used twice, nothing is kept")
+        notify("train: no clip is used twice, nothing is kept")
     if isinstance(kept, FrozenLayers):
-        return _with_states(recipe, kept, sources, folder, say, processes, train=repeated)
+        return _with_states(recipe, kept, sources, folder, notify, processes, train=repeated)
     if repeated:
-        _keep_fronts(recipe, kept, sources, folder, say, processes)
+        _keep_fronts(recipe, kept, sources, folder, notify, processes)
         return replace(batches, model=kept)
     return batches
 
@@ -95,12 +95,12 @@ def _with_states(
     frozen: FrozenLayers,
     sources: Sources,
     folder: Path,
-    say: Say,
+    notify: Notify,
     processes: Processes,
     *,
     train: bool,
 ) -> RunBatches:
-    store = _Store(recipe, frozen, folder, say, processes)
+    store = _Store(recipe, frozen, folder, notify, processes)
     batches = store.known("train", sources.train) if train else sources.train
     dev = None if sources.dev is None else store.known("dev", sources.dev)
     evaluated: dict[str, Batches] = dict(sources.evaluated)
@@ -115,11 +115,11 @@ def _with_task_states(
     frozen: FrozenLayers,
     sources: TaskSources,
     folder: Path,
-    say: Say,
+    notify: Notify,
     processes: Processes,
 ) -> RunBatches:
     """Known states of every task's clips, where the encoder is not trained."""
-    store = _Store(recipe, frozen, folder, say, processes)
+    store = _Store(recipe, frozen, folder, notify, processes)
     steps = planned_steps(recipe, sources)
 
     def streams(split: str, sources: Mapping[str, BatchSource]) -> dict[str, Stream]:
@@ -139,16 +139,16 @@ class _Store:
     """States that are kept in a folder, as long as there is room."""
 
     def __init__(
-        self, recipe: Any, frozen: FrozenLayers, folder: Path, say: Say, processes: Processes
+        self, recipe: Any, frozen: FrozenLayers, folder: Path, notify: Notify, processes: Processes
     ) -> None:
-        self.frozen, self.folder, self.say, self.processes = frozen, folder, say, processes
+        self.frozen, self.folder, self.notify, self.processes = frozen, folder, notify, processes
         self.bf16 = recipe.training.precision == "bf16"
         self._left_bytes = _budget_bytes(recipe)
 
     def known(self, what: str, source: BatchSource) -> BatchSource | CachedStates:
         """The source's batches with known states; the source where its clips change or there is no room."""
         if source.variation is not None:
-            self.say(f"{what}: {source.variation}, nothing is kept; the encoder runs in every epoch")
+            self.notify(f"{what}: {source.variation}, nothing is kept; the encoder runs in every epoch")
             return source
         states: CachedStates | None = None
         if self.processes.leads:
@@ -159,10 +159,10 @@ class _Store:
                     self.folder,
                     budget_bytes=self._left_bytes,
                     bf16=self.bf16,
-                    announce=lambda line: self.say(f"{what}: {line}"),
+                    announce=lambda line: self.notify(f"{what}: {line}"),
                 )
             except CheckpointError as fault:
-                self.say(f"{what}: {fault}; the encoder runs in every epoch")
+                self.notify(f"{what}: {fault}; the encoder runs in every epoch")
         path = self.processes.from_leader(None if states is None else states.path)
         if path is None:
             return source
@@ -172,16 +172,16 @@ class _Store:
 
 
 def _keep_fronts(
-    recipe: Any, model: ClipModel, sources: Sources, folder: Path, say: Say, processes: Processes
+    recipe: Any, model: ClipModel, sources: Sources, folder: Path, notify: Notify, processes: Processes
 ) -> None:
     merged = model.encoder
     assert isinstance(merged, MergedBackbone)
     fixed = merged.fixed_layers
     if fixed is None:
-        say("the vectors change the convolutional front end, nothing is kept")
+        notify("the vectors change the convolutional front end, nothing is kept")
         return
     if sources.train.variation is not None:
-        say(f"train: {sources.train.variation}, nothing is kept")
+        notify(f"train: {sources.train.variation}, nothing is kept")
         return
     used = [sources.train] if sources.dev is None else [sources.train, sources.dev]
     counts = [count for source in used for ids in source.plan(0) for count in source.sample_counts(ids)]
@@ -194,10 +194,10 @@ def _keep_fronts(
             refused = fault
         if not processes.any(refused is not None):
             needed = gigabytes(front_bytes(merged, counts, layers))
-            say(f"train and dev: {what} runs once over {counted(len(counts), 'clip')}; {needed} are kept")
+            notify(f"train and dev: {what} runs once over {counted(len(counts), 'clip')}; {needed} are kept")
             model.front_cache = cache
             return
-        say(f"train and dev: {refused or 'another process has no room'}; {what} runs in every epoch")
+        notify(f"train and dev: {refused or 'another process has no room'}; {what} runs in every epoch")
 
 
 def _front_cache(

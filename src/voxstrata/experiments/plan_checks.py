@@ -32,14 +32,14 @@ class PlanFindings:
 
 
 def check_plan(
-    recipe: Recipe, sources: AnySources, say: Callable[[str], None], *, refuse: bool = True
+    recipe: Recipe, sources: AnySources, notify: Callable[[str], None], *, refuse: bool = True
 ) -> None:
     """Says what is doubtful of a plan, and refuses one that cannot work.
 
     Args:
         recipe: of the run.
         sources: of the recipe.
-        say: receives a line for each doubt.
+        notify: receives a line for each doubt.
         refuse: false: what cannot work is said like a doubt, for runs whose recipe must stay what it is.
 
     Raises:
@@ -47,7 +47,7 @@ def check_plan(
     """
     found = plan_findings(recipe, sources)
     for line in found.doubts if refuse else (*found.faults, *found.doubts):
-        say(f"warning: {line}")
+        notify(f"warning: {line}")
     if refuse and found.faults:
         raise RecipeError("this plan cannot work: " + "; ".join(found.faults))
 

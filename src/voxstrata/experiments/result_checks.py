@@ -22,7 +22,7 @@ from voxstrata.predictions import Prediction
 #: Most training and asked clips together whose acoustic statistics are computed for the comparison.
 MOST_CLIPS = 2_000
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 def result_warnings(
@@ -30,7 +30,7 @@ def result_warnings(
     sources: AnySources,
     answers: Mapping[str, Sequence[Prediction]],
     metrics: Mapping[str, Mapping[str, Any]],
-    say: Say,
+    notify: Notify,
 ) -> dict[str, list[str]]:
     """Split -> lines about answers that cannot be right, or that a simple yardstick does better.
 
@@ -42,12 +42,12 @@ def result_warnings(
         sources: of the recipe.
         answers: split -> its predictions.
         metrics: split -> its scores, as `metrics.json` holds them.
-        say: receives a line where there are too many clips for the yardstick.
+        notify: receives a line where there are too many clips for the yardstick.
     """
     found = {split: list(answer_warnings(rows, metrics[split])) for split, rows in answers.items()}
     if answers:
         split = list(answers)[-1]
-        found[split] += _below_statistics(recipe, sources, split, answers[split], metrics[split], say)
+        found[split] += _below_statistics(recipe, sources, split, answers[split], metrics[split], notify)
     return {split: lines for split, lines in found.items() if lines}
 
 
@@ -114,7 +114,7 @@ def _below_statistics(
     split: str,
     rows: Sequence[Prediction],
     metrics: Mapping[str, Any],
-    say: Say,
+    notify: Notify,
 ) -> list[str]:
     """A line where acoustic statistics and an SVM do better on the same clips."""
     learned = _emotions_of(recipe, sources)
@@ -123,7 +123,7 @@ def _below_statistics(
     corpora, labels, heard = learned
     asked = {row.id for row in rows if row.reference_emotion is not None}
     if (count := heard + len(asked)) > MOST_CLIPS:
-        say(
+        notify(
             f"{split}: not held against acoustic statistics, of {count:,} clips (over {MOST_CLIPS:,}); "
             "the recipe "
             "statistics does that"
@@ -134,13 +134,13 @@ def _below_statistics(
     try:
         batches = statistics.METHOD.sources(baseline)
         batches = replace(batches, evaluated={split: batches.evaluated[split]})
-        answers = statistics.METHOD.answers(baseline, batches, say)[split]
+        answers = statistics.METHOD.answers(baseline, batches, notify)[split]
         reached = score([row for row in answers if row.id in asked], resamples=2).as_dict()["emotion"]["uar"][
             "value"
         ]
     except (VoxstrataError, ValueError) as fault:
         # A yardstick that cannot be had is no fault of the run.
-        say(f"{split}: not held against acoustic statistics: {fault}")
+        notify(f"{split}: not held against acoustic statistics: {fault}")
         return []
     own = metrics["emotion"]["uar"]["value"]
     if own >= reached:

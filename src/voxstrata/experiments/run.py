@@ -27,7 +27,7 @@ from voxstrata.experiments.provenance import now, provenance, require_unchanged
 from voxstrata.experiments.result_checks import result_warnings
 from voxstrata.inference.path import answers as answers_of
 from voxstrata.methods.cuts import corpora_of
-from voxstrata.methods.method import MeasuredMethod, Say, TrainedMethod
+from voxstrata.methods.method import MeasuredMethod, Notify, TrainedMethod
 from voxstrata.methods.registry import method_of
 from voxstrata.methods.task_sources import AnySources
 from voxstrata.predictions import Prediction, read_predictions, write_predictions
@@ -43,7 +43,7 @@ def execute(
     *,
     keyed: bool = False,
     patient: bool = False,
-    say: Say = lambda message: None,
+    notify: Notify = lambda message: None,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunFolder:
     """Trains, predicts, scores and reports. A finished run is returned as it is.
@@ -56,7 +56,7 @@ def execute(
         keyed: the folder's name is a hash of the recipe's content, so that a recipe in it that spells
             paths differently is the same all the same.
         patient: where another process holds the folder, wait for it.
-        say: receives lines for the user.
+        notify: receives lines for the user.
         progress: receives the loop's progress.
 
     Raises:
@@ -66,26 +66,26 @@ def execute(
         VoxstrataError: see `fit`.
     """
     processes = Processes.join()
-    with run.lock(waiting=say if patient else None) if processes.leads else nullcontext():
+    with run.lock(waiting=notify if patient else None) if processes.leads else nullcontext():
         if not keyed and processes.leads:
             _refuse_another(recipe, run)
-        if _is_done(run, processes, say):
+        if _is_done(run, processes, notify):
             return run
         method = method_of(recipe)
-        sources = _checked_sources(recipe, say, keyed=keyed)
-        guarded = _guarded(recipe, sources, run, say)
+        sources = _checked_sources(recipe, notify, keyed=keyed)
+        guarded = _guarded(recipe, sources, run, notify)
         if isinstance(method, MeasuredMethod):
             if processes.leads:
-                _measure(method, recipe, sources, guarded, run, say)
+                _measure(method, recipe, sources, guarded, run, notify)
             return run
         assert isinstance(method, TrainedMethod)
         require_runs(recipe)
-        system = method.build(recipe, sources, say)
+        system = method.build(recipe, sources, notify)
         if processes.leads:
             _claim(recipe, run)
             guarded.write(run)
         del guarded  # It holds every clip that was trained on.
-        batches = keep(recipe, system, sources, run, say, processes)
+        batches = keep(recipe, system, sources, run, notify, processes)
         fit(system, batches.train, batches.dev, run, recipe.training, progress, processes, seed=recipe.seed)
         batches.release()
         if processes.leads:
@@ -93,16 +93,16 @@ def execute(
         answers = {name: answers_of(system, source, processes) for name, source in batches.evaluated.items()}
         if processes.leads:
             # A table has rows of its own to hold its answers against.
-            doubts = None if keyed else partial(result_warnings, recipe, sources, say=say)
+            doubts = None if keyed else partial(result_warnings, recipe, sources, notify=notify)
             _write_scored(answers, run, doubts)
             _finish(run)
     return run
 
 
-def _is_done(run: RunFolder, processes: Processes, say: Say) -> bool:
+def _is_done(run: RunFolder, processes: Processes, notify: Notify) -> bool:
     done: bool = processes.from_leader(run.is_complete)
     if done:
-        say(f"{run.path} is done already")
+        notify(f"{run.path} is done already")
         if processes.leads:
             _clear(run)
     return done
@@ -114,10 +114,10 @@ def _measure(
     sources: AnySources,
     guarded: Guarded,
     run: RunFolder,
-    say: Say,
+    notify: Notify,
 ) -> None:
     """A run without training."""
-    answers = method.answers(recipe, sources, say)
+    answers = method.answers(recipe, sources, notify)
     _claim(recipe, run)
     guarded.write(run)
     _write_scored(answers, run)
@@ -186,22 +186,22 @@ def _weights(recipe: Recipe) -> dict[str, str]:
     return {name: hashes[source] for name, source in sources.items()}
 
 
-def _guarded(recipe: Recipe, sources: AnySources, run: RunFolder, say: Say) -> Guarded:
+def _guarded(recipe: Recipe, sources: AnySources, run: RunFolder, notify: Notify) -> Guarded:
     guarded = guard(recipe, sources, run.path.resolve().name)
     guarded.report.require_none()
     for line in guarded.report.lines():
-        say(line)
+        notify(line)
     return guarded
 
 
-def _checked_sources(recipe: Any, say: Say, *, keyed: bool) -> AnySources:
+def _checked_sources(recipe: Any, notify: Notify, *, keyed: bool) -> AnySources:
     """The batches of a recipe, once its plan can work; says what is left out of them."""
     sources: AnySources = method_of(recipe).sources(recipe)
     for split, source in {"train": sources.train, **sources.evaluated}.items():
         for reason, count in source.left_out.items():
-            say(f"{split}: {counted(count, 'clip')} left out: {reason}")
+            notify(f"{split}: {counted(count, 'clip')} left out: {reason}")
     # A table's recipe is trained all the same: it is what the table is about.
-    check_plan(recipe, sources, say, refuse=not keyed)
+    check_plan(recipe, sources, notify, refuse=not keyed)
     return sources
 
 

@@ -10,7 +10,7 @@ from voxstrata.config.recipe import Recipe
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.run import execute
 from voxstrata.methods.cuts import limited
-from voxstrata.methods.method import Say
+from voxstrata.methods.method import Notify
 from voxstrata.recipes.reading import read_recipe
 from voxstrata.runs import RunFolder
 from voxstrata.training.progress import Progress
@@ -27,7 +27,7 @@ def planned(
     out: Path | None = None,
     limit: int | None = None,
     download: bool = True,
-    say: Say | None = None,
+    notify: Notify | None = None,
 ) -> tuple[Recipe, RunFolder]:
     """The resolved recipe of a run, and its folder.
 
@@ -38,7 +38,7 @@ def planned(
         out: the run's folder; None: runs/NAME, by the name of the recipe.
         limit: of each corpus at most so many clips a split; None: all.
         download: whether a base that nothing else tells of is fetched.
-        say: receives lines for the user.
+        notify: receives lines for the user.
 
     Raises:
         RecipeError: if the recipe is none, or neither it nor `out` tells a folder.
@@ -49,7 +49,7 @@ def planned(
                 'a recipe that is a mapping has no name; give its run a folder: out="runs/NAME"'
             )
         out = RUNS / Path(source).stem
-    recipe = read_recipe(source, overrides, values, download=download, say=say)
+    recipe = read_recipe(source, overrides, values, download=download, notify=notify)
     if limit is not None:
         if limit < 1:
             raise RecipeError(f"limit is {limit}; at least one clip of each split is needed")
@@ -58,7 +58,7 @@ def planned(
 
 
 def start(
-    recipe: Any, run: RunFolder, *, say: Say, progress: Callable[[Progress], None] | None = None
+    recipe: Any, run: RunFolder, *, notify: Notify, progress: Callable[[Progress], None] | None = None
 ) -> RunFolder:
     """As `execute`, and says at which step a run goes on that was interrupted."""
     before, steps = _checkpoint_step(run), 0
@@ -66,14 +66,14 @@ def start(
     def advance(now: Progress) -> None:
         nonlocal steps
         if not steps and now.resumed_at:
-            say(f"resumed at step {now.resumed_at:,} of {now.steps_total:,}")
+            notify(f"resumed at step {now.resumed_at:,} of {now.steps_total:,}")
         steps += 1
         if progress is not None:
             progress(now)
 
-    execute(recipe, run, say=say, progress=advance)
+    execute(recipe, run, notify=notify, progress=advance)
     if before and not steps:
-        say(f"resumed at step {before:,}, which was the last one")
+        notify(f"resumed at step {before:,}, which was the last one")
     return run
 
 

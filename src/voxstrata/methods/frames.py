@@ -18,7 +18,7 @@ from voxstrata.losses import ctc_frames
 from voxstrata.methods.sources import Sources
 from voxstrata.methods.task_sources import AnySources
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 #: Reason for which a clip is left out where CTC learns.
 TOO_MANY_WORDS = "transcript longer than the audio (more characters than the encoder has frames)"
@@ -62,7 +62,7 @@ class ClipNeeds:
 
 
 def hold_against_frames(
-    sources: AnySources, configs: Iterable[PretrainedConfig], say: Say, *, words: bool
+    sources: AnySources, configs: Iterable[PretrainedConfig], notify: Notify, *, words: bool
 ) -> None:
     """Refuses clips without a frame, and leaves out of train and dev whose words CTC could not write.
 
@@ -71,7 +71,7 @@ def hold_against_frames(
     Args:
         sources: of the recipe; changed.
         configs: of its encoders.
-        say: receives lines for the user.
+        notify: receives lines for the user.
         words: whether CTC writes the clips' tokens.
 
     Raises:
@@ -83,7 +83,7 @@ def hold_against_frames(
     require_frames(sources, needs)
     for split, ids in too_many_words(sources, needs).items():
         _learned(sources)[split].leave_out(ids, TOO_MANY_WORDS)
-        say(told_left_out(split, ids))
+        notify(told_left_out(split, ids))
     trained = [sources.train] if isinstance(sources, Sources) else sources.train.sources.values()
     for source in trained:
         source.keep_at_least(needs)

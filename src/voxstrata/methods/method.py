@@ -24,7 +24,7 @@ from voxstrata.methods.task_sources import AnySources
 from voxstrata.predictions import Prediction
 from voxstrata.system import System
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 R = TypeVar("R", bound=Recipe)
 
 #: What training clips are used for, by which leaks are named (see `config.leaks`).
@@ -156,13 +156,13 @@ class TrainedMethod(Method[R]):
     """A method that the training loop trains."""
 
     @abstractmethod
-    def build(self, recipe: R, sources: AnySources, say: Say) -> System:
+    def build(self, recipe: R, sources: AnySources, notify: Notify) -> System:
         """Its modules; what starts at random depends on the recipe's seed only.
 
         Args:
             recipe: of the run.
             sources: of the recipe; clips that cannot be used are left out of them.
-            say: receives lines for the user.
+            notify: receives lines for the user.
 
         Raises:
             VoxstrataError: if clips, encoders and recipe do not fit together.
@@ -186,13 +186,13 @@ class MeasuredMethod(Method[R]):
     """A baseline without a training loop: it learns and answers in one call."""
 
     @abstractmethod
-    def answers(self, recipe: R, sources: AnySources, say: Say) -> dict[str, list[Prediction]]:
+    def answers(self, recipe: R, sources: AnySources, notify: Notify) -> dict[str, list[Prediction]]:
         """Split -> predictions of its clips, learned from the training clips.
 
         Args:
             recipe: of the run.
             sources: of the recipe.
-            say: receives lines for the user.
+            notify: receives lines for the user.
 
         Raises:
             VoxstrataError: if the clips tell too little to learn from.

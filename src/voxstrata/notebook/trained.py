@@ -153,7 +153,7 @@ def train(
     *overrides: str,
     out: str | Path | None = None,
     limit: int | None = None,
-    say: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
     **values: Any,
 ) -> Run:
@@ -168,7 +168,7 @@ def train(
         overrides: "KEY=VALUE" as on the command line, e.g. "training.epochs=3".
         out: run folder; None: runs/NAME, by the name of the recipe. A mapping has no name and needs one.
         limit: of each corpus at most so many clips a split, for a quick try; None: all.
-        say: receives each message in place of the logger, e.g. `print`.
+        notify: receives each message in place of the logger, e.g. `print`.
         progress: called after each step with its `step`, `steps_total`, `epoch`, `loss` and `val_loss`.
         values: keys of the recipe and their values, laid over all else, e.g. `base="wavlm-tiny"` or
             `training={"epochs": 3}`. Folders may be paths, runs and prepared corpora.
@@ -182,17 +182,17 @@ def train(
         VoxstrataError: if data or weights cannot be used, or training cannot go on.
 
     Example:
-        ``run = vs.train("finetune-ser", base="wavlm-tiny", data={"corpora": "prepared/calls"}, say=print)``
+        ``run = vs.train("finetune-ser", base="wavlm-tiny", data={"corpora": "calls"}, notify=print)``
     """
     from voxstrata.experiments.start import planned, start
 
-    inform = say or _LOG.info
+    inform = notify or _LOG.info
     resolved, folder = planned(
-        recipe, overrides, values, out=None if out is None else Path(out), limit=limit, say=inform
+        recipe, overrides, values, out=None if out is None else Path(out), limit=limit, notify=inform
     )
-    start(resolved, folder, say=inform, progress=progress)
+    start(resolved, folder, notify=inform, progress=progress)
     run = Run(folder.path)
-    warn = (lambda line: say(f"warning: {line}")) if say else _LOG.warning
+    warn = (lambda line: notify(f"warning: {line}")) if notify else _LOG.warning
     for split, scores in run.scores.items():
         for line in scores.warnings:
             warn(f"{split}: {line}")

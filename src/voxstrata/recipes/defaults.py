@@ -20,7 +20,7 @@ from voxstrata.runs import RunFolder
 #: The key of a recipe, and its value, that ask for this table.
 KEY, FIT = "defaults", "fit"
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 #: Names of published encoders -> their kind; what their config.json says too.
 _NAMES: tuple[tuple[str, FamilyName, Size], ...] = (
@@ -143,7 +143,7 @@ def _by_name(place: str) -> EncoderKind | None:
 
 
 def fitting(
-    values: Mapping[str, Any], where: str, *, download: bool = False, say: Say | None = None
+    values: Mapping[str, Any], where: str, *, download: bool = False, notify: Notify | None = None
 ) -> dict[str, Any]:
     """What fits the base of a recipe, as values to lay the recipe's own over.
 
@@ -151,7 +151,7 @@ def fitting(
         values: of the recipe, overrides laid over it.
         where: it comes from, for messages.
         download: see `kind_of`.
-        say: receives lines for the user.
+        notify: receives lines for the user.
 
     Raises:
         RecipeError: if the recipe is of a system that has values of its own.
@@ -167,12 +167,14 @@ def fitting(
             f"{method.name}"
         )
     kind = kind_of(found.base, values.get("architecture"), download=download)
-    if say is not None:
+    if notify is not None:
         if kind.told_by is None:
-            say(
+            notify(
                 f"warning: neither config.json nor name of {found.base} tells its size: the defaults of a "
                 f"large encoder are taken; give rates, or fetch it first: hf download {found.base}"
             )
         else:
-            say(f"defaults: what fits {found.base} ({kind}, by {kind.told_by}); recipe.yaml shows all values")
+            notify(
+                f"defaults: what fits {found.base} ({kind}, by {kind.told_by}); recipe.yaml shows all values"
+            )
     return found.fill(kind.fit)

@@ -17,7 +17,7 @@ from voxstrata.config.recipe import Recipe
 from voxstrata.documents import parse_yaml, read_yaml_file
 from voxstrata.errors import RecipeError
 from voxstrata.methods.registry import methods
-from voxstrata.recipes.defaults import FIT, KEY, Say, fitting
+from voxstrata.recipes.defaults import FIT, KEY, Notify, fitting
 
 #: What messages call a recipe that is a mapping.
 GIVEN = "the recipe"
@@ -153,7 +153,7 @@ def read_recipe(
     values: Mapping[str, Any] | None = None,
     *,
     download: bool = False,
-    say: Say | None = None,
+    notify: Notify | None = None,
 ) -> Recipe:
     """A recipe from a file, a packaged name or plain values, with overrides laid over it.
 
@@ -164,7 +164,7 @@ def read_recipe(
         overrides: `KEY=VALUE`, later ones over earlier.
         values: laid over all that; a key may name a place below, as in "training.epochs".
         download: whether a base that nothing else tells of is fetched, as training does.
-        say: receives lines for the user.
+        notify: receives lines for the user.
 
     Raises:
         RecipeError: see `read_yaml`, `parse_overrides` and `validate`.
@@ -176,7 +176,7 @@ def read_recipe(
     content = merged_values(content, _nested(values or {}))
     asked, content = content.get(KEY), _without(content, KEY)
     if asked == FIT:
-        content = merged_values(fitting(content, name, download=download, say=say), content)
+        content = merged_values(fitting(content, name, download=download, notify=notify), content)
     elif asked is not None:
         raise RecipeError(f"{name}: {KEY} is {asked!r}; allowed are {FIT}, or null for the plain defaults")
     return validate(content, name)

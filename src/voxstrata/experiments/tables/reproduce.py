@@ -22,7 +22,7 @@ from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, variants
 from voxstrata.experiments.tables.planned_runs import PlannedRun, plan
 from voxstrata.experiments.tables.rows import rows_of
 from voxstrata.experiments.tables.table import Scale, Table
-from voxstrata.methods.method import Say
+from voxstrata.methods.method import Notify
 from voxstrata.methods.registry import method_of
 from voxstrata.runs import folder_lock, is_held, write_json
 from voxstrata.training.progress import Progress
@@ -58,7 +58,7 @@ def reproduce(
     data: Path | None,
     archive: Path | None = None,
     given: Mapping[str, PreparedCorpus] | None = None,
-    say: Say,
+    notify: Notify,
     tick: Callable[[Tick], None],
 ) -> Path:
     """Runs what is not done yet and writes `tables/NAME-SCALE/` with `table.json` and `report.html`.
@@ -72,7 +72,7 @@ def reproduce(
         data: root of the corpora's folders, for scales on real recordings.
         archive: file for what the table is read from, see `write_archive`.
         given: corpora that are prepared already, see `given_corpora`.
-        say: receives lines for the user.
+        notify: receives lines for the user.
         tick: receives progress over the whole table.
 
     Returns:
@@ -81,9 +81,9 @@ def reproduce(
     from voxstrata.reporting.page import write_table_report
 
     scale = narrowed(table, table.scale(scale_name), piece)
-    corpora = _prepared(scale, out, data, given or {}, say, tick)
+    corpora = _prepared(scale, out, data, given or {}, notify, tick)
     planned = _planned(table, scale, corpora, out)
-    _execute_all([run for runs in planned.values() for run in runs], say, tick)
+    _execute_all([run for runs in planned.values() for run in runs], notify, tick)
     name = Path(source).stem
     folder = out / "tables" / f"{name}-{scale_name}{piece.name}"
     told = [f"--scale {scale_name}", *([str(piece), "--table"] if piece != WHOLE else [])]
@@ -113,7 +113,7 @@ def train_part(
     out: Path,
     data: Path | None,
     given: Mapping[str, PreparedCorpus] | None = None,
-    say: Say,
+    notify: Notify,
     tick: Callable[[Tick], None],
 ) -> list[Path]:
     """Trains the rows of a `narrowed` scale and what they need; other processes may do other parts.
@@ -127,15 +127,15 @@ def train_part(
         out: folder for runs and corpora, the same for all parts.
         data: root of the corpora's folders, for scales on real recordings.
         given: corpora that are prepared already, see `given_corpora`.
-        say: receives lines for the user.
+        notify: receives lines for the user.
         tick: receives progress over the part.
 
     Returns:
         The run folders of the rows.
     """
-    of_variants = _planned(table, scale, _prepared(scale, out, data, given or {}, say, tick), out)
+    of_variants = _planned(table, scale, _prepared(scale, out, data, given or {}, notify, tick), out)
     planned = [run for runs in of_variants.values() for run in runs]
-    _execute_all(planned, say, tick, patient=True)
+    _execute_all(planned, notify, tick, patient=True)
     shown = {member for row in table.shown(scale) for member in table.members(scale, row.run)}
     return list(dict.fromkeys(run.folder.path for run in planned if run.name in shown))
 
@@ -145,11 +145,11 @@ def _prepared(
     out: Path,
     data: Path | None,
     given: Mapping[str, PreparedCorpus],
-    say: Say,
+    notify: Notify,
     tick: Callable[[Tick], None],
 ) -> _Corpora:
     return {
-        title: _corpora(variant, out, data, given, say, tick) for title, variant in variants(scale).items()
+        title: _corpora(variant, out, data, given, notify, tick) for title, variant in variants(scale).items()
     }
 
 
@@ -188,7 +188,7 @@ def _corpora(
     out: Path,
     data: Path | None,
     given: Mapping[str, PreparedCorpus],
-    say: Say,
+    notify: Notify,
     tick: Callable[[Tick], None],
 ) -> dict[str, PreparedCorpus]:
     """The prepared corpora of a scale; several processes that need them prepare them once."""
@@ -196,7 +196,7 @@ def _corpora(
     def counted(what: str, done: int, total: int) -> None:
         tick(Tick(done, total, what))
 
-    with folder_lock(out / "corpora", waiting=say):
+    with folder_lock(out / "corpora", waiting=notify):
         return {
             name: given.get(name) or prepare_corpus(name, spec, out / "corpora", data, counted)
             for name, spec in scale.corpora.items()
@@ -204,13 +204,13 @@ def _corpora(
 
 
 def _execute_all(
-    planned: list[PlannedRun], say: Say, tick: Callable[[Tick], None], *, patient: bool = False
+    planned: list[PlannedRun], notify: Notify, tick: Callable[[Tick], None], *, patient: bool = False
 ) -> None:
     """Trains what is not done yet.
 
     Args:
         planned: parents before children.
-        say: receives lines for the user.
+        notify: receives lines for the user.
         tick: receives progress.
         patient: other processes may be doing runs of the same plan: those that are free come first.
     """
@@ -229,7 +229,7 @@ def _execute_all(
             run.folder,
             keyed=True,
             patient=patient,
-            say=partial(_prefixed, say, run.name),
+            notify=partial(_prefixed, notify, run.name),
             progress=progress,
         )
         del open_runs[run.folder.path]
@@ -259,5 +259,5 @@ def _is_done(open_runs: dict[Path, PlannedRun], path: Path) -> bool:
     return path not in open_runs or open_runs[path].folder.is_complete
 
 
-def _prefixed(say: Say, name: str, line: str) -> None:
-    say(f"{name}: {line}")
+def _prefixed(notify: Notify, name: str, line: str) -> None:
+    notify(f"{name}: {line}")

@@ -30,7 +30,7 @@ from voxstrata.methods.cached_states import FrozenLayers
 from voxstrata.methods.encoder_models import ClipModel, EmotionModel, MultitaskModel, TranscriptionModel
 from voxstrata.methods.fits import BASE, FROZEN_CROP_S, Fit, emotion_defaults
 from voxstrata.methods.frames import hold_against_frames
-from voxstrata.methods.method import Defaults, Facts, Parent, Say, TrainedMethod, Work
+from voxstrata.methods.method import Defaults, Facts, Notify, Parent, TrainedMethod, Work
 from voxstrata.methods.model_folder import Model, find_model, load_model, save_model, vocabulary_of
 from voxstrata.methods.model_kinds import CLIP_KINDS, MULTITASK
 from voxstrata.methods.sources import clip_sources
@@ -95,27 +95,27 @@ class AdaLTMMethod(TrainedMethod[AdaLTMRecipe]):
         trained = None if start is None or find_model(start) is None else vocabulary_of(start)
         return task_sources(recipe, vocabulary=trained)
 
-    def build(self, recipe: AdaLTMRecipe, sources: AnySources, say: Say) -> System:
-        base = load_base(recipe, say)
-        hold_against_frames(sources, [base.model.config], say, words=self.facts(recipe).writes_ctc)
-        vectors = load_vectors(recipe.vectors, base, say)
+    def build(self, recipe: AdaLTMRecipe, sources: AnySources, notify: Notify) -> System:
+        base = load_base(recipe, notify)
+        hold_against_frames(sources, [base.model.config], notify, words=self.facts(recipe).writes_ctc)
+        vectors = load_vectors(recipe.vectors, base, notify)
         merged = MergedBackbone(
             base, vectors, granularity=recipe.granularity, init=recipe.init, engine=engine_for(base)
         )
         if isinstance(sources, TaskSources):
-            system: AdaLTM | JointAdaLTM = _for_both_tasks(recipe, merged, sources, say)
+            system: AdaLTM | JointAdaLTM = _for_both_tasks(recipe, merged, sources, notify)
             moves = system.learns_coefficients
         else:
-            model, weights = clip_model(recipe, recipe.head, merged, sources, say)
+            model, weights = clip_model(recipe, recipe.head, merged, sources, notify)
             model.words = recipe.words
             system = AdaLTM(model, weights, recipe.rates)
             moves = bool(vectors) and recipe.granularity != "static" and recipe.training.epochs != 0
         trained, total = system.trainable_share() if recipe.training.epochs != 0 else (0, 1)
-        say(told_share(trained, total))
+        notify(told_share(trained, total))
         if moves:
             steps = planned_steps(recipe, sources)
             reach = coefficient_reach(recipe.rates.coefficients, steps, recipe.training.schedule)
-            say(f"a coefficient can move by at most about {reach:.3g} in {steps:,} steps")
+            notify(f"a coefficient can move by at most about {reach:.3g} in {steps:,} steps")
         return system
 
     def kept(self, recipe: AdaLTMRecipe, system: System) -> FrozenLayers | ClipModel | None:
@@ -139,7 +139,7 @@ METHOD = AdaLTMMethod()
 
 
 def _for_both_tasks(
-    recipe: AdaLTMRecipe, merged: MergedBackbone, sources: TaskSources, say: Say
+    recipe: AdaLTMRecipe, merged: MergedBackbone, sources: TaskSources, notify: Notify
 ) -> JointAdaLTM:
     """Both heads over a merge; they start from those of `start_heads`, else as the recipe's seed says.
 
@@ -156,8 +156,8 @@ def _for_both_tasks(
     model.words = recipe.words
     for task, source in recipe.start_heads.items():
         _start_head(model, task, source)
-        say(f"{task}: its head starts from that of {source}")
-    tell_tasks(sources, say)
+        notify(f"{task}: its head starts from that of {source}")
+    tell_tasks(sources, notify)
     return JointAdaLTM(
         model,
         class_balanced_weights(torch.from_numpy(sources.train.sources[EMOTIONS].emotion_target_matrix())),

@@ -19,7 +19,7 @@ from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.finite import require_finite
 from voxstrata.backbone.groups import group_norms, partition
-from voxstrata.backbone.hearing import hearing_of, require_alike, told_hearing
+from voxstrata.backbone.input_settings import input_settings_of, require_same_input, stored_input_settings
 from voxstrata.backbone.layouts import describe_left_out
 from voxstrata.backbone.locate import locate
 from voxstrata.backbone.plain_values import check_layers
@@ -113,8 +113,8 @@ class TaskVector:
         checkpoint.check(weights)
         notes = [checkpoint.lora.describe()] if checkpoint.lora else []
         if not allow_foreign:
-            ours = hearing_of(base.model.config, normalize=base.normalize, window=base.window)
-            notes += require_alike(str(expert), told_hearing(place, checkpoint.settings), ours)
+            ours = input_settings_of(base.model.config, normalize=base.normalize, window=base.window)
+            notes += require_same_input(str(expert), stored_input_settings(place, checkpoint.settings), ours)
         kinship = Kinship()
         deltas, rounded = {}, set[str]()
         for name, weight in weights.items():

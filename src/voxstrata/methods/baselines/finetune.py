@@ -25,7 +25,7 @@ from voxstrata.methods.building import clip_model, load_base
 from voxstrata.methods.encoder_models import ClipModel, TranscriptionModel
 from voxstrata.methods.fits import BASE, Fit, emotion_defaults, shared_defaults
 from voxstrata.methods.frames import hold_against_frames
-from voxstrata.methods.method import Defaults, Facts, Say, TrainedMethod, Work
+from voxstrata.methods.method import Defaults, Facts, Notify, TrainedMethod, Work
 from voxstrata.methods.model_folder import save_model
 from voxstrata.methods.model_kinds import CLIP_KINDS, TRANSCRIPTION
 from voxstrata.methods.sources import Sources, clip_sources
@@ -229,13 +229,13 @@ class Finetune(TrainedMethod[FinetuneRecipe]):
         words = recipe.task == "asr"
         return clip_sources(recipe, words=words, classes=not words and recipe.data.targets != "dimensions")
 
-    def build(self, recipe: FinetuneRecipe, sources: AnySources, say: Say) -> System:
+    def build(self, recipe: FinetuneRecipe, sources: AnySources, notify: Notify) -> System:
         assert isinstance(sources, Sources)
-        encoder = load_base(recipe, say)
-        hold_against_frames(sources, [encoder.model.config], say, words=self.facts(recipe).writes_ctc)
+        encoder = load_base(recipe, notify)
+        hold_against_frames(sources, [encoder.model.config], notify, words=self.facts(recipe).writes_ctc)
         encoder.requires_grad_(True)
         if recipe.task == "ser":
-            model, weights = clip_model(recipe, recipe.head, encoder, sources, say)
+            model, weights = clip_model(recipe, recipe.head, encoder, sources, notify)
             return SERFinetune(model, weights, recipe.rates, freeze_front_end=recipe.freeze_front_end)
         assert sources.vocabulary is not None
         seed_everything(recipe.seed)

@@ -25,7 +25,7 @@ from voxstrata.methods.encoder_models import ClipModel
 from voxstrata.methods.fits import BASE, FROZEN_CROP_S, Fit, emotion_defaults
 from voxstrata.methods.frames import hold_against_frames
 from voxstrata.methods.frozen_encoder import FrozenEncoderSystem, HeadRates
-from voxstrata.methods.method import Defaults, Facts, Parent, Say, TrainedMethod, Work
+from voxstrata.methods.method import Defaults, Facts, Notify, Parent, TrainedMethod, Work
 from voxstrata.methods.model_folder import save_model
 from voxstrata.methods.model_kinds import CLIP_KINDS
 from voxstrata.methods.sources import Sources, clip_sources
@@ -125,7 +125,7 @@ class LateFusionMethod(TrainedMethod[LateFusionRecipe]):
     def sources(self, recipe: LateFusionRecipe) -> Sources:
         return clip_sources(recipe, words=False, classes=recipe.data.targets != "dimensions")
 
-    def build(self, recipe: LateFusionRecipe, sources: AnySources, say: Say) -> System:
+    def build(self, recipe: LateFusionRecipe, sources: AnySources, notify: Notify) -> System:
         assert isinstance(sources, Sources)
         experts = ParallelEncoders(
             {
@@ -140,8 +140,8 @@ class LateFusionMethod(TrainedMethod[LateFusionRecipe]):
             }
         )
         configs = [expert.model.config for expert in experts.encoders]
-        hold_against_frames(sources, configs, say, words=False)
-        model, weights = clip_model(recipe, recipe.head, experts, sources, say)
+        hold_against_frames(sources, configs, notify, words=False)
+        model, weights = clip_model(recipe, recipe.head, experts, sources, notify)
         return LateFusion(model, weights, recipe.rates)
 
     def kept(self, recipe: LateFusionRecipe, system: System) -> FrozenLayers:

@@ -30,7 +30,7 @@ from voxstrata.methods.building import class_weights, load_base, load_vectors, v
 from voxstrata.methods.encoder_models import JointLogits, MultitaskModel
 from voxstrata.methods.fits import BASE, Fit, emotion_defaults
 from voxstrata.methods.frames import hold_against_frames
-from voxstrata.methods.method import Defaults, Facts, Say, TrainedMethod, Work
+from voxstrata.methods.method import Defaults, Facts, Notify, TrainedMethod, Work
 from voxstrata.methods.model_folder import save_model
 from voxstrata.methods.model_kinds import MULTITASK
 from voxstrata.methods.sources import Sources, clip_sources
@@ -219,14 +219,14 @@ class MultitaskMethod(TrainedMethod[MultitaskRecipe]):
         require: Literal["any", "all"] = "any" if recipe.clips == "any" else "all"
         return clip_sources(recipe, words=True, classes=True, require=require)
 
-    def build(self, recipe: MultitaskRecipe, sources: AnySources, say: Say) -> System:
+    def build(self, recipe: MultitaskRecipe, sources: AnySources, notify: Notify) -> System:
         assert isinstance(sources, Sources) and sources.labels is not None and sources.vocabulary is not None
-        encoder = load_base(recipe, say)
-        hold_against_frames(sources, [encoder.model.config], say, words=self.facts(recipe).writes_ctc)
-        if vectors := load_vectors(recipe.vectors, encoder, say):
+        encoder = load_base(recipe, notify)
+        hold_against_frames(sources, [encoder.model.config], notify, words=self.facts(recipe).writes_ctc)
+        if vectors := load_vectors(recipe.vectors, encoder, notify):
             merged = MergedBackbone(encoder, vectors, granularity="static", init=recipe.init)
             encoder.model.load_state_dict(merged.merged_state())
-            say(f"start: the base merged with {', '.join(vectors)}")
+            notify(f"start: the base merged with {', '.join(vectors)}")
         encoder.requires_grad_(True)
         seed_everything(recipe.seed)
         transcriber = CTCHead(encoder.hidden_size, sources.vocabulary)
@@ -234,7 +234,7 @@ class MultitaskMethod(TrainedMethod[MultitaskRecipe]):
         seed_everything(recipe.seed)
         return Multitask(
             MultitaskModel(encoder, sources.labels, transcriber, recipe.head),
-            class_weights(sources, say),
+            class_weights(sources, notify),
             recipe.rates,
             asr_weight=recipe.asr_weight,
             selected_by=recipe.selected_by,

@@ -23,7 +23,7 @@ from voxstrata.config.recipe import Recipe
 from voxstrata.config.strict import PositiveNumber
 from voxstrata.errors import RecipeError
 from voxstrata.labels import LabelSet
-from voxstrata.methods.method import Facts, MeasuredMethod, Say
+from voxstrata.methods.method import Facts, MeasuredMethod, Notify
 from voxstrata.methods.pretraining.acoustic_targets import HOP, WINDOW, AcousticTargets
 from voxstrata.methods.sources import Sources, clip_sources
 from voxstrata.methods.task_sources import AnySources
@@ -204,7 +204,9 @@ class StatisticsMethod(MeasuredMethod[StatisticsRecipe]):
     def sources(self, recipe: StatisticsRecipe) -> Sources:
         return clip_sources(recipe, words=False, classes=recipe.data.targets != "dimensions")
 
-    def answers(self, recipe: StatisticsRecipe, sources: AnySources, say: Say) -> dict[str, list[Prediction]]:
+    def answers(
+        self, recipe: StatisticsRecipe, sources: AnySources, notify: Notify
+    ) -> dict[str, list[Prediction]]:
         assert isinstance(sources, Sources) and sources.labels is not None
         return svm_answers(
             sources.train.epoch(0),

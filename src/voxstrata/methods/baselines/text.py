@@ -19,7 +19,7 @@ from voxstrata.config.recipe import Recipe
 from voxstrata.config.strict import Positive, PositiveNumber
 from voxstrata.errors import PredictionsError, RecipeError
 from voxstrata.labels import LabelSet
-from voxstrata.methods.method import Facts, MeasuredMethod, Parent, Say
+from voxstrata.methods.method import Facts, MeasuredMethod, Notify, Parent
 from voxstrata.methods.sources import Sources, clip_sources
 from voxstrata.methods.task_sources import AnySources
 from voxstrata.predictions import Prediction, read_predictions
@@ -164,7 +164,7 @@ class TextMethod(MeasuredMethod[TextRecipe]):
     def sources(self, recipe: TextRecipe) -> Sources:
         return clip_sources(recipe, words=False, classes=True)
 
-    def answers(self, recipe: TextRecipe, sources: AnySources, say: Say) -> dict[str, list[Prediction]]:
+    def answers(self, recipe: TextRecipe, sources: AnySources, notify: Notify) -> dict[str, list[Prediction]]:
         assert isinstance(sources, Sources) and sources.labels is not None
         train = _references(sources.train)
         asked = {split: _references(source) for split, source in sources.evaluated.items()}
@@ -173,7 +173,7 @@ class TextMethod(MeasuredMethod[TextRecipe]):
                 how = (
                     "nothing is learned from them" if split == "train" else "they are answered without words"
                 )
-                say(f"{split}: {wordless} of {len(references)} clips have no transcript, {how}")
+                notify(f"{split}: {wordless} of {len(references)} clips have no transcript, {how}")
         told = None if recipe.transcripts is None else _recognized(Path(recipe.transcripts), list(asked))
         return text_answers(
             train, asked, sources.labels, recognized=told, cost=recipe.cost, ngrams=recipe.ngrams

@@ -16,7 +16,7 @@ from voxstrata.methods.harmonifuse.folder import HARMONIFUSE
 from voxstrata.methods.harmonifuse.lm.pretrained import build_lm, load_tokenizer
 from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
 from voxstrata.methods.harmonifuse.system import HarmoniFuse
-from voxstrata.methods.method import Facts, Say, TrainedMethod
+from voxstrata.methods.method import Facts, Notify, TrainedMethod
 from voxstrata.methods.model_folder import save_model
 from voxstrata.methods.task_sources import AnySources, TaskSources, field_of, task_sources
 from voxstrata.system import System
@@ -51,10 +51,10 @@ class HarmoniFuseMethod(TrainedMethod[HarmoniFuseRecipe]):
         pretrained = recipe.lm.pretrained
         return task_sources(recipe, tokenizer=None if pretrained is None else load_tokenizer(pretrained))
 
-    def build(self, recipe: HarmoniFuseRecipe, sources: AnySources, say: Say) -> HarmoniFuse:
+    def build(self, recipe: HarmoniFuseRecipe, sources: AnySources, notify: Notify) -> HarmoniFuse:
         assert isinstance(sources, TaskSources)
-        encoder = load_base(recipe, say)
-        hold_against_frames(sources, [encoder.model.config], say, words=False)
+        encoder = load_base(recipe, notify)
+        hold_against_frames(sources, [encoder.model.config], notify, words=False)
         lm, tokenizer = build_lm(recipe, sources.vocabulary, seed=recipe.seed)
         seed_everything(recipe.seed)
         system = HarmoniFuse(
@@ -66,8 +66,8 @@ class HarmoniFuseMethod(TrainedMethod[HarmoniFuseRecipe]):
             _class_weights(recipe, sources),
             None if sources.dev is None else sources.dev.clips(),
         )
-        tell_tasks(sources, say, prompts=True)
-        say(told_share(trained_parameters(system), sum(p.numel() for p in system.parameters())))
+        tell_tasks(sources, notify, prompts=True)
+        notify(told_share(trained_parameters(system), sum(p.numel() for p in system.parameters())))
         return system
 
     def kept(self, recipe: HarmoniFuseRecipe, system: System) -> FrozenLayers | None:

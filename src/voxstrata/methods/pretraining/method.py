@@ -16,7 +16,7 @@ from voxstrata.batches.phonemes import phoneme_inventory, read_phonemes
 from voxstrata.batches.source import BatchSource
 from voxstrata.errors import RecipeError
 from voxstrata.methods.frames import hold_against_frames
-from voxstrata.methods.method import Facts, Say, TrainedMethod
+from voxstrata.methods.method import Facts, Notify, TrainedMethod
 from voxstrata.methods.pretraining.acoustic_targets import AcousticTargets
 from voxstrata.methods.pretraining.recipe import PretrainRecipe
 from voxstrata.methods.pretraining.system import MaskedPrediction, frame_offset
@@ -59,11 +59,11 @@ class Pretraining(TrainedMethod[PretrainRecipe]):
         dev = BatchSource(cuts["dev"], still) if len(cuts["dev"]) else None
         return Sources(BatchSource(cuts["train"], options), dev, {})
 
-    def build(self, recipe: PretrainRecipe, sources: AnySources, say: Say) -> System:
+    def build(self, recipe: PretrainRecipe, sources: AnySources, notify: Notify) -> System:
         assert isinstance(sources, Sources)
         # Crops of a few seconds and narrow heads: there the plain attention is the faster one.
         config = _config(recipe)
-        hold_against_frames(sources, [config], say, words=False)
+        hold_against_frames(sources, [config], notify, words=False)
         encoder = build_backbone(config, seed=recipe.seed, attention="reference")
         clusters = recipe.clusters
         targets = AcousticTargets(clusters.cepstral, clusters.prosodic)

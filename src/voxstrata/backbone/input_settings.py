@@ -1,6 +1,6 @@
-"""How an encoder hears: what is done to waveforms before weights meet them, and what no weight tells.
+"""What an encoder expects of its input: settings that change its states and stand in no weight.
 
-Weights that fit each other in every shape were trained to hear alike, or their merge hears like neither.
+Two checkpoints of the same shapes can only be merged if both were trained on input prepared in the same way.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _FEATURES = ("sampling_rate", "feature_size", "hop_length", "n_fft")
 
 
 @dataclass(frozen=True)
-class Hearing:
-    """What is told of how an encoder hears.
+class InputSettings:
+    """How the input of an encoder is prepared, as far as it is known.
 
     Args:
-        normalize: whether waveforms are normalised; None where it is not told.
-        window: "clip" or "30s"; None where it is not told.
-        settings: name -> value, of what changes the states of the same weights.
+        normalize: whether waveforms are normalised; None if unknown.
+        window: "clip" or "30s"; None if unknown.
+        settings: name -> value of options under which the same weights give other states.
     """
 
     normalize: bool | None = None
@@ -43,8 +43,10 @@ class Hearing:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def hearing_of(config: PretrainedConfig, *, normalize: bool, window: str | None = None) -> Hearing:
-    """How an encoder hears that is at hand.
+def input_settings_of(
+    config: PretrainedConfig, *, normalize: bool, window: str | None = None
+) -> InputSettings:
+    """The input settings of an encoder that is loaded.
 
     Args:
         config: of the encoder.
@@ -54,34 +56,34 @@ def hearing_of(config: PretrainedConfig, *, normalize: bool, window: str | None 
     features = family_of(config).preprocessor(config, normalize=normalize)
     settings = {name: features[name] for name in _FEATURES if name in features}
     settings |= {name: getattr(config, name) for name in _SETTINGS if getattr(config, name, None) is not None}
-    return Hearing(normalize, window, {"model_type": config.model_type, **settings})
+    return InputSettings(normalize, window, {"model_type": config.model_type, **settings})
 
 
-def told_hearing(place: Path, told: Mapping[str, Any]) -> Hearing:
-    """What the files around a checkpoint tell of how it hears.
+def stored_input_settings(place: Path, stored: Mapping[str, Any]) -> InputSettings:
+    """The input settings that the files around a checkpoint state.
 
     Args:
         place: its folder, or a file in it.
-        told: what a torch file tells beside its tensors.
+        stored: what a torch file holds beside its tensors.
 
     Raises:
         CheckpointError: if one of the files is no JSON object.
     """
     folder = place if place.is_dir() else place.parent
     normalize = read_normalize(folder)
-    if normalize is None and isinstance(cfg := told.get("cfg"), Mapping) and "normalize" in cfg:
+    if normalize is None and isinstance(cfg := stored.get("cfg"), Mapping) and "normalize" in cfg:
         normalize = bool(cfg["normalize"])
     features, config = _object(folder / "preprocessor_config.json"), _object(folder / "config.json")
     settings = {name: features[name] for name in _FEATURES if name in features}
     settings |= {name: config[name] for name in ("model_type", *_SETTINGS) if config.get(name) is not None}
     window = None
     if folder.name == "encoder" and (model := _object(folder.parent / "model.json")):
-        # Told where it is not "clip".
+        # Written only where it is not "clip".
         window = str(model.get("window", "clip"))
-    return Hearing(normalize, window, settings)
+    return InputSettings(normalize, window, settings)
 
 
-def require_alike(expert: str, theirs: Hearing, base: Hearing) -> list[str]:
+def require_same_input(expert: str, theirs: InputSettings, base: InputSettings) -> list[str]:
     """Refuses an expert that expects its input in another form than the base that it is to be merged into.
 
     Args:
@@ -90,10 +92,10 @@ def require_alike(expert: str, theirs: Hearing, base: Hearing) -> list[str]:
         base: of the base.
 
     Returns:
-        What is to be said: a window of input is a choice, under which a model still hears.
+        Warnings: another window of input is allowed.
 
     Raises:
-        CheckpointError: naming what is another.
+        CheckpointError: naming the settings that differ.
     """
     odd = []
     if None not in (theirs.normalize, base.normalize) and theirs.normalize != base.normalize:

@@ -1,4 +1,4 @@
-"""What a configuration tells of an encoder's sizes: numbers that there can be, before anything is built."""
+"""Checks the sizes in an encoder's configuration before anything is built from them."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ _SHARED = (
 )
 
 
-def check_sizes(told: Mapping[str, Any], where: object) -> None:
+def check_sizes(config: Mapping[str, Any], where: object) -> None:
     """Refuses sizes that no encoder has.
 
     Args:
-        told: content of config.json, or what stands for it.
+        config: content of config.json, or what stands for it.
         where: it was read, the begin of the error's line.
 
     Raises:
         CheckpointError: naming the setting, what it is and what is allowed.
     """
-    for name, value in told.items():
+    for name, value in config.items():
         if name in _COUNTS:
             _require(_whole(value, 1, _COUNTS[name]), where, name, value, f"1 to {_COUNTS[name]:,}")
         elif name in _FRONT_END:
@@ -58,14 +58,14 @@ def check_sizes(told: Mapping[str, Any], where: object) -> None:
             _require(_number(value) and 0 < value < 1, where, name, value, "between 0 and 1")
         elif _number(value):
             _check_other(name, value, where)
-    lengths = {name: len(told[name]) for name in _FRONT_END if name in told}
+    lengths = {name: len(config[name]) for name in _FRONT_END if name in config}
     if len(set(lengths.values())) > 1:
         raise CheckpointError(f"{where} tells of {lengths} convolutions, which is one number; fetch it again")
     for width, parts in _SHARED:
-        if width in told and parts in told and told[width] % told[parts]:
+        if width in config and parts in config and config[width] % config[parts]:
             raise CheckpointError(
-                f"{where} has {width} {told[width]}, which {parts} {told[parts]} does not divide; fetch it "
-                "again"
+                f"{where} has {width} {config[width]}, which {parts} {config[parts]} does not divide; "
+                "fetch it again"
             )
 
 
