@@ -1,0 +1,1 @@
+"""Merge rules, a file each family of methods; `registry` names them."""
