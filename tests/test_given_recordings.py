@@ -102,7 +102,7 @@ TONE = np.sin(np.arange(8000, dtype=np.float32))
         (TONE[:100], 16_000, "too short"),
         (list(TONE), 16_000, "of type list; give a path"),
         (list(TONE), None, "of type list; give a path"),
-        ("call.wav", 16_000, "a file tells its own"),
+        ("call.wav", 16_000, "a file has its own"),
     ],
 )  # fmt: skip
 def test_samples_that_cannot_be_heard_are_refused_in_one_line(heard, samples, rate, told):

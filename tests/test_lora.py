@@ -240,7 +240,7 @@ def refused(base, folder, message):
         ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa"),
         ({"peft_type": "IA3"}, "tells of IA3"),
         ({"r": 5}, r"rank \[5\], adapter_model.safetensors has 4"),
-        ({"lora_alpha": "much"}, "does not tell r and lora_alpha"),
+        ({"lora_alpha": "much"}, "has no r and lora_alpha"),
     ],
 )
 def test_an_adapter_of_another_kind_is_refused(tmp_path, base, config, message):
@@ -277,7 +277,7 @@ def test_factors_that_do_not_fit_are_named(tmp_path, base):
 def test_without_its_base_an_adapter_is_no_encoder(tmp_path, base):
     pairs = factors(load_backbone(base).weights(), [layer(0, Q)])
     save_adapter(tmp_path / "a", pairs)
-    with pytest.raises(CheckpointError, match=r"no config\.json.*architecture|does not tell their base"):
+    with pytest.raises(CheckpointError, match=r"no config\.json.*architecture|does not name their base"):
         load_backbone(tmp_path / "a")
     save_adapter(tmp_path / "b", pairs, base_model_name_or_path=str(tmp_path / "a"))
     with pytest.raises(CheckpointError, match=r"config\.json"):

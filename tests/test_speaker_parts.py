@@ -97,7 +97,7 @@ def test_a_recipe_trains_on_its_part_only(corpus):
 
 
 def test_what_cannot_be_divided_is_refused(corpus):
-    with pytest.raises(CorpusError, match=r"1 training clips of .* tell no speaker"):
+    with pytest.raises(CorpusError, match=r"1 training clips of .* have no speaker"):
         speakers_of(corpus, unknown="refuse")
     with pytest.raises(CorpusError, match="has 11 training speakers, too few for 12 parts"):
         speakers_of(corpus, of=12)
@@ -131,7 +131,7 @@ def test_folds_by_speaker_are_disjoint_balanced_and_the_same_whatever_the_order(
         (["a", "b", "c"], 4, "3 speakers are too few for 4 folds"),
         (["a", "b", "c"], 2, "give at least 3"),
         (["a", "b", "c"], 0, "give at least 3"),
-        (["a", "b", "c", None], 3, "1 of 4 clips tell no speaker"),
+        (["a", "b", "c", None], 3, "1 of 4 clips have no speaker"),
     ],
 )
 def test_folds_that_cannot_be_made_are_refused(speakers, count, said):
@@ -165,7 +165,7 @@ def test_a_column_of_folds_is_taken_as_it_is():
         ([("a", "1"), ("b", "2"), ("a", "3")], "speaker 'a' is in fold 1 and fold 3"),
         ([("a", "1"), ("b", "2"), ("a", "")], "speaker 'a' is in fold 1 and none"),
         ([("a", "1"), ("b", "2")], "2 folds leave nobody to train on"),
-        ([("a", "1"), (None, "2")], "clip '1' is in fold 2 and tells no speaker"),
+        ([("a", "1"), (None, "2")], "clip '1' is in fold 2 and has no speaker"),
     ],
 )
 def test_a_column_of_folds_that_divides_no_speakers_is_refused(rows, said):

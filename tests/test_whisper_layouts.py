@@ -317,7 +317,7 @@ def test_what_does_not_fit_is_named_in_one_line(tmp_path: Path, base: Path, expe
     novel = {"encoder.layers.0.novelty": torch.zeros(3)}
     told(r"holds 1 tensor \(encoder\.layers\.0\.novelty\)", {**state, **novel})
     told(
-        r"1 transformer layers, but (the model has|its configuration tells of) 2",
+        r"1 transformer layers, but (the model has|its configuration has) 2",
         {n: t for n, t in state.items() if not n.startswith("encoder.layers.1.")},
     )
     told("2 encoders, under", {f"{side}.{n}": t for side in "ab" for n, t in state.items()})

@@ -18,7 +18,7 @@ SPEAKER = "speaker"
 #: Speakers with fewer clips are left out, and so are more speakers than these.
 LEAST_CLIPS, MOST_SPEAKERS = 5, 50
 
-_NONE_TELLS = "no {part} clip tells {name}; probe other targets, or take more clips or another corpus"
+_NONE_TELLS = "no {part} clip has {name}; probe other targets, or take more clips or another corpus"
 
 #: Part ("train", "test", "dev") -> clip id -> its class. "dev" may be absent.
 Parts = Mapping[str, Mapping[str, str]]

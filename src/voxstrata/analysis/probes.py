@@ -136,9 +136,7 @@ def probe_classes(
     """
     classes, counts = np.unique(train.answers, return_counts=True)
     if len(classes) < 2:
-        raise VoxstrataError(
-            f"the training examples have {len(classes)} class; a probe needs at least two to tell apart"
-        )
+        raise VoxstrataError(f"the training examples have {len(classes)} class; a probe needs at least two")
     weighted = "balanced" if measure == "uar" else None
 
     def fit(rows: Array, answers: NDArray[Any], cost: float) -> Any:

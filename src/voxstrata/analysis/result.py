@@ -60,7 +60,7 @@ class TargetScores:
         if self.resampled == "clips":
             notes.append(f"{self.name}: intervals are by clip, for want of known speakers, and too narrow")
         elif self.units < FEW_SPEAKERS:
-            notes.append(f"{self.name}: {self.units} speakers in the test clips, so intervals say little")
+            notes.append(f"{self.name}: {self.units} test speakers, too few for intervals to mean much")
         if unfinished := [str(i) for i, layer in enumerate(self.scores.layers) if not layer.converged]:
             notes.append(f"{self.name}: the regression of layer {', '.join(unfinished)} did not converge")
         return notes

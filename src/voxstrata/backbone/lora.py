@@ -98,7 +98,7 @@ class LoRA:
         """How many weights change, and at which scale, e.g. "LoRA on 22 weights, alpha 1 (...)"."""
         options = self.options
         how = " / sqrt(r)" if options.rank_stabilized else " / r"
-        said = "" if options.told else f", loralib's default; a {CONFIG} beside the file would tell another"
+        said = "" if options.told else f", loralib's default; a {CONFIG} beside the file could give another"
         return f"LoRA on {len(self.factors)} weights, scaled by {options.alpha:g}{how}{said}"
 
     def difference(self, name: str) -> Tensor:
@@ -182,7 +182,7 @@ def read_options(file: Path, ranks: Iterable[int]) -> AdapterOptions:
         if not isinstance(base, str | None):
             raise TypeError
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{path} does not tell r and lora_alpha as peft does; fetch it again") from None
+        raise CheckpointError(f"{path} has no r and lora_alpha as peft writes them; fetch it again") from None
     kind = about.get("peft_type", "LORA")
     start = about.get("init_lora_weights")
     forms = [name for name in _OTHER_FORMS if about.get(name)]

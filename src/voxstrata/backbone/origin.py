@@ -115,7 +115,7 @@ def find_origin(name: str | Path, architecture: str | Path | None = None) -> Ori
         return Origin(config, normalize, checkpoint, None, model)
     if architecture is None:
         raise CheckpointError(
-            f"{checkpoint.path} holds LoRA factors and does not tell their base; name the encoder that was "
+            f"{checkpoint.path} holds LoRA factors and does not name their base; name the encoder that was "
             f"adapted as its architecture, or in {CONFIG} beside it"
         )
     base = open_checkpoint(locate(architecture), family_of(config))

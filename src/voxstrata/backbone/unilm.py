@@ -28,7 +28,7 @@ def wavlm_config(cfg: Mapping[str, Any]) -> WavLMConfig:
         front = conv_layers(str(cfg["conv_feature_layers"]))
         if not (cfg["relative_position_embedding"] and cfg["gru_rel_pos"]):
             raise CheckpointError(
-                "cfg tells of a WavLM without gated relative positions, which transformers has not; "
+                "cfg describes a WavLM without gated relative positions, which transformers has not; "
                 "only the published form can be read"
             )
         return WavLMConfig(

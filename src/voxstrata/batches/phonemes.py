@@ -34,7 +34,7 @@ def read_phonemes(text: str) -> Spans:
         except ValueError:
             colon = ""
         if not colon or not symbol:
-            raise CorpusError(f"phonemes are told as 'start_s:symbol'; found {pair!r}")
+            raise CorpusError(f"phonemes are written as 'start_s:symbol'; found {pair!r}")
     if any(later < earlier for (earlier, _), (later, _) in pairwise(spans)):
         raise CorpusError(f"phonemes must stand in order of time; found {text[:60]!r}")
     return tuple(spans)

@@ -112,7 +112,7 @@ def _base_of(expert: str) -> str:
     recipe = RunFolder(Path(expert)).recipe
     base = base_of(read_recipe(recipe)) if recipe.is_file() else None
     if base is None:
-        raise RecipeError(f"{expert} does not tell the base that it was fine-tuned from; give --base")
+        raise RecipeError(f"{expert} does not name the base that it was fine-tuned from; give --base")
     return base
 
 

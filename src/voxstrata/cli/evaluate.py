@@ -143,7 +143,7 @@ def _parts(
     if by is None or corpus is None:
         given, lacking = ("--by", "--corpus") if corpus is None else ("--corpus", "--by")
         raise PredictionsError(
-            f"{given} needs {lacking}: a column of a prepared corpus tells the part of a clip"
+            f"{given} needs {lacking}: a column of a prepared corpus holds the part of a clip"
         )
     return {
         f"{name} ({by} {part})": those

@@ -33,14 +33,14 @@ class LabelMap:
         """The new label; None where the clip shall carry no emotion.
 
         Raises:
-            LabelError: if the map says nothing about the label.
+            LabelError: if the map has no line for the label.
         """
         if label in self.changes:
             return self.changes[label]
         if self.keeps is not None and label not in self.keeps:
             known = ", ".join([*self.keeps, *self.changes])
             raise LabelError(
-                f"map {self.name} says nothing about {label!r}; it knows {known}; "
+                f"map {self.name} has no line for {label!r}; it knows {known}; "
                 "map that label first, or prepare without this map"
             )
         return label
@@ -101,7 +101,7 @@ def map_labels(clips: Sequence[Clip], label_map: LabelMap) -> tuple[list[Clip], 
     a class that most annotators did not hear. Votes for labels that fall together are added.
 
     Raises:
-        LabelError: if the map says nothing about a label, or is of a label that no clip has.
+        LabelError: if the map has no line for a label, or is of a label that no clip has.
     """
     mapped: list[Clip] = []
     clip_counts: Counter[str] = Counter()

@@ -80,7 +80,7 @@ def read_rows(path: Path, summary: Mapping[str, Any]) -> Iterator[dict[str, Any]
     counts[ALL] = counts.total()
     if told != {split: clips for split, clips in counts.items() if clips}:
         raise CorpusError(
-            f"{path} holds {_counts(counts)}, and corpus.json beside it tells of {_counts(told)}; {ADVICE}"
+            f"{path} holds {_counts(counts)}, and corpus.json beside it has {_counts(told)}; {ADVICE}"
         )
 
 
@@ -129,7 +129,7 @@ def _fault(row: Any) -> str:
     if not _WORDS.issuperset(map(type, words)):
         return "a speaker, a text, an emotion or phonemes are no text"
     if nested and any(type(value) in _NESTED for name, value in known.items() if name != "votes"):
-        return "what else is told of a clip is no text"
+        return "a further column of a clip is no text"
     if not _NUMBERS.issuperset(map(type, shares)) or min(shares, default=0) < 0:
         return f"votes must be numbers from 0 on; found {_short(votes)}"
     if split not in SPLITS:

@@ -67,7 +67,7 @@ def prepare(
 
     Raises:
         CorpusError: if there is no such reader or option, nothing to read, nowhere to write, or clips to be
-            trimmed tell when their phonemes are spoken.
+            trimmed have times of their phonemes.
         FaultyCorpusError: with every fault.
         LabelError: if the labels are no label set, or there is no such map or it does not know a label.
 
@@ -211,7 +211,7 @@ def _notes_on_silence(name: str, clips: Sequence[Clip], audio: Sequence[Inspecti
     timed = sum("phonemes" in clip.extras for clip in clips)
     if timed:
         raise CorpusError(
-            f"{timed} clips of {name} tell when their phonemes are spoken, from the start of the file; "
+            f"{timed} clips of {name} have times of their phonemes, from the start of the file; "
             "prepare them with their silence"
         )
     whole = sum(one.samples for one in audio)

@@ -80,7 +80,7 @@ def folds_by_speaker(clips: Sequence[Clip], count: int) -> tuple[tuple[str, ...]
     counts = Counter(clip.speaker for clip in clips)
     if unknown := counts.pop(None, 0):
         raise CorpusError(
-            f"{unknown} of {len(clips)} clips tell no speaker, so folds could share one; give every clip "
+            f"{unknown} of {len(clips)} clips have no speaker, so folds could share one; give every clip "
             "a speaker, or leave such clips out"
         )
     named = {speaker: clips for speaker, clips in counts.items() if speaker is not None}
@@ -107,7 +107,7 @@ def told_folds(clips: Sequence[Clip]) -> tuple[tuple[str, ...], ...]:
         if clip.speaker is None:
             if fold is not None:
                 raise CorpusError(
-                    f"clip {clip.id!r} is in fold {fold} and tells no speaker; a fold is a group of "
+                    f"clip {clip.id!r} is in fold {fold} and has no speaker; a fold is a group of "
                     "speakers: give a column speaker"
                 )
         elif folds.setdefault(clip.speaker, fold) != fold:
@@ -162,7 +162,7 @@ def taken_speakers(cuts: CutSet, share: SpeakerShare, corpus: str) -> CutSet:
     unknown = counts.pop(None, 0)
     if unknown and not share.leave_out_unknown:
         raise CorpusError(
-            f"{unknown} training clips of {corpus} tell no speaker, so their parts could share one; "
+            f"{unknown} training clips of {corpus} have no speaker, so their parts could share one; "
             "leave them out with speakers.unknown: leave_out"
         )
     named = {speaker: count for speaker, count in counts.items() if speaker is not None}

@@ -226,7 +226,7 @@ def _notes_on(speakers: Sequence[str | None]) -> list[str]:
     if unnamed:
         return [f"{unnamed} of {len(speakers)} clips name no speaker: resampled by clip only"]
     if len(known) == 1:
-        return ["one speaker only: resampled by clip; nothing here says how other speakers would fare"]
+        return ["one speaker only: resampled by clip; other speakers may differ"]
     if len(known) < FEW_SPEAKERS:
         return [f"only {len(known)} speakers: an interval by speaker is rough, and more likely too narrow"]
     return []

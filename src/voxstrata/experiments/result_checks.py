@@ -79,7 +79,7 @@ def _transcript_warnings(rows: Sequence[Prediction]) -> Iterator[str]:
             "longer (training.epochs), or raise rates.head"
         )
     elif len({row.reference_transcript for row in asked}) > 1 and len(set(texts)) == 1:
-        yield f"all {len(texts)} transcripts are the same, {texts[0]!r}: the model does not hear the clips"
+        yield f"all {len(texts)} transcripts are the same, {texts[0]!r}: no words are recognised"
 
 
 def _class_warnings(scores: Mapping[str, Any]) -> Iterator[str]:

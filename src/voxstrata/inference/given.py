@@ -55,7 +55,7 @@ def heard(
             "recordings go to Recognizer.predictions"
         )
     if sample_rate is not None:
-        raise AudioError(f"sample_rate is {sample_rate}, and a file tells its own; leave it out")
+        raise AudioError(f"sample_rate is {sample_rate}, and a file has its own; leave it out")
     if readable:
         return _of_file(recording)
     if isinstance(recording, str | Path):
@@ -137,7 +137,7 @@ def _of_torch(samples: Tensor) -> NDArray[Any]:
 def _rate(sample_rate: Any) -> int:
     """The rate of samples, in Hz."""
     if sample_rate is None:
-        raise AudioError("samples do not tell their rate; give sample_rate, in Hz")
+        raise AudioError("samples have no rate of their own; give sample_rate, in Hz")
     try:
         number = float(sample_rate)
     except (TypeError, ValueError, OverflowError):

@@ -115,7 +115,7 @@ def _merges(folder: Path) -> list[str]:
             ]
         except (KeyError, TypeError, ValueError):
             raise CheckpointError(
-                f"{place} does not tell the coefficients of its vectors; put it back"
+                f"{place} has no coefficients of its vectors; put the original file back"
             ) from None
         if shown:
             found.append(

@@ -107,7 +107,7 @@ def loading(told: Description) -> Load:
 
 class _Emotion(ModelKind):
     name = "emotion"
-    about = "A model that tells emotions: a speech encoder and a head over its layers."
+    about = "A model that recognises emotions: a speech encoder and a head over its layers."
     parts = ("labels", "head")
 
     def holds(self, model: nn.Module) -> bool:
@@ -155,7 +155,7 @@ class _Transcription(ModelKind):
 
 class _Multitask(ModelKind):
     name = "multitask"
-    about = "A model that tells emotions and writes words: a speech encoder and two heads."
+    about = "A model that recognises emotions and words: a speech encoder and two heads."
     parts = ("labels", "head", "vocabulary")
 
     def holds(self, model: nn.Module) -> bool:

@@ -36,7 +36,7 @@ def require_saved(folder: Path, about: Mapping[str, Any]) -> None:
         return
     told, advice = about[KEY], f"fetch or train the model again (or remove {KEY!r} from model.json)"
     if not isinstance(told, Mapping) or not told:
-        raise CheckpointError(f"{folder / 'model.json'} does not tell the hashes of its weights; {advice}")
+        raise CheckpointError(f"{folder / 'model.json'} lacks the hashes of its weights; {advice}")
     files = _files(folder)
     changed = [
         name for name, told_hash in told.items() if name not in files or _sha256(files[name]) != told_hash

@@ -101,7 +101,7 @@ def _against_the_paper(
     for name, value in _PAPER_OPTIONS.items():
         if (found := options.get(name)) != value:
             notes.append(
-                f"{name}={found or '(not told)'}, while the paper's clips are those of {name}={value}; to "
+                f"{name}={found or '(unknown)'}, while the paper's clips are those of {name}={value}; to "
                 f"compare with the paper, prepare it with --option {name}={value}"
             )
     apart = [

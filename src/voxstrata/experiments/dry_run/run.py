@@ -300,6 +300,6 @@ def _note_base(expert: str, told: str | None, base: str, findings: _Findings) ->
     """Says what headers cannot: whether an expert's weights come from the base."""
     later = "the weights are compared when training starts"
     if told is None:
-        findings.notes[f"{expert} does not tell its base; {later}"] = None
+        findings.notes[f"{expert} does not name its base; {later}"] = None
     elif told != base:
         findings.notes[f"{expert} says it comes from {told}, the base here is {base}; {later}"] = None

@@ -133,7 +133,7 @@ def _own_list(own: Use, fit: frozenset[ClipTrace], guessed: frozenset[ClipTrace]
         return TrainingClips({own: fit})
     return TrainingClips(
         {own: fit, Use("pseudo-labels", own.run): guessed},
-        (f"{len(guessed)} training clips have labels of a model; what it was trained on is not told",),
+        (f"{len(guessed)} training clips have labels of a model; what that model was trained on is unknown",),
     )
 
 

@@ -25,7 +25,7 @@ from voxstrata.methods.model_kinds import Load, ModelKind, describe_both_heads
 class _PerTask(ModelKind):
     name = "per-task-merge"
     about = (
-        "A model that tells emotions and writes words: a base encoder, task vectors that are merged into it "
+        "A model that recognises emotions and words: a base encoder, task vectors that are merged into it "
         "anew for each task, and two heads."
     )
     parts = ("labels", "head", "vocabulary")
@@ -68,7 +68,7 @@ def _merges(folder: Path, about: Mapping[str, Any], base: SpeechEncoder) -> dict
         coefficients = {task: torch.tensor(about["coefficients"][task]).float() for task in (EMOTIONS, WORDS)}
     except (KeyError, TypeError, ValueError, RuntimeError) as fault:
         raise CheckpointError(
-            f"{folder / DESCRIPTION} does not tell vectors and coefficients ({fault}); fetch or train it "
+            f"{folder / DESCRIPTION} does not list vectors and coefficients ({fault}); fetch or train it "
             "again"
         ) from None
     require_finite(coefficients.items(), folder / DESCRIPTION)

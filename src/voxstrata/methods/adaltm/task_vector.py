@@ -317,7 +317,7 @@ class _Told:
             good, kinship = False, 0.0
         if not good or not abs(kinship) < 1.01 or not re.fullmatch("[0-9a-f]{64}", base):
             raise CheckpointError(
-                f"the header of {path} does not tell base_sha256, source, left_out and kinship of a task "
+                f"the header of {path} lacks base_sha256, source, left_out and kinship of a task "
                 f"vector; {advice}"
             )
         return cls(base, source, left_out, kinship, metadata.get("note", ""))

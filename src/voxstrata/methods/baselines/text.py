@@ -113,7 +113,7 @@ def _words_of(split: str, references: Sequence[Reference], recognized: Mapping[s
     if missing:
         raise PredictionsError(
             f"{len(missing)} of {len(references)} clips of {split} have no recognised words, "
-            f"e.g. {missing[0]}; give transcripts of a system that heard the same clips"
+            f"e.g. {missing[0]}; give transcripts of the same clips by some system"
         )
     return [recognized[reference.id] for reference in references]
 

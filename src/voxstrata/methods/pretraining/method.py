@@ -101,7 +101,7 @@ def _phonemes(cuts: CutSet) -> tuple[str, ...]:
     found = phoneme_inventory(read_phonemes(text) for text in spoken if text)
     if not found:
         raise RecipeError(
-            "phonemes is true, but no training clip tells its phonemes; speak a corpus with `corpus synth`, "
+            "phonemes is true, but no training clip has phonemes; speak a corpus with `corpus synth`, "
             "or give a column `phonemes`"
         )
     return found

@@ -256,7 +256,8 @@ class WhisperTranscriber(nn.Module):
         codes = sorted(token.strip("<|>") for token in known)
         raise CheckpointError(
             f"{self.source} does not know the language {told!r}; it knows {len(codes)}, by code or English "
-            f"name: {', '.join(codes[:12])}{', ...' if len(codes) > 12 else ''}; leave it out to hear it"
+            f"name: {', '.join(codes[:12])}{', ...' if len(codes) > 12 else ''}; "
+            "leave the language out to have it recognised"
         )
 
 
