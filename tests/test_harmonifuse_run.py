@@ -122,7 +122,7 @@ def test_a_corpus_without_what_its_task_needs_is_refused_in_one_line(encoder_fol
     told = refused(encoder_folder, corpora, tasks={"asr": {"corpora": feelings}})
     assert told.startswith("CorpusError: tasks.asr, train: no clip is left") and "no transcript" in told
     told = refused(encoder_folder, corpora, tasks={"accent": {"corpora": feelings}})
-    assert told.startswith("CorpusError: tasks.accent asks for accent, and its training clips tell nothing")
+    assert told.startswith("CorpusError: tasks.accent asks for accent, and its training clips have nothing")
     told = refused(encoder_folder, corpora, tasks={"ser": {"labels": ["anger", "neutral"]}})
     assert told.startswith("LabelError") and "emotion 'sadness'; the label set has anger, neutral" in told
     assert "leave them out" in refused(encoder_folder, corpora, tasks={"asr": {"labels": ["a", "b"]}})

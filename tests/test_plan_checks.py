@@ -156,7 +156,7 @@ def test_several_tasks_are_told_by_their_names(tmp_path: Path, distinct: list[Pa
 def test_a_corpus_without_emotions_is_explained() -> None:
     require_classes({"anger", "neutral"}, {"train": 2})
     with pytest.raises(
-        CorpusError, match=r"the 9 training clips tell no emotion, .*column emotion.*finetune-asr"
+        CorpusError, match=r"the 9 training clips have no emotion, .*column emotion.*finetune-asr"
     ):
         require_classes(set(), {"train": 9, "dev": 1})
     with pytest.raises(CorpusError, match=r"the 9 training clips tell only 'anger'"):
@@ -168,7 +168,7 @@ def test_a_corpus_without_emotions_is_explained() -> None:
 def test_emotions_cannot_be_learned_from_words_alone(tmp_path: Path, distinct: list[Path]) -> None:
     folder = corpus(tmp_path / "c", distinct, {"train": "----", "dev": "--"})
     recipe = validate(merged_values(TABLE, {"data": {"corpora": [{"path": str(folder)}]}}), "r")
-    with pytest.raises(CorpusError, match="the 4 training clips tell no emotion"):
+    with pytest.raises(CorpusError, match="the 4 training clips have no emotion"):
         method_of(recipe).sources(recipe)
 
 

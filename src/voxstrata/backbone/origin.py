@@ -153,8 +153,8 @@ def _built(config: PretrainedConfig, checkpoint: Checkpoint) -> PreTrainedModel:
     layers = int(config.num_hidden_layers)
     if checkpoint.num_layers != layers and not (checkpoint.partial and checkpoint.num_layers < layers):
         raise CheckpointError(
-            f"{checkpoint.path} has {checkpoint.num_layers} transformer layers, but its configuration tells "
-            f"of {layers}; choose the checkpoint and the model of one architecture and size"
+            f"{checkpoint.path} has {checkpoint.num_layers} transformer layers, but its configuration has "
+            f"{layers}; choose the checkpoint and the model of one architecture and size"
         )
     with _named(f"the configuration of {checkpoint.path} cannot be built"), torch.device("meta"):
         model: PreTrainedModel = family_of(config).build(config)

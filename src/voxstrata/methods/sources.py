@@ -111,7 +111,7 @@ def require_classes(found: Collection[str], splits: Mapping[str, int]) -> None:
         )
     told = f"only {next(iter(found))!r}" if found else "no emotion"
     raise CorpusError(
-        f"the {splits['train']} training clips tell {told}, and at least two classes are needed; prepare "
+        f"the {splits['train']} training clips have {told}, and at least two classes are needed; prepare "
         "the corpus "
         "with a column emotion, name another in data.corpora, or train on its words: finetune-asr"
     )

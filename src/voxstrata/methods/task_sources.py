@@ -147,7 +147,7 @@ def _task(recipe: TrainedRecipe, name: str, use: TaskUse) -> Task:
     if len(told) < 2:
         shown = f"only {next(iter(told))!r}" if told else "nothing"
         raise CorpusError(
-            f"tasks.{name} asks for {field}, and its training clips tell {shown} of it; name another field, "
+            f"tasks.{name} asks for {field}, and its training clips have {shown} of it; name another field, "
             "or other corpora"
         )
     classes = tuple(sorted(map(str, told)))
