@@ -159,7 +159,7 @@ def test_a_corpus_without_emotions_is_explained() -> None:
         CorpusError, match=r"the 9 training clips have no emotion, .*column emotion.*finetune-asr"
     ):
         require_classes(set(), {"train": 9, "dev": 1})
-    with pytest.raises(CorpusError, match=r"the 9 training clips tell only 'anger'"):
+    with pytest.raises(CorpusError, match=r"the 9 training clips have only 'anger'"):
         require_classes({"anger"}, {"train": 9})
     with pytest.raises(CorpusError, match=r"no training clip \(dev 3, test 4\)"):
         require_classes(set(), {"train": 0, "dev": 3, "test": 4})
