@@ -9,8 +9,9 @@ from typing import TypeVar
 from torch import Tensor
 
 from voxstrata.errors import RecipeError
+from voxstrata.merging.rules.averages import vanishes
 from voxstrata.merging.rules.options import ScaledOptions
-from voxstrata.merging.rules.rule import TensorToMerge, VectorRule, vanishes
+from voxstrata.merging.rules.rule import TensorToMerge, VectorRule
 
 Scaled = TypeVar("Scaled", bound=ScaledOptions)
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from voxstrata.config.strict import Strict
 from voxstrata.errors import CheckpointError
-from voxstrata.merging.rules.rule import AverageRule, NoOptions, TensorToMerge, weighted_sum
+from voxstrata.merging.rules.averages import AverageRule
+from voxstrata.merging.rules.rule import NoOptions, TensorToMerge, weighted_sum
 
 
 class Fisher(AverageRule[NoOptions]):

@@ -1,8 +1,8 @@
 """What a merge rule is: arithmetic on one tensor of a base and of K experts.
 
-The merge command and `MergedBackbone` know rules by these classes alone. A `VectorRule` only edits task
+The merge command and `MergedBackbone` know rules by these two classes alone. A `VectorRule` only edits task
 vectors (trimming, dropping, choosing signs): its result is W + sum_k c_k dW'_k, so that its coefficients can
-be learned as well as given. An `AverageRule` averages weights. Any other rule is a `Rule`.
+be learned as well as given. Any other rule is a `Rule`.
 """
 
 from __future__ import annotations
@@ -148,12 +148,15 @@ class Rule(ABC, Generic[Options]):
         used = tensor.taking_part()
         if not used.experts or not tensor.base.numel():
             return tensor.base
-        try:
-            merged = self.combined(used, options)
-        except torch.linalg.LinAlgError as fault:  # type: ignore[attr-defined]
-            raise _not_finite(used, self.name) from fault
+        # Rules that drop or compare weights may lose a NaN on the way; sums of single weights cannot.
+        if not self.elementwise:
+            _refuse_not_finite(used)
+        merged = self.combined(used, options)
         if not torch.isfinite(merged).all():
-            raise _not_finite(used, self.name)
+            _refuse_not_finite(used)
+            raise CheckpointError(
+                f"{tensor.name}: {self.name} gives weights that are not finite; give smaller coefficients"
+            )
         return merged
 
     @abstractmethod
@@ -207,43 +210,6 @@ class Rule(ABC, Generic[Options]):
         )
 
 
-class AverageRule(Rule[Options]):
-    """A rule that averages weights: coefficients count in relation to their sum.
-
-    Attributes:
-        negative_weights: whether a weight may be below 0.
-    """
-
-    weights_sum_to_one = True
-    negative_weights: ClassVar[bool] = False
-
-    def check(self, coefficients: Sequence[float], options: Options) -> None:
-        """Refuse what cannot be averaged, too: weights below 0, and those whose sum is 0."""
-        super().check(coefficients, options)
-        if not self.negative_weights and min(coefficients) < 0:
-            raise RecipeError(f"{self.name}: weights of an average are 0 or more; found {min(coefficients)}")
-        if vanishes(self.total(coefficients, options), coefficients):
-            shown = ", ".join(f"{coefficient:g}" for coefficient in coefficients)
-            raise RecipeError(
-                f"{self.name}: the weights {shown} sum to 0; give weights with another sum, in every layer"
-            )
-
-    def total(self, coefficients: Sequence[float], options: Options) -> float:
-        """What weights are divided by: their sum."""
-        return math.fsum(coefficients)
-
-    def combined(self, tensor: TensorToMerge, options: Options) -> Tensor:
-        """The average; a single expert's own weights."""
-        if len(tensor.experts) == 1:
-            return tensor.experts[0]
-        total = self.total(tensor.coefficients, options)
-        return self.averaged(tensor, tuple(weight / total for weight in tensor.coefficients), options)
-
-    @abstractmethod
-    def averaged(self, tensor: TensorToMerge, shares: Sequence[float], options: Options) -> Tensor:
-        """The average of two or more experts, whose shares sum to 1 and are not 0."""
-
-
 class VectorRule(Rule[Options]):
     """A rule that edits task vectors and adds them: W + sum_k c_k dW'_k."""
 
@@ -270,11 +236,6 @@ class VectorRule(Rule[Options]):
         return merged
 
 
-def vanishes(total: float, parts: Sequence[float]) -> bool:
-    """Whether a sum is 0 to rounding, so that nothing can be divided by it."""
-    return abs(total) <= 1e-9 * max(map(abs, parts))
-
-
 def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """sum_k w_k T_k, as a new tensor."""
     total = tensors[0] * weights[0]
@@ -283,14 +244,15 @@ def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return total
 
 
-def _not_finite(tensor: TensorToMerge, rule: str) -> CheckpointError:
-    """The fault of weights that are not finite, with the first checkpoint that has them."""
+def _refuse_not_finite(tensor: TensorToMerge) -> None:
+    """Refuse weights that are not finite.
+
+    Raises:
+        CheckpointError: naming the first checkpoint that has such weights.
+    """
     for number, weights in enumerate((tensor.base, *tensor.experts)):
         if not torch.isfinite(weights).all():
             owner = f"expert {tensor.number(number - 1) + 1}" if number else "the base"
-            return CheckpointError(
+            raise CheckpointError(
                 f"{tensor.name}: {owner} has weights that are not finite; give an intact checkpoint"
             )
-    return CheckpointError(
-        f"{tensor.name}: {rule} gives weights that are not finite; give smaller coefficients"
-    )

@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from voxstrata.config.strict import Positive, Strict
-from voxstrata.merging.rules.rule import AverageRule, NoOptions, TensorToMerge, weighted_sum
+from voxstrata.merging.rules.averages import AverageRule
+from voxstrata.merging.rules.rule import NoOptions, TensorToMerge, weighted_sum
 
 #: Below this sine two directions count as parallel.
 _PARALLEL = 1e-6
