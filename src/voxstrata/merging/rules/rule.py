@@ -1,22 +1,23 @@
 """What a merge rule is: arithmetic on one tensor of a base and of K experts.
 
-The merge command and `MergedBackbone` know rules by these two classes alone. A rule that only edits task
-vectors (trimming, dropping, choosing signs) is a `VectorRule`: its result is W + sum_k c_k dW'_k, so that
-its coefficients can be learned as well as given. A rule that combines weights in another way is a `Rule`.
+The merge command and `MergedBackbone` know rules by these two classes alone. A `VectorRule` only edits task
+vectors (trimming, dropping, choosing signs): its result is W + sum_k c_k dW'_k, so that its coefficients can
+be learned as well as given. Any other rule is a `Rule`.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import ClassVar, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from voxstrata.config.strict import Strict
+from voxstrata.errors import CheckpointError, RecipeError, counted
 
 
 class NoOptions(Strict):
@@ -34,6 +35,13 @@ class TensorToMerge:
         coefficients: K numbers, those of this tensor's layer.
         seed: of this tensor; it follows from the seed of the merge and from the name alone, so that the order
             of tensors changes nothing.
+        statistics: K tensors, what was measured of each expert on data (`Rule.statistics`); None for an
+            expert where there is nothing to measure, such as the Gram matrix of a bias.
+        numbers: places of these experts among all experts of the merge, from 0; all, if left out.
+
+    Raises:
+        CheckpointError: if shapes differ.
+        ValueError: if the numbers of experts and coefficients differ, or a tensor is not float64.
     """
 
     name: str
@@ -41,11 +49,39 @@ class TensorToMerge:
     experts: tuple[Tensor, ...]
     coefficients: tuple[float, ...]
     seed: int = 0
+    statistics: tuple[Tensor | None, ...] = ()
+    numbers: tuple[int, ...] = ()
 
-    @cached_property
+    def __post_init__(self) -> None:
+        if len(self.experts) != len(self.coefficients):
+            raise ValueError(f"{len(self.experts)} experts, {len(self.coefficients)} coefficients")
+        for number, tensor in enumerate((self.base, *self.experts)):
+            if tensor.dtype != torch.float64:
+                raise ValueError(f"{self.name}: found {tensor.dtype}; rules compute in float64")
+            if tensor.shape != self.base.shape:
+                shape, wanted = list(tensor.shape), list(self.base.shape)
+                raise CheckpointError(
+                    f"{self.name}: expert {number} has shape {shape}, the base {wanted}; "
+                    "give experts that were fine-tuned from this base"
+                )
+
+    @property
     def deltas(self) -> tuple[Tensor, ...]:
-        """The K task vectors: expert - base."""
+        """The K task vectors, expert - base, as new tensors."""
         return tuple(expert - self.base for expert in self.experts)
+
+    @property
+    def signs(self) -> tuple[int, ...]:
+        """-1, 0 or 1 for each coefficient."""
+        return tuple((coefficient > 0) - (coefficient < 0) for coefficient in self.coefficients)
+
+    def number(self, expert: int) -> int:
+        """The place of an expert of this tensor among all experts of the merge.
+
+        Args:
+            expert: k, from 0.
+        """
+        return self.numbers[expert] if self.numbers else expert
 
     def generator(self, expert: int) -> torch.Generator:
         """A source of random numbers for one expert's delta, on the CPU.
@@ -53,14 +89,28 @@ class TensorToMerge:
         Args:
             expert: k, from 0.
         """
-        return torch.Generator().manual_seed((self.seed + 0x9E3779B97F4A7C15 * (expert + 1)) % 2**63)
+        step = 0x9E3779B97F4A7C15 * (self.number(expert) + 1)
+        return torch.Generator().manual_seed((self.seed + step) % 2**63)
+
+    def taking_part(self) -> TensorToMerge:
+        """The same with those experts only whose coefficient is not 0."""
+        used = [k for k, coefficient in enumerate(self.coefficients) if coefficient]
+        if len(used) == len(self.experts):
+            return self
+        return replace(
+            self,
+            experts=tuple(self.experts[k] for k in used),
+            coefficients=tuple(self.coefficients[k] for k in used),
+            statistics=tuple(self.statistics[k] for k in used) if self.statistics else (),
+            numbers=tuple(self.number(k) for k in used),
+        )
 
 
 Options = TypeVar("Options", bound=Strict)
 
 
 class Rule(ABC, Generic[Options]):
-    """A merge rule.
+    """A merge rule. An expert whose coefficient is 0 takes no part: all is as if it were not there.
 
     Attributes:
         name: as users write it (`--method`).
@@ -69,6 +119,10 @@ class Rule(ABC, Generic[Options]):
         experts: the smallest and the largest number of experts; None for no bound.
         weights_sum_to_one: whether coefficients are weights of an average (linear, slerp), not factors of
             task vectors.
+        elementwise: whether each weight is merged by itself, so that a tensor may be merged in slices.
+        statistics: what the rule needs of each expert beside its weights: `fisher`, the diagonal of the
+            Fisher information in the shape of the tensor, or `gram`, the sum of x x^T over the inputs x of
+            a linear layer [in, in].
     """
 
     name: ClassVar[str]
@@ -76,14 +130,84 @@ class Rule(ABC, Generic[Options]):
     options: ClassVar[type[Strict]] = NoOptions
     experts: ClassVar[tuple[int, int | None]] = (1, None)
     weights_sum_to_one: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
+    statistics: ClassVar[Literal["fisher", "gram"] | None] = None
 
-    @abstractmethod
     def merge(self, tensor: TensorToMerge, options: Options) -> Tensor:
-        """The merged tensor, float64, in the shape of the base.
+        """The merged tensor, float64, in the shape of the base; perhaps one of the given tensors itself.
 
         If the options change nothing, coefficients of zero give the base bit for bit, and a single expert at
-        coefficient 1 gives its own weights bit for bit.
+        coefficient 1 (for an average: with any weight) gives its own weights bit for bit.
+
+        Raises:
+            RecipeError: if the number of experts, coefficients or options do not fit the rule.
+            CheckpointError: if statistics are missing or do not fit, or weights are not finite.
         """
+        self.check(tensor.coefficients, options)
+        self._check_statistics(tensor)
+        used = tensor.taking_part()
+        if not used.experts or not tensor.base.numel():
+            return tensor.base
+        # Rules that drop or compare weights may lose a NaN on the way; sums of single weights cannot.
+        if not self.elementwise:
+            _refuse_not_finite(used)
+        merged = self.combined(used, options)
+        if not torch.isfinite(merged).all():
+            _refuse_not_finite(used)
+            raise CheckpointError(
+                f"{tensor.name}: {self.name} gives weights that are not finite; give smaller coefficients"
+            )
+        return merged
+
+    @abstractmethod
+    def combined(self, tensor: TensorToMerge, options: Options) -> Tensor:
+        """What `merge` gives, for experts whose coefficients are not 0."""
+
+    def check(self, coefficients: Sequence[float], options: Options) -> None:
+        """Refuse what cannot be merged, without any weights.
+
+        Args:
+            coefficients: one of each expert, of one layer.
+            options: of the merge.
+
+        Raises:
+            RecipeError: if the number of experts, coefficients or options do not fit.
+        """
+        (least, most), found = self.experts, len(coefficients)
+        if found < least or (most is not None and found > most):
+            bound = f"{least}" if least == most else f"{least} or more"
+            raise RecipeError(f"{self.name} merges {bound} experts; found {found}; change their number")
+        for number, coefficient in enumerate(coefficients, start=1):
+            if not math.isfinite(coefficient):
+                raise RecipeError(
+                    f"{self.name}: the coefficient of expert {number} is {coefficient}; give a finite number"
+                )
+        for option, values in options:
+            if isinstance(values, tuple) and len(values) not in (1, found):
+                raise RecipeError(
+                    f"{self.name}: {option} has {counted(len(values), 'value')} for "
+                    f"{counted(found, 'expert')}; give one for all, or one for each"
+                )
+
+    def _check_statistics(self, tensor: TensorToMerge) -> None:
+        """Statistics are there for all experts, or there are none of this tensor for any.
+
+        Raises:
+            CheckpointError: if not.
+        """
+        if self.statistics is None:
+            return
+        missing = [k for k, statistic in enumerate(tensor.statistics, start=1) if statistic is None]
+        if len(tensor.statistics) != len(tensor.experts):
+            found = f"found {len(tensor.statistics)} for {counted(len(tensor.experts), 'expert')}"
+        elif missing and len(missing) < len(tensor.experts):
+            found = f"expert {missing[0]} has none"
+        else:
+            return
+        raise CheckpointError(
+            f"{tensor.name}: {self.name} needs the {self.statistics} statistics of every expert; {found}; "
+            "measure them on the data of each expert"
+        )
 
 
 class VectorRule(Rule[Options]):
@@ -93,13 +217,42 @@ class VectorRule(Rule[Options]):
     def edited(self, tensor: TensorToMerge, options: Options) -> Sequence[Tensor]:
         """The K edited task vectors dW'_k, float64; they do not depend on the coefficients' size.
 
-        A rule whose edit depends on the sign of coefficients may read it from `tensor`.
+        A rule whose edit depends on the sign of coefficients reads it from `tensor`. Where coefficients are
+        still to be learned, give ones.
         """
 
-    def merge(self, tensor: TensorToMerge, options: Options) -> Tensor:
-        """W + sum_k c_k dW'_k."""
+    def learnable(self, options: Options) -> bool:
+        """Whether the edit does not depend on the coefficients' size, so that they can be learned."""
+        return True
+
+    def combined(self, tensor: TensorToMerge, options: Options) -> Tensor:
+        """W + sum_k c_k dW'_k; for one expert at 1 whose vector is unchanged, its own weights."""
+        edited = self.edited(tensor, options)
+        if tensor.coefficients == (1.0,) and torch.equal(edited[0], tensor.deltas[0]):
+            return tensor.experts[0]
         merged = tensor.base.clone()
-        for delta, coefficient in zip(self.edited(tensor, options), tensor.coefficients, strict=True):
-            if coefficient:
-                merged.add_(delta, alpha=coefficient)
+        for vector, coefficient in zip(edited, tensor.coefficients, strict=True):
+            merged.add_(vector, alpha=coefficient)
         return merged
+
+
+def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """sum_k w_k T_k, as a new tensor."""
+    total = tensors[0] * weights[0]
+    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
+        total.add_(tensor, alpha=weight)
+    return total
+
+
+def _refuse_not_finite(tensor: TensorToMerge) -> None:
+    """Refuse weights that are not finite.
+
+    Raises:
+        CheckpointError: naming the first checkpoint that has such weights.
+    """
+    for number, weights in enumerate((tensor.base, *tensor.experts)):
+        if not torch.isfinite(weights).all():
+            owner = f"expert {tensor.number(number - 1) + 1}" if number else "the base"
+            raise CheckpointError(
+                f"{tensor.name}: {owner} has weights that are not finite; give an intact checkpoint"
+            )

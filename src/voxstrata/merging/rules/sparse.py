@@ -1,0 +1,186 @@
+"""Sparse task vectors, and signs that are elected among them: TIES and Model Breadcrumbs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from voxstrata.merging.rules.arithmetic import ScaledRule
+from voxstrata.merging.rules.options import Densities, ScaledOptions, Shares, of_expert
+from voxstrata.merging.rules.rule import TensorToMerge
+
+
+class SparseOptions(ScaledOptions):
+    """Options of rules that keep a part of each task vector.
+
+    Args:
+        density: share of each task vector's weights that are kept, in every tensor: a number, or a list with
+            one per expert.
+        majority: how a weight's sign is elected, by the sum of the vectors there (mass) or by the number of
+            experts (count).
+        normalize: what becomes of weights whose sign is elected. Left out, it is as in the paper: each
+            expert's vote counts alike, and the sum is divided by the number of experts of the elected sign.
+            true and false are as in mergekit: votes count by coefficient, and the sum is divided by the
+            coefficients of the experts of the elected sign (true), or not divided (false). Without an
+            election true divides by the sum of all coefficients.
+    """
+
+    density: Densities = (0.5,)
+    majority: Literal["mass", "count"] = "mass"
+
+
+class CombinedOptions(SparseOptions):
+    """Options of rules that may elect signs.
+
+    Args:
+        combine: add the sparse vectors as they are (linear), or those whose sign is elected (ties).
+    """
+
+    combine: Literal["linear", "ties"] = "linear"
+
+
+Sparse = TypeVar("Sparse", bound=SparseOptions)
+
+
+class SparseRule(ScaledRule[Sparse]):
+    """A rule that keeps a part of each task vector, and adds all of it or what agrees in sign."""
+
+    @abstractmethod
+    def sparse(self, tensor: TensorToMerge, expert: int, delta: Tensor, options: Sparse) -> Tensor:
+        """The part of a task vector that is kept, in the shape of the tensor.
+
+        Args:
+            tensor: what is merged.
+            expert: k, from 0.
+            delta: its task vector, which may be changed in place.
+            options: of the merge.
+        """
+
+    def elects(self, options: Sparse) -> bool:
+        """Whether signs are elected."""
+        return isinstance(options, CombinedOptions) and options.combine == "ties"
+
+    def divides_by_sum(self, options: Sparse) -> bool:
+        """Only without an election; the coefficients of those of the elected sign are summed there."""
+        return bool(options.normalize) and not self.elects(options)
+
+    def edited(self, tensor: TensorToMerge, options: Sparse) -> Sequence[Tensor]:
+        """What is kept of each vector, times the factor."""
+        vectors = [self.sparse(tensor, k, delta, options) for k, delta in enumerate(tensor.deltas)]
+        if self.elects(options):
+            _keep_elected(vectors, tensor, options)
+        return self.scaled(vectors, tensor, options)
+
+
+class TiesOptions(SparseOptions):
+    """Options of `ties`."""
+
+    density: Densities = (0.2,)
+
+
+class Ties(SparseRule[TiesOptions]):
+    """TIES: trim, elect signs, mean of those that agree.
+
+    With t_k the trimmed vectors, s = sgn(sum_k sgn(c_k) t_k) and A the experts with sgn(c_k t_k) = s, at each
+    weight W + sum_{k in A} c_k t_k / |A|; the paper has one coefficient for all. The paper trims a vector as
+    a whole, this rule (as mergekit and PEFT) each tensor. Weights of the same magnitude as the smallest that
+    is kept are kept too. Where masses cancel no sign is elected and nothing is added, by the paper's
+    sgn(0) = 0; mergekit and PEFT take the positive sign there.
+    """
+
+    name = "ties"
+    paper = "Yadav et al. 2023, TIES-Merging, algorithm 1 (arXiv 2306.01708)"
+    options = TiesOptions
+
+    def elects(self, options: TiesOptions) -> bool:
+        """Always."""
+        return True
+
+    def sparse(self, tensor: TensorToMerge, expert: int, delta: Tensor, options: TiesOptions) -> Tensor:
+        """The largest weights by magnitude."""
+        kept = _count(of_expert(options.density, tensor, expert), delta)
+        return _within(delta, delta.numel() - kept, delta.numel())
+
+
+class BreadcrumbsOptions(CombinedOptions):
+    """Options of `breadcrumbs`.
+
+    Args:
+        gamma: share of the largest weights of each task vector that are dropped, if the density allows: a
+            number, or a list with one per expert. Of the smallest so many are dropped that `density` is
+            left.
+    """
+
+    gamma: Shares = (0.01,)
+
+
+class Breadcrumbs(SparseRule[BreadcrumbsOptions]):
+    """Model Breadcrumbs: W + sum_k c_k m_k dW_k; the mask m_k drops the smallest and the largest of a tensor.
+
+    The paper's beta is 1 - density - gamma and its gamma 1 - gamma; the names are mergekit's. Weights of the
+    same magnitude as the smallest or the largest that is kept are kept too.
+    """
+
+    name = "breadcrumbs"
+    paper = "Davari and Belilovsky 2023, Model Breadcrumbs (arXiv 2312.06795)"
+    options = BreadcrumbsOptions
+
+    def sparse(
+        self, tensor: TensorToMerge, expert: int, delta: Tensor, options: BreadcrumbsOptions
+    ) -> Tensor:
+        """The weights of middle magnitude."""
+        size = delta.numel()
+        kept = _count(of_expert(options.density, tensor, expert), delta)
+        largest = min(round(of_expert(options.gamma, tensor, expert) * size), size - kept)
+        return _within(delta, size - kept - largest, size - largest)
+
+
+def _count(density: float, delta: Tensor) -> int:
+    """How many weights are kept: the nearest whole number, at least one."""
+    return max(1, round(density * delta.numel()))
+
+
+def _within(delta: Tensor, begin: int, end: int) -> Tensor:
+    """A vector with zeros where its magnitude is not in a range of ranks.
+
+    Args:
+        delta: any shape; changed in place.
+        begin: how many of the smallest are dropped.
+        end: the same and how many are kept.
+    """
+    magnitudes = delta.abs()
+    flat = magnitudes.flatten()
+    if begin:
+        delta.masked_fill_(magnitudes < flat.kthvalue(begin + 1).values, 0.0)
+    if end < flat.numel():
+        delta.masked_fill_(magnitudes > flat.kthvalue(end).values, 0.0)
+    return delta
+
+
+def _keep_elected(vectors: Sequence[Tensor], tensor: TensorToMerge, options: SparseOptions) -> None:
+    """Zero what disagrees with the elected sign, and divide by the number or weight of those that agree.
+
+    Args:
+        vectors: of the experts; changed in place.
+        tensor: what is merged.
+        options: how votes are counted.
+    """
+    votes = tensor.signs if options.normalize is None else tensor.coefficients
+    elected = torch.zeros_like(vectors[0])
+    for vector, vote in zip(vectors, votes, strict=True):
+        elected.add_(vector.sign() if options.majority == "count" else vector, alpha=vote)
+    elected.sign_()
+    agreed = torch.zeros_like(elected)
+    for vector, vote in zip(vectors, votes, strict=True):
+        agrees = vector.sign().mul_(elected) * vote > 0
+        vector.masked_fill_(~agrees, 0.0)
+        agreed.add_(agrees, alpha=vote if options.normalize else 1)
+    if options.normalize is False:
+        return
+    agreed.masked_fill_(agreed == 0, 1.0)
+    for vector in vectors:
+        vector.div_(agreed)
