@@ -18,7 +18,18 @@ PACKAGE = ROOT / "src" / "voxstrata"
 #: A room may import from itself and from rooms named before it.
 ROOMS = (
     *("errors", "documents", "labels", "vocabulary", "runs", "predictions", "evaluation"),
-    *("config", "audio", "corpora", "batches", "system", "backbone", "merging", "heads", "losses", "training"),
+    *(
+        "config",
+        "audio",
+        "corpora",
+        "batches",
+        "system",
+        "backbone",
+        "merging",
+        "heads",
+        "losses",
+        "training",
+    ),
     *("methods", "recipes", "inference", "reporting", "analysis", "experiments", "benchmarks"),
     *("notebook", "cli"),
 )
@@ -246,7 +257,7 @@ def test_help_takes_less_than_half_a_second():
 
 def test_public_names_are_there():
     names = (
-        "load_backbone SpeechEncoder TaskVector MergedBackbone prepare PreparedCorpus train Run Recognizer "
+        "load_backbone SpeechEncoder TaskVector MergedBackbone merge_files FileMerge prepare PreparedCorpus train Run Recognizer "
         "Recognition Prediction evaluate Scores compare Comparison parts"
     )
     code = "import voxstrata as vs; print(*[getattr(vs, n).__name__ for n in vs.__all__[:-1]])"

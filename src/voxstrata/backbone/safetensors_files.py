@@ -84,7 +84,7 @@ class SafetensorsFile:
         data = torch.empty(prod(shape) * dtype.itemsize, dtype=torch.uint8)
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.starts[name])
-            left = memoryview(data.numpy())
+            left: memoryview = data.numpy().data
             while left:
                 count = file.readinto(left)
                 if not count:
