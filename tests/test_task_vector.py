@@ -11,7 +11,7 @@ from voxstrata.backbone.encoder import build_backbone, load_backbone
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.cli.main import app
 from voxstrata.errors import CheckpointError
-from voxstrata.methods.adaltm.kinship import correlation
+from voxstrata.backbone.kinship import correlation
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.task_vector import TaskVector, require_a_change
 

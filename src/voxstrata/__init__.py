@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from voxstrata.evaluation.comparison import Comparison
     from voxstrata.evaluation.score import Scores
     from voxstrata.inference.recognizer import Recognition, Recognizer
+    from voxstrata.merging.files import FileMerge
     from voxstrata.methods.adaltm.merged import MergedBackbone
     from voxstrata.methods.adaltm.task_vector import TaskVector
+    from voxstrata.notebook.merging import merge_files
     from voxstrata.notebook.scoring import compare, evaluate, parts
     from voxstrata.notebook.trained import Run, train
     from voxstrata.predictions import Prediction
@@ -28,6 +30,8 @@ __all__ = [  # noqa: RUF022
     "SpeechEncoder",
     "TaskVector",
     "MergedBackbone",
+    "merge_files",
+    "FileMerge",
     "prepare",
     "PreparedCorpus",
     "train",
@@ -48,6 +52,8 @@ _PLACES = {
     "SpeechEncoder": "backbone.encoder",
     "TaskVector": "methods.adaltm.task_vector",
     "MergedBackbone": "methods.adaltm.merged",
+    "merge_files": "notebook.merging",
+    "FileMerge": "merging.files",
     "prepare": "corpora.prepare",
     "PreparedCorpus": "corpora.prepared",
     "train": "notebook.trained",

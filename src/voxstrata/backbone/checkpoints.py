@@ -109,17 +109,42 @@ class Checkpoint:
             base: the tensor of the encoder that was fine-tuned.
             rounded: receives the number format by whose rounding alone values differ from the base's.
         """
-        base, told = base.float().cpu(), set[str]() if rounded is None else rounded
+        base = base.float().cpu()
         if name in self.family.fixed:
             return torch.zeros_like(base)
         whole = self._whole(name) if name in self.stored else None
         if self.lora is None or name not in self.lora.factors:
-            return torch.zeros_like(base) if whole is None else self._learned(name, whole, base, told)
+            if whole is None:
+                return torch.zeros_like(base)
+            same = self._rounded_alone(name, whole, base, rounded)
+            whole.sub_(base)
+            return whole if same is None else whole.masked_fill_(same, 0)
         product = self._product(name)
         whole = None if whole is None else whole.sub_(base)
         if whole is None or _along(whole, product):
             return product if whole is None else whole
         return whole.add_(product)
+
+    def fine_tuned(self, name: str, base: Tensor, rounded: set[str] | None = None) -> Tensor:
+        """One tensor after fine-tuning, to the last bit: float32 on the CPU, or float64 where it takes that.
+
+        Less the base it is `difference`: where that is zero it is the base's own.
+
+        Args:
+            name: in the backbone.
+            base: the tensor of the encoder that was fine-tuned, on the CPU.
+            rounded: see `difference`.
+        """
+        exact = torch.promote_types(base.dtype, torch.float32)
+        if self.lora is not None and name in self.lora.factors:
+            return base.double() + self.difference(name, base)
+        if name in self.family.fixed or name not in self.stored:
+            return base.to(exact)
+        if self.container.types[self.stored[name]] == "float64":
+            exact = torch.float64
+        base, whole = base.to(exact), self._whole(name, exact)
+        same = self._rounded_alone(name, whole, base, rounded)
+        return whole if same is None else torch.where(same, base, whole)
 
     def fingerprint(self) -> str:
         """Identity of what it holds of a backbone, on whatever base: whole tensors, and the products of LoRA.
@@ -193,18 +218,22 @@ class Checkpoint:
         """A stored name behind the prefix, and without what wrappers of modules add to it."""
         return unwrapped(key).removeprefix(unwrapped(self.prefix))
 
-    def _learned(self, name: str, whole: Tensor, base: Tensor, rounded: set[str]) -> Tensor:
-        """The difference of a tensor from the base's, zero where it is rounding alone."""
+    def _rounded_alone(
+        self, name: str, whole: Tensor, base: Tensor, rounded: set[str] | None
+    ) -> Tensor | None:
+        """Where a tensor differs from the base's by rounding alone; None: nowhere."""
         told = self.container.types[self.stored[name]]
         # Also what was stored so once, and is in float32 by now.
         formats = [told] if told in _SHORT else [form for form in _SHORT if _holds(form, whole)]
         if not formats:
-            return whole.sub_(base)
-        short = base.to(_SHORT[formats[0]]).float()
+            return None
+        short = base.to(_SHORT[formats[0]]).to(base.dtype)
         same = (whole == short) & (short != base)
-        if bool(same.any()):
+        if not bool(same.any()):
+            return None
+        if rounded is not None:
             rounded.add(formats[0])
-        return whole.sub_(base).masked_fill_(same, 0)
+        return same
 
     def _product(self, name: str) -> Tensor:
         assert self.lora is not None
@@ -215,21 +244,22 @@ class Checkpoint:
     def _other_rows(self, name: str, shape: Shape) -> bool:
         return name in self.family.fixed and self.shapes.get(name, shape)[1:] == shape[1:]
 
-    def _whole(self, name: str) -> Tensor:
+    def _whole(self, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
         tensor = self.container.read(self.stored[name])
         if self.lora is not None and self.lora.options.transposed and name in self.lora.factors:
             tensor = tensor.T
-        tensor = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+        tensor = tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
         require_finite([(self.stored[name], tensor)], self.path)
         return tensor
 
 
-def open_checkpoint(path: Path, family: Family | None = None) -> Checkpoint:
+def open_checkpoint(path: Path, family: Family | None = None, *, decoder: bool = False) -> Checkpoint:
     """Lists the tensors of a checkpoint.
 
     Args:
         path: a file (.safetensors, .safetensors.index.json, .bin, .pt, .ckpt), or a folder with one.
         family: of the encoder that it should be of, where that is known: an adapter may not tell.
+        decoder: whether a decoder is listed beside the encoder, where the family has one.
 
     Raises:
         CheckpointError: if it cannot be read, or holds no speech encoder in a known layout.
@@ -244,8 +274,12 @@ def open_checkpoint(path: Path, family: Family | None = None) -> Checkpoint:
         raise
     stored: dict[str, str] = {}
     left_out: dict[str, str] = {}
+    parts = (*family.parts, *family.decoder_parts) if decoder else family.parts
     for key, plain_key in plain.items():
-        name = _backbone_name(plain_key, prefix, layout, family)
+        name = _backbone_name(plain_key, prefix, layout, parts)
+        if name is None and decoder:
+            # In a whole model it stands outside the part that the prefix names.
+            name = next((tied for tied in family.tied if f".{plain_key}".endswith(f".{tied}")), None)
         if name is None or ".original_module." in name:
             left_out[key] = layout.reason(key)
         elif name in stored:
@@ -256,7 +290,7 @@ def open_checkpoint(path: Path, family: Family | None = None) -> Checkpoint:
             stored[name] = key
     check_plain(stored.values(), container)
     check_present(stored, container)
-    lora, outside = _lora(pairs, prefix, layout, family, container)
+    lora, outside = _lora(pairs, prefix, layout, parts, container)
     left_out |= outside | {name: layout.reason(name) for name in container.beside}
     flipped = lora.factors if lora and lora.options.transposed else {}
     shapes = {name: container.shapes[key] for name, key in stored.items()}
@@ -279,22 +313,26 @@ def _shells(keys: Iterable[str]) -> str:
     return match[0] if match else ""
 
 
-def _backbone_name(key: str, prefix: str, layout: Layout, family: Family) -> str | None:
+def _backbone_name(key: str, prefix: str, layout: Layout, parts: tuple[str, ...]) -> str | None:
     if not key.startswith(prefix):
         return None
     name = layout.canonical(key.removeprefix(prefix))
-    return name if name.startswith(family.parts) else None
+    return name if name.startswith(parts) else None
 
 
 def _lora(
-    pairs: Mapping[str, tuple[str, str]], prefix: str, layout: Layout, family: Family, container: Container
+    pairs: Mapping[str, tuple[str, str]],
+    prefix: str,
+    layout: Layout,
+    parts: tuple[str, ...],
+    container: Container,
 ) -> tuple[LoRA | None, dict[str, str]]:
     """The backbone's LoRA factors, and those of heads, which are left out."""
     factors: dict[str, tuple[str, str]] = {}
     shapes: dict[str, Shape] = {}
     left_out: dict[str, str] = {}
     for key, (a, b) in pairs.items():
-        name = _backbone_name(key, prefix, layout, family)
+        name = _backbone_name(key, prefix, layout, parts)
         if name is None:
             left_out |= {factor: layout.reason(factor) for factor in (a, b)}
             continue
@@ -314,7 +352,7 @@ def _lora(
 def _holds(form: str, values: Tensor) -> bool:
     """Whether a number format holds all of these values."""
     parts = (values.flatten()[:256], values)
-    return all(torch.equal(part.to(_SHORT[form]).float(), part) for part in parts)
+    return all(torch.equal(part.to(_SHORT[form]).to(part.dtype), part) for part in parts)
 
 
 def _along(whole: Tensor, product: Tensor) -> bool:

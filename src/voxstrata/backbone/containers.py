@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from voxstrata.backbone.safetensors_files import SafetensorsFile
 from voxstrata.backbone.torch_files import kind_of, load_tensors, told_by
 from voxstrata.documents import read_json
 from voxstrata.errors import CheckpointError
@@ -26,9 +27,6 @@ _FOREIGN_NAMES = ("wav2vec2.ckpt", "final_ssl.pt", "dev-best.ckpt")
 _ENDINGS = ("safetensors", "bin", "pt", "pth", "ckpt")
 #: Characters of the longest name of a tensor.
 _LONGEST_NAME = 500
-#: Types of safetensors whose name in torch is not told by letter and bits.
-_TYPES = {"BOOL": "bool", "BF16": "bfloat16"}
-_LETTERS = {"F": "float", "I": "int", "U": "uint", "C": "complex"}
 
 Shape = tuple[int, ...]
 
@@ -45,7 +43,8 @@ class Container:
         read: reads one tensor by its stored name.
         entry: of a torch file, the entry that holds the tensors ("model", "Upstream"); "" without one.
         beside: other entries of a torch file, or other weight files of the folder, that hold tensors.
-        settings: the entries of a torch file that hold none, e.g. "cfg".
+        settings: the entries of a torch file that hold none, e.g. "cfg"; texts of a header of safetensors.
+        places: stored name -> the file that it lies in, where that is one of several or of safetensors.
     """
 
     file: Path
@@ -56,6 +55,7 @@ class Container:
     entry: str = ""
     beside: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    places: Mapping[str, Path] = field(default_factory=dict)
 
 
 def open_container(path: Path, wanted: re.Pattern[str]) -> Container:
@@ -71,9 +71,9 @@ def open_container(path: Path, wanted: re.Pattern[str]) -> Container:
     """
     file = weights_file(path)
     if file.name.endswith(".index.json"):
-        container = Container(file, "sharded safetensors", *_open_sharded(file))
+        container = _open_sharded(file)
     elif _is_safetensors(file):
-        container = Container(file, "safetensors", *_open_safetensors({file: None}))
+        container = _open_safetensors(file, "safetensors", {file: None})
     else:
         siblings: tuple[str, ...] = ()
         if path.is_dir() and file.name in _FOREIGN_NAMES:
@@ -145,38 +145,32 @@ def _is_safetensors(file: Path) -> bool:
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < file.stat().st_size
 
 
-_Opened = tuple[dict[str, Shape], dict[str, str], Callable[[str], Tensor]]
+def _open_safetensors(file: Path, kind: str, files: Mapping[Path, set[str] | None]) -> Container:
+    """The container of files with the keys that are wanted of each (None = all)."""
+    from safetensors import SafetensorError
 
-
-def _open_safetensors(files: Mapping[Path, set[str] | None]) -> _Opened:
-    """Files with the keys that are wanted of each (None = all)."""
-    from safetensors import SafetensorError, safe_open
-
-    shapes: dict[str, Shape] = {}
-    types: dict[str, str] = {}
-    where: dict[str, Any] = {}
-    for file, wanted in files.items():
+    where: dict[str, SafetensorsFile] = {}
+    metadata: dict[str, str] = {}
+    for one, wanted in files.items():
         try:
-            handle: Any = safe_open(file, framework="pt")  # whose own stubs leave its methods untyped
-            keys = set(handle.keys())
+            opened = SafetensorsFile.open(one)
         except (OSError, SafetensorError) as fault:
-            reason = told_by(_start(file)) or f"is no such file ({fault})"
-            raise CheckpointError(f"cannot read {file} as safetensors: it {reason}; fetch it again") from None
-        if wanted is not None and not wanted <= keys:
-            raise CheckpointError(f"{file} lacks {some(sorted(wanted - keys))} that its index names")
-        for key in sorted(keys if wanted is None else wanted):
-            header = handle.get_slice(key)
-            shapes[key], types[key] = tuple(header.get_shape()), _type(header.get_dtype())
-            where[key] = handle
-
-    def read(key: str) -> Tensor:
-        try:
-            tensor: Tensor = where[key].get_tensor(key)
-        except Exception as fault:  # a number format that this torch has not
-            raise CheckpointError(f"cannot read {key}, stored as {types[key]}: {fault}") from None
-        return tensor
-
-    return shapes, types, read
+            reason = told_by(_start(one)) or f"is no such file ({fault})"
+            raise CheckpointError(f"cannot read {one} as safetensors: it {reason}; fetch it again") from None
+        if wanted is not None and not wanted <= opened.shapes.keys():
+            missing = some(sorted(wanted - opened.shapes.keys()))
+            raise CheckpointError(f"{one} lacks {missing} that its index names")
+        where |= dict.fromkeys(sorted(opened.shapes.keys() if wanted is None else wanted), opened)
+        metadata |= opened.metadata
+    return Container(
+        file,
+        kind,
+        {key: opened.shapes[key] for key, opened in where.items()},
+        {key: opened.types[key] for key, opened in where.items()},
+        lambda key: where[key].read(key),
+        settings=metadata,
+        places={key: opened.path for key, opened in where.items()},
+    )
 
 
 def _start(file: Path) -> bytes:
@@ -187,16 +181,7 @@ def _start(file: Path) -> bytes:
         raise CheckpointError(f"cannot read {file}: {fault.strerror or fault}") from None
 
 
-def _type(name: str) -> str:
-    """Torch's name of a number format of safetensors.
-
-    >>> _type("F32"), _type("BF16"), _type("F8_E4M3")
-    ('float32', 'bfloat16', 'float8_e4m3')
-    """
-    return _TYPES.get(name, _LETTERS.get(name[:1], name[:1]) + name[1:].lower())
-
-
-def _open_sharded(index: Path) -> _Opened:
+def _open_sharded(index: Path) -> Container:
     content = read_json(index, error=CheckpointError, advice="fetch it again")
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict) or not places or not all(isinstance(n, str) for n in places.values()):
@@ -217,7 +202,7 @@ def _open_sharded(index: Path) -> _Opened:
         raise CheckpointError(_unread(index, foreign[0]))
     if gone := [name for name in names if not (index.parent / name).is_file()]:
         raise CheckpointError(f"{index} names {gone[0]}, and there is no such file; fetch it too")
-    return _open_safetensors(files)
+    return _open_safetensors(index, "sharded safetensors", files)
 
 
 def _unread(index: Path, shard: str) -> str:

@@ -6,18 +6,20 @@ import copy
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, PretrainedConfig
 
 from voxstrata.backbone.config_sizes import check_sizes
 from voxstrata.documents import read_json_object
 from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.runs import require_free, written_whole
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 #: Of preprocessor_config.json as families give it.
@@ -39,6 +41,8 @@ def read_config(folder: Path) -> PretrainedConfig:
         )
     told = read_json_object(path, error=CheckpointError, advice="fetch it again")
     check_sizes(told, path)
+    from transformers import AutoConfig
+
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         check_sizes(config.to_dict(), path)

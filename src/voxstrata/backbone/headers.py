@@ -14,17 +14,13 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
+from voxstrata.backbone.checkpoints import open_checkpoint
+from voxstrata.backbone.declared_base import declared_base
 from voxstrata.backbone.families.registry import family_of
 from voxstrata.backbone.input_settings import input_settings_of, require_same_input, stored_input_settings
 from voxstrata.backbone.layouts import describe_left_out
 from voxstrata.backbone.locate import locate
 from voxstrata.backbone.origin import find_origin
-from voxstrata.documents import read_json_object
-from voxstrata.errors import VoxstrataError
-
-#: Where a config.json or an adapter says what it was made from.
-_ORIGINS = ("_name_or_path", "base_model_name_or_path")
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ def read_expert(name: str, base: EncoderHeaders, *, normalize: bool | None = Non
         checkpoint.layout,
         sum(prod(shape) for shape in checkpoint.all_shapes().values()),
         describe_left_out(checkpoint.left_out),
-        _told_base(checkpoint),
+        declared_base(checkpoint),
     )
 
 
@@ -131,20 +127,3 @@ def model_shapes(config: PretrainedConfig) -> dict[str, Tensor]:
     with torch.device("meta"):
         tensors: dict[str, Tensor] = family.build(config).state_dict()
     return tensors
-
-
-def _told_base(checkpoint: Checkpoint) -> str | None:
-    if checkpoint.lora is not None and checkpoint.lora.options.base is not None:
-        return checkpoint.lora.options.base
-    for name in ("config.json", "adapter_config.json"):
-        path = checkpoint.path.parent / name
-        if not path.is_file():
-            continue
-        try:
-            told = read_json_object(path)
-        except VoxstrataError:
-            continue
-        found = [told[key] for key in _ORIGINS if isinstance(told.get(key), str) and told[key]]
-        if found:
-            return str(found[0])
-    return None

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from transformers import PretrainedConfig
+from typing import TYPE_CHECKING, Any
 
 from voxstrata.backbone.families.registry import family_of
 from voxstrata.backbone.folder import read_normalize
 from voxstrata.documents import read_json_object
 from voxstrata.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 #: Settings of config.json under which the same weights give other states.
 _SETTINGS = (

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 GROUPS = {
     "Start here": ("demo",),
     "Corpora": ("corpus",),
-    "Train, merge, hand on": ("train", "pretrain", "inspect", "export"),
+    "Train, merge, hand on": ("train", "pretrain", "merge", "inspect", "export"),
     "Answer and score": ("predict", "evaluate", "compare", "report"),
     "Experiments": ("reproduce", "curve", "probe", "prompts", "bench"),
 }
@@ -24,6 +24,7 @@ EXAMPLES = {
     "corpus shar": "voxstrata corpus shar prepared/calls shards/calls",
     "train": "voxstrata train finetune-ser data.corpora=prepared/calls --limit 50",
     "pretrain": "voxstrata pretrain pretrain-tiny data.corpora=speech --out runs/tiny",
+    "merge": "voxstrata merge --base whisper-tiny.en --vector ser=runs/finetune-ser:0.5 --out merged",
     "inspect": "voxstrata inspect runs/finetune-ser --base whisper-tiny.en",
     "export": "voxstrata export runs/adaltm my-encoder",
     "predict": "voxstrata predict call.wav recordings/ --model runs/finetune-ser",

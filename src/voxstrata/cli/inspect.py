@@ -72,7 +72,7 @@ def _layout(name: str) -> dict[str, Any]:
 def _changes(vector: Any, base: str | None) -> dict[str, Any]:
     """What a task vector holds; with a base, the vector must belong to it."""
     from voxstrata.backbone.groups import group_sizes
-    from voxstrata.methods.adaltm.kinship import KINSHIP_THRESHOLD
+    from voxstrata.backbone.kinship import KINSHIP_THRESHOLD
 
     found: dict[str, Any] = {}
     if base is not None:

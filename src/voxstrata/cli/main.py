@@ -25,6 +25,7 @@ COMMANDS = (
     "predict",
     "reproduce",
     "report",
+    "merge",
     "inspect",
     "probe",
     "curve",

@@ -10,15 +10,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
 
-from voxstrata.backbone.attention import Attention
 from voxstrata.backbone.groups import layer_index
 from voxstrata.backbone.layouts import Layout
+
+# Imported where a model is built or run: names and shapes of a checkpoint are read without transformers.
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from voxstrata.backbone.attention import Attention
 
 #: How long an encoder's input is: as long as the clip (or the longest of a batch), or padded to 30 seconds.
 Window = Literal["clip", "30s"]
@@ -96,6 +100,10 @@ class Family(ABC):
     layouts: tuple[Layout, ...]
     #: What the names of its tensors start with, in transformers' spelling.
     parts: tuple[str, ...]
+    #: What the names of its decoder's tensors start with, where whole models have one; not of the encoder.
+    decoder_parts: tuple[str, ...] = ()
+    #: Tensor that whole models may store a second time -> the one that it is.
+    tied: ClassVar[Mapping[str, str]] = {}
     #: Pattern of how the names start that an adapter may change; tells whose an adapter is.
     adapted: str
     #: What the names of the convolutional front end's tensors start with.

@@ -8,9 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
-
-from transformers import PretrainedConfig
+from typing import TYPE_CHECKING, Any
 
 from voxstrata.backbone.containers import Container, some
 from voxstrata.backbone.families.family import Family
@@ -18,6 +16,9 @@ from voxstrata.backbone.families.wav2vec2 import Wav2Vec2Family
 from voxstrata.backbone.families.whisper import WhisperFamily
 from voxstrata.backbone.layouts import Layout
 from voxstrata.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 #: Of what fits several, it is the first's.
 FAMILIES: tuple[Family, ...] = (WhisperFamily(), Wav2Vec2Family())

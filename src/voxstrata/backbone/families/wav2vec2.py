@@ -10,20 +10,22 @@ import copy
 import types
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
-from voxstrata.backbone.attention import Attention, FastWavLMAttention, set_attention
 from voxstrata.backbone.clip_by_clip import accept_features, clips_at_a_time, features_in_pieces
 from voxstrata.backbone.families.family import Convolution, Family, FrontEnd, Window
 from voxstrata.backbone.layouts import Layout, rules
 from voxstrata.backbone.replaced import forward_replaced
-from voxstrata.backbone.unilm import wavlm_config
 from voxstrata.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+    from voxstrata.backbone.attention import Attention
 
 _ANCHOR = "encoder.layers.0.attention.q_proj.weight"
 _FAIRSEQ_ANCHOR = "encoder.layers.0.self_attn.q_proj.weight"
@@ -112,6 +114,8 @@ class Wav2Vec2Family(Family):
         return hasattr(config, "conv_kernel") and hasattr(config, "feat_extract_norm")
 
     def build(self, config: PretrainedConfig) -> PreTrainedModel:
+        from transformers import AutoModel
+
         model = AutoModel.from_config(copy.deepcopy(config), dtype=torch.float32)
         if not hasattr(model.encoder, "layers"):
             raise CheckpointError(
@@ -120,10 +124,14 @@ class Wav2Vec2Family(Family):
         return model
 
     def told_config(self, settings: Mapping[str, Any]) -> PretrainedConfig | None:
+        from voxstrata.backbone.unilm import wavlm_config
+
         cfg = settings.get("cfg")
         return wavlm_config(cfg) if isinstance(cfg, Mapping) else None
 
     def prepare(self, model: PreTrainedModel, attention: Attention) -> None:
+        from voxstrata.backbone.attention import set_attention
+
         set_attention(model, attention)
         accept_features(model.feature_extractor)
         keep_positions_exact(model)
@@ -210,6 +218,8 @@ def _known(layer: nn.Module, states: Tensor) -> Callable[..., Any]:
     """A layer's forward that gives known states [B, T, D]; WavLM's also hand on the position bias."""
 
     def forward(_: Tensor, position_bias: Tensor | None = None, **__: Any) -> Any:
+        from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
         attention = layer.attention
         if not isinstance(attention, WavLMAttention):
             return states
@@ -221,6 +231,8 @@ def _known(layer: nn.Module, states: Tensor) -> Callable[..., Any]:
 
 
 def _position_bias(attention: WavLMAttention, clips: int, frames: int) -> Tensor:
+    from voxstrata.backbone.attention import FastWavLMAttention
+
     if isinstance(attention, FastWavLMAttention):
         return attention.compute_bias_by_distance(frames)
     bias: Tensor = attention.compute_bias(frames, frames)

@@ -11,20 +11,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PretrainedConfig, PreTrainedModel, WhisperConfig
-from transformers.audio_utils import mel_filter_bank
-from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperPreTrainedModel, sinusoids
 
 from voxstrata.audio import SAMPLE_RATE
-from voxstrata.backbone.attention import Attention, set_attention
 from voxstrata.backbone.families.family import Convolution, Family, FrontEnd, Window
 from voxstrata.backbone.layouts import Layout, rules
 from voxstrata.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, WhisperConfig
+
+    from voxstrata.backbone.attention import Attention
 
 #: Of the spectrogram, in samples; the same in all releases.
 HOP, FFT = 160, 400
@@ -37,17 +38,25 @@ _ANCHOR = "encoder.layers.0.self_attn.q_proj.weight"
 _CONVOLUTION = "encoder.conv1.weight"
 _DECODER = (r"(^|\.)(decoder\.|proj_out\.)", "decoder")
 #: OpenAI's own names -> transformers'.
+_BLOCK = r"^(encoder|decoder)\.blocks\.(\d+)\."
 _OPENAI = rules(
-    (r"^encoder\.positional_embedding$", POSITIONS),
+    (r"^(encoder|decoder)\.positional_embedding$", r"\1.embed_positions.weight"),
+    (r"^decoder\.token_embedding\.", "decoder.embed_tokens."),
     (r"^encoder\.ln_post\.", "encoder.layer_norm."),
-    (r"^encoder\.blocks\.(\d+)\.attn\.query\.", r"encoder.layers.\1.self_attn.q_proj."),
-    (r"^encoder\.blocks\.(\d+)\.attn\.key\.", r"encoder.layers.\1.self_attn.k_proj."),
-    (r"^encoder\.blocks\.(\d+)\.attn\.value\.", r"encoder.layers.\1.self_attn.v_proj."),
-    (r"^encoder\.blocks\.(\d+)\.attn\.out\.", r"encoder.layers.\1.self_attn.out_proj."),
-    (r"^encoder\.blocks\.(\d+)\.attn_ln\.", r"encoder.layers.\1.self_attn_layer_norm."),
-    (r"^encoder\.blocks\.(\d+)\.mlp\.0\.", r"encoder.layers.\1.fc1."),
-    (r"^encoder\.blocks\.(\d+)\.mlp\.2\.", r"encoder.layers.\1.fc2."),
-    (r"^encoder\.blocks\.(\d+)\.mlp_ln\.", r"encoder.layers.\1.final_layer_norm."),
+    (r"^decoder\.ln\.", "decoder.layer_norm."),
+    (rf"{_BLOCK}attn\.query\.", r"\1.layers.\2.self_attn.q_proj."),
+    (rf"{_BLOCK}attn\.key\.", r"\1.layers.\2.self_attn.k_proj."),
+    (rf"{_BLOCK}attn\.value\.", r"\1.layers.\2.self_attn.v_proj."),
+    (rf"{_BLOCK}attn\.out\.", r"\1.layers.\2.self_attn.out_proj."),
+    (rf"{_BLOCK}cross_attn\.query\.", r"\1.layers.\2.encoder_attn.q_proj."),
+    (rf"{_BLOCK}cross_attn\.key\.", r"\1.layers.\2.encoder_attn.k_proj."),
+    (rf"{_BLOCK}cross_attn\.value\.", r"\1.layers.\2.encoder_attn.v_proj."),
+    (rf"{_BLOCK}cross_attn\.out\.", r"\1.layers.\2.encoder_attn.out_proj."),
+    (rf"{_BLOCK}attn_ln\.", r"\1.layers.\2.self_attn_layer_norm."),
+    (rf"{_BLOCK}cross_attn_ln\.", r"\1.layers.\2.encoder_attn_layer_norm."),
+    (rf"{_BLOCK}mlp\.0\.", r"\1.layers.\2.fc1."),
+    (rf"{_BLOCK}mlp\.2\.", r"\1.layers.\2.fc2."),
+    (rf"{_BLOCK}mlp_ln\.", r"\1.layers.\2.final_layer_norm."),
 )
 #: An encoder that was saved alone has no part before its names.
 _ALONE = rules((r"^(?=(conv1|conv2|embed_positions|layers|layer_norm)\.)", "encoder."))
@@ -86,21 +95,14 @@ _LAYOUTS = (
 )
 
 
-class WhisperEncoderModel(WhisperPreTrainedModel):  # type: ignore[misc]  # transformers has no types
-    """The encoder under the name that whole models give it, `encoder`; without a decoder."""
-
-    def __init__(self, config: WhisperConfig) -> None:
-        super().__init__(config)
-        self.encoder = WhisperEncoder(config)
-        self.post_init()
-
-
 class WhisperFamily(Family):
     """Encoders of Whisper models, of all sizes."""
 
     title = "whisper"
     layouts = _LAYOUTS
     parts = ("encoder.",)
+    decoder_parts = ("decoder.", "proj_out.")
+    tied: ClassVar[Mapping[str, str]] = {"proj_out.weight": "decoder.embed_tokens.weight"}
     adapted = (
         r"encoder\.(layers\.\d+\.(self_attn|self_attn_layer_norm|fc1|fc2|final_layer_norm)|conv1|conv2)\."
     )
@@ -114,6 +116,8 @@ class WhisperFamily(Family):
         return bool(config.model_type == "whisper")
 
     def build(self, config: PretrainedConfig) -> PreTrainedModel:
+        from voxstrata.backbone.families.whisper_encoder import WhisperEncoderModel
+
         return WhisperEncoderModel(copy.deepcopy(config)).float()
 
     def told_config(self, settings: Mapping[str, Any]) -> PretrainedConfig | None:
@@ -121,6 +125,8 @@ class WhisperFamily(Family):
         return _openai_config(dims) if isinstance(dims, Mapping) else None
 
     def prepare(self, model: PreTrainedModel, attention: Attention) -> None:
+        from voxstrata.backbone.attention import set_attention
+
         set_attention(model, attention)
 
     def architecture(self, model: PreTrainedModel) -> str:
@@ -128,6 +134,8 @@ class WhisperFamily(Family):
 
     def filled(self, name: str, shape: Sequence[int]) -> Tensor:
         """The table of positions, which is a function of its size."""
+        from transformers.models.whisper.modeling_whisper import sinusoids
+
         table: Tensor = sinusoids(*shape)
         return table
 
@@ -297,6 +305,8 @@ def _window(device: torch.device) -> Tensor:
 @lru_cache(maxsize=8)
 def _filters(bins: int, device: torch.device) -> Tensor:
     """Mel bands of Slaney's form, [1 + FFT / 2, M]."""
+    from transformers.audio_utils import mel_filter_bank
+
     filters = mel_filter_bank(
         1 + FFT // 2, bins, 0.0, SAMPLE_RATE / 2, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
     )
@@ -312,6 +322,8 @@ def _mask_dtype(hidden: Tensor) -> torch.dtype:
 
 def _openai_config(dims: Mapping[str, Any]) -> WhisperConfig:
     """The configuration of an OpenAI file's `dims`."""
+    from transformers import WhisperConfig
+
     try:
         size = int(dims["n_audio_state"])
         return WhisperConfig(

@@ -20,12 +20,12 @@ from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.finite import require_finite
 from voxstrata.backbone.groups import group_norms, partition
 from voxstrata.backbone.input_settings import input_settings_of, require_same_input, stored_input_settings
+from voxstrata.backbone.kinship import KINSHIP_THRESHOLD, Kinship
 from voxstrata.backbone.layouts import describe_left_out
 from voxstrata.backbone.locate import locate
 from voxstrata.backbone.plain_values import check_layers
 from voxstrata.documents import parse_json
 from voxstrata.errors import CheckpointError
-from voxstrata.methods.adaltm.kinship import KINSHIP_THRESHOLD, Kinship
 from voxstrata.runs import written_whole
 
 FORMAT = "voxstrata-task-vector-1"
