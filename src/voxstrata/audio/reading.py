@@ -17,6 +17,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from voxstrata.audio.chunks import Claim, claim_of_au, claim_of_chunks, claim_of_sphere
+from voxstrata.audio.clicks import remarks_on_clicks, without_clicks
 from voxstrata.audio.content import Remark, downmix, remarks_on_steps, require_sound
 from voxstrata.audio.ffmpeg import CUT_IT, Undecodable, decode_av
 from voxstrata.audio.kinds import HEAD, RAW, UNKNOWN, Kind, kind_of, no_audio
@@ -60,13 +61,21 @@ class Sound:
     remarks: tuple[Remark, ...] = ()
 
     def mono(self, name: str) -> tuple[NDArray[np.float32], tuple[Remark, ...]]:
-        """One channel [N] at the file's rate, in which something is to be heard, and all remarks.
+        """One channel [N] at the file's rate that holds sound, without clicks, and all remarks.
 
         Raises:
             NoSound: if there are no samples, or silence alone, with or without clicks in it.
         """
-        mono, remarks = downmix(self.samples)
+        samples = self.samples
+        if samples.shape[1] > 1:
+            cleaned = [without_clicks(channel, self.sample_rate) for channel in samples.T]
+            if any(after.base is not samples for after in cleaned):
+                samples = np.stack(cleaned, axis=1)
+        mixed, remarks = downmix(samples)
+        # Also of channels that hold nothing else, and so kept them.
+        mono = without_clicks(mixed, self.sample_rate)
         require_sound(name, mono, self.sample_rate)
+        remarks += remarks_on_clicks(self.samples, samples) or remarks_on_clicks(mixed, mono)
         return mono, self.remarks + remarks + remarks_on_steps(mono)
 
 
