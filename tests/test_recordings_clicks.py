@@ -21,7 +21,9 @@ RATE = 16_000
 RNG = np.random.default_rng(0)
 TIME = np.arange(2 * RATE) / RATE
 #: Syllables of a voice of 150 Hz, with a peak of 0.02.
-VOICE = np.sin(2 * np.pi * 150 * TIME + 2 * np.sin(2 * np.pi * 450 * TIME)) * np.sin(2 * np.pi * 2 * TIME) ** 2
+VOICE = (
+    np.sin(2 * np.pi * 150 * TIME + 2 * np.sin(2 * np.pi * 450 * TIME)) * np.sin(2 * np.pi * 2 * TIME) ** 2
+)
 VOICE = (0.02 * VOICE + 1e-4 * RNG.normal(size=len(TIME))).astype(np.float32)
 
 
@@ -60,7 +62,9 @@ def test_a_quiet_recording_with_clicks_is_the_recording_without(
     np.testing.assert_array_equal(found[~changed], expected[~changed])
     assert np.abs(found - offset).max() < 0.04
     (remark,) = remarks
-    assert remark.kind == "clicks" and remark.detail.startswith(f"{changed.sum()} of 32,000 samples stand far")
+    assert remark.kind == "clicks" and remark.detail.startswith(
+        f"{changed.sum()} of 32,000 samples stand far"
+    )
     assert "\n" not in str(remark)
 
 
@@ -159,7 +163,10 @@ def test_prepare_counts_recordings_with_clicks_and_arrays_are_as_files(tmp_path:
     written(tmp_path / "clicked.wav", CLICKS["1e30"])
     (tmp_path / "t.csv").write_text("path\nplain.wav\nclicked.wav\n")
     prepared = prepare("table", tmp_path / "t.csv", tmp_path / "out")
-    assert any(note.startswith("clicks: 1 of 2 recordings, such as t/clicked: 1 of 32,000") for note in prepared.notes)
+    assert any(
+        note.startswith("clicks: 1 of 2 recordings, such as t/clicked: 1 of 32,000")
+        for note in prepared.notes
+    )
     assert not any("over full scale" in note for note in prepared.notes)
     mono, remarks, _ = heard(CLICKS["1e30"], RATE)
     np.testing.assert_array_equal(mono, load_audio(tmp_path / "clicked.wav"))

@@ -1,86 +1,14 @@
-"""Whether a compressed recording is whole: what its pages, frames, boxes or elements claim."""
+"""Recordings made of boxes, elements or blocks (MP4, Matroska, VOC, ...): whether all end in the file."""
 
 from __future__ import annotations
 
 from typing import BinaryIO
 
-from voxstrata.audio.chunks import Claim
-from voxstrata.audio.kinds import mpeg_frame
+from voxstrata.audio.claim import Claim, breaks_off
 
-#: A page of Ogg has a head of 27 bytes, up to 255 sizes, and 255 bytes for each of them.
-_LONGEST_PAGE = 27 + 255 + 255 * 255
-_LAST_PAGE = 4
-#: Larger MP3 files are not walked through.
-_MOST_MP3 = 1 << 28
-
-_SEGMENT, _CLUSTER, _EBML = 0x18538067, 0x1F43B675, 0x1A45DFA3
-
-
-def claim_of_ogg(file: BinaryIO) -> Claim:
-    """Whether the last page is there to its end, and marked as the last (RFC 3533, section 6)."""
-    end = file.seek(0, 2)
-    start = max(0, end - 2 * _LONGEST_PAGE)
-    file.seek(start)
-    tail = file.read()
-    place, page = tail.rfind(b"OggS"), b""
-    while place >= 0 and (len(page := tail[place:]) < 27 or page[4] != 0):
-        if place + 27 > len(tail):
-            return Claim("its last page breaks off")
-        place = tail.rfind(b"OggS", 0, place)
-    if place < 0:
-        return Claim()
-    sizes = page[27 : 27 + page[26]]
-    if len(sizes) < page[26] or 27 + page[26] + sum(sizes) > len(page):
-        return Claim("its last page breaks off")
-    if not page[5] & _LAST_PAGE:
-        return Claim(remark="has no mark at its end: its writer was stopped, or it is a part of a recording")
-    return Claim()
-
-
-def claim_of_mp3(file: BinaryIO) -> Claim:
-    """Whether all frames are there that the first one counts (Xing, VBRI), and the last one to its end."""
-    end = file.seek(0, 2)
-    if end > _MOST_MP3:
-        return Claim()
-    file.seek(0)
-    content = file.read()
-    place = 0
-    while content[place : place + 3] == b"ID3" and place + 10 <= len(content):
-        sizes = content[place + 6 : place + 10]
-        place += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(sizes, (21, 14, 7, 0), strict=True))
-    first = place
-    length = mpeg_frame(content[place : place + 4])
-    declared = None if length is None else _counted_frames(content[place : place + min(length, 400)])
-    frames, bitrates = 0, set()
-    while (length := mpeg_frame(content[place : place + 4])) is not None and place + length <= len(content):
-        bitrates.add(content[place + 2] >> 4)
-        place, frames = place + length, frames + 1
-    # The frame that counts the others is none of them.
-    held = frames - (declared is not None)
-    tagged = content[place : place + 3] in (b"TAG", b"APE", b"LYR") or not any(content[place:])
-    if length is None and not tagged and len(content) - place >= 4:
-        # Something else stands there: what is behind it is not counted.
-        return Claim()
-    if declared is not None and held < declared - 1:
-        return Claim(f"{max(0, held)} of {declared} frames")
-    if declared is None and place > first and (length is not None or 0 < len(content) - place < 4):
-        return Claim("its last frame breaks off")
-    return Claim(uncounted=declared is None and len(bitrates) > 1)
-
-
-def _counted_frames(frame: bytes) -> int | None:
-    """How many frames follow, as the first one tells where it holds a count and no sound."""
-    for name, flags_at, count_at in ((b"Xing", 4, 8), (b"Info", 4, 8), (b"VBRI", None, 14)):
-        place = frame.find(name, 4, 200)
-        if place < 0:
-            continue
-        if flags_at is not None and not frame[place + flags_at + 3 : place + flags_at + 4] > b"\0":
-            return None
-        if flags_at is not None and not frame[place + flags_at + 3] & 1:
-            return None
-        count = int.from_bytes(frame[place + count_at : place + count_at + 4], "big")
-        return count or None
-    return None
+#: Bytes of a packet of an MPEG transport stream.
+_PACKET = 188
+_SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 
 
 def claim_of_mp4(file: BinaryIO) -> Claim:
@@ -96,7 +24,7 @@ def claim_of_mp4(file: BinaryIO) -> Claim:
         if size < 8 or not all(0x20 <= byte < 0x7F or byte == 0xA9 for byte in head[4:8]):
             break
         if place + size > end:
-            return Claim(f"{end - place} of {size} bytes of its part {head[4:8].decode('latin-1')!r}")
+            return breaks_off(f"{end - place} of {size} bytes of its part {head[4:8].decode('latin-1')!r}")
         place += size
     return Claim()
 
@@ -116,7 +44,7 @@ def claim_of_matroska(file: BinaryIO) -> Claim:
         size = int.from_bytes(head[name_bytes : name_bytes + size_bytes], "big") & ones
         body = place + name_bytes + size_bytes
         if size != ones and body + size > end:
-            return Claim(f"{end - body} of {size} bytes of one of its parts")
+            return breaks_off(f"{end - body} of {size} bytes of one of its parts")
         inside = name in (_SEGMENT, _CLUSTER) or size == ones
         place = body if inside else body + size
     return Claim()
@@ -126,3 +54,35 @@ def _width(head: bytes, most: int) -> int:
     """Bytes of a number whose leading zero bits tell how many there are; 0 where it is none."""
     width = 9 - head[0].bit_length() if head and head[0] else 0
     return width if width <= most else 0
+
+
+def claim_of_voc(file: BinaryIO) -> Claim:
+    """Whether the blocks of a Creative Voice file are there to their ends."""
+    end = file.seek(0, 2)
+    file.seek(20)
+    place = int.from_bytes(file.read(2), "little")
+    while place + 4 <= end:
+        file.seek(place)
+        # A type, and a size of three bytes.
+        head = file.read(4)
+        size = int.from_bytes(head[1:], "little")
+        if not head[0]:
+            break
+        if place + 4 + size > end:
+            return breaks_off(f"{end - place - 4} of {size} bytes of one of its blocks")
+        place += 4 + size
+    return Claim()
+
+
+def claim_of_avi(file: BinaryIO) -> Claim:
+    """Whether an AVI file is as long as its header says."""
+    end = file.seek(0, 2)
+    file.seek(4)
+    size = int.from_bytes(file.read(4), "little")
+    # A writer that was stopped leaves 0.
+    return breaks_off(f"{end - 8} of {size} bytes") if end - 8 < size - 1 else Claim()
+
+
+def claim_of_ts(file: BinaryIO) -> Claim:
+    """Whether the last packet of an MPEG transport stream is there to its end."""
+    return breaks_off("its last packet is not whole") if file.seek(0, 2) % _PACKET else Claim()
