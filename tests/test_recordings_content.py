@@ -52,7 +52,7 @@ def test_channels_that_cancel_each_other_are_heard_as_one_of_them(
     mono, (remark,) = load_with_remarks(tmp_path / "a.wav")
     # Mono from the loudest of both; either is the recording.
     assert abs(np.corrcoef(mono, VOICE)[0, 1]) > 0.99
-    assert remark.kind == "channels cancel each other" and "of 2 is heard" in remark.detail
+    assert remark.kind == "channels cancel each other" and "of 2 is used" in remark.detail
     assert inspect_audio(tmp_path / "a.wav").fault is None
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal
+
+from voxstrata.audio.behind import is_file_at, next_file, remark_on
+from voxstrata.audio.claim import Claim, breaks_off
+from voxstrata.audio.content import Remark
+from voxstrata.audio.spliced import Spliced, patched
 
 Order = Literal["big", "little"]
 
@@ -14,23 +20,6 @@ _SIZE_UNKNOWN = 0x7FFFF000
 _MUCH_S = 0.1
 # Chunks that may stand behind the sound even where they break off themselves.
 _TAGS = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"cue ", b"JUNK", b"iXML", b"axml", b"PEAK", b"smpl", b"_PMX")
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What was found.
-
-    Args:
-        fault: why the file is not whole, in words; empty where it is.
-        remark: what one should know of it; empty where there is nothing.
-        patches: place -> bytes with which the header tells of all the sound that is there.
-        uncounted: libsndfile would guess its length, and stop there.
-    """
-
-    fault: str = ""
-    remark: str = ""
-    patches: Mapping[int, bytes] = field(default_factory=dict)
-    uncounted: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,25 +90,45 @@ def claim_of_chunks(file: BinaryIO, kind: str) -> Claim:
             where, width = place + layout.name, layout.size
             if form in (b"RF64", b"BW64") and size == 0xFFFFFFFF and long_size is not None:
                 (size, where), width = long_size, 8
+            start = place + layout.head
             unknown = (width == 4 and size >= _SIZE_UNKNOWN) or size >= 2**62
-            return (
-                Claim()
-                if unknown
-                else _of_sound(file, layout, (where, width), place + layout.head, size, end, bytes_per_s)
-            )
+            behind = next_file(file, kind, start + (16 if unknown else max(0, size)))
+            if behind is not None:
+                return _without(file, kind, behind, end)
+            if unknown:
+                return Claim()
+            return _of_sound(file, kind, layout, (where, width), start, size, end, bytes_per_s)
         if size < 0:
             break
         place += layout.head + size + -(layout.head + size) % layout.align
     return Claim()
 
 
+def _without(file: BinaryIO, kind: str, behind: int, end: int) -> Claim:
+    """The claim of what stands before another file."""
+    first = claim_of_chunks(io.BufferedReader(Spliced(file, (slice(0, behind),))), kind)
+    return replace(
+        first,
+        remarks=(*first.remarks, remark_on(behind, end)),
+        parts=first.parts or ((slice(0, behind),),),
+    )
+
+
 def _of_sound(
-    file: BinaryIO, layout: _Layout, told: tuple[int, int], start: int, size: int, end: int, bytes_per_s: int
+    file: BinaryIO,
+    kind: str,
+    layout: _Layout,
+    told: tuple[int, int],
+    start: int,
+    size: int,
+    end: int,
+    bytes_per_s: int,
 ) -> Claim:
     """The claim of a chunk with sound.
 
     Args:
         file: at any place.
+        kind: of the file.
         layout: of the file.
         told: where the size stands, and in how many bytes.
         start: where the chunk's content begins.
@@ -130,13 +139,17 @@ def _of_sound(
     held = end - start
     # One byte less is a padding that was counted, but not written.
     if held < size - 1:
-        return Claim(f"{held - layout.ahead} of {size - layout.ahead} bytes of sound")
+        return breaks_off(f"{held - layout.ahead} of {size - layout.ahead} bytes of sound")
     beyond = held - size
     sounding = size - layout.ahead
     if beyond <= 0 or (sounding > 0 and beyond < max(256, _MUCH_S * bytes_per_s)):
         return Claim()
     if _are_chunks(file, layout, start + size, end) or not _any_byte(file, start + size, end):
         return Claim()
+    # A file that was cut, with another one behind it, which begins within the sound that the first declares.
+    behind = start + size if is_file_at(file, start + size) else next_file(file, kind, start + 16)
+    if behind is not None:
+        return _without(file, kind, behind, end)
     where, width = told
     new = held + (layout.head if layout.whole else 0)
     if width == 4 and new >= 2**32:
@@ -144,11 +157,13 @@ def _of_sound(
     patches = {where: new.to_bytes(width, layout.order)}
     if width == 4:
         patches[4] = min(end - 8, 0xFFFFFFFF).to_bytes(4, layout.order)
-    told_bytes = max(0, sounding)
-    return Claim(
-        remark=f"declares {told_bytes} of {held - layout.ahead} bytes of sound; all of them are heard",
-        patches=patches,
-    )
+    return _all_of_it(end, max(0, sounding), held - layout.ahead, patches)
+
+
+def _all_of_it(end: int, declared: int, held: int, patches: Mapping[int, bytes]) -> Claim:
+    """The claim of a file whose header is made to tell of all the sound that is there."""
+    remark = f"it declares {declared} of {held} bytes of sound; all of them are read"
+    return Claim(remarks=(Remark("header", remark),), parts=(patched(end, patches),))
 
 
 def _are_chunks(file: BinaryIO, layout: _Layout, start: int, end: int) -> bool:
@@ -188,13 +203,13 @@ def claim_of_au(file: BinaryIO) -> Claim:
     if size == 0xFFFFFFFF or held == size:
         return Claim()
     if held < size:
-        return Claim(f"{held} of {size} bytes of sound")
+        return breaks_off(f"{held} of {size} bytes of sound")
     if size and held - size < 256:
         return Claim()
-    return Claim(
-        remark=f"declares {size} of {held} bytes of sound; all of them are heard",
-        patches={8: min(held, 0xFFFFFFFF).to_bytes(4, "big")},
-    )
+    if is_file_at(file, start + size):
+        alone = (slice(0, start + size),)
+        return Claim(remarks=(remark_on(start + size, end),), parts=(alone,))
+    return _all_of_it(end, size, held, {8: min(held, 0xFFFFFFFF).to_bytes(4, "big")})
 
 
 def claim_of_sphere(file: BinaryIO) -> Claim:
@@ -212,4 +227,4 @@ def claim_of_sphere(file: BinaryIO) -> Claim:
         return Claim()
     if "embedded" in fields.get("sample_coding", "") or end - start >= size - 1:
         return Claim()
-    return Claim(f"{max(0, end - start)} of {size} bytes of sound")
+    return breaks_off(f"{max(0, end - start)} of {size} bytes of sound")

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from voxstrata.audio.content import Remark
 from voxstrata.errors import AudioError
 
 #: Formats whose header states the length; for others FFmpeg estimates it.
@@ -19,10 +20,16 @@ _TELLS_LENGTH = frozenset(
 )
 #: A stream may end by so much before its header says: the last packets of an encoder, or rounding.
 _SLACK_S, _SLACK = 0.1, 0.01
+#: A frame that begins so much later than the one before ends leaves a gap.
+_GAP_S = 0.05
 
 
 class Undecodable(Exception):
     """Why FFmpeg does not read a file, in words."""
+
+
+class MissingPyAV(AudioError):
+    """A file that PyAV would read, which is not installed."""
 
 
 class _Source:
@@ -43,7 +50,9 @@ class _Source:
             return -errno.EINVAL
 
 
-def decode_av(file: BinaryIO, name: str, av_format: str, most_values: int) -> tuple[NDArray[np.float32], int]:
+def decode_av(
+    file: BinaryIO, name: str, av_format: str, most_values: int
+) -> tuple[NDArray[np.float32], int, tuple[Remark, ...]]:
     """Decodes the first audio stream of a file.
 
     Args:
@@ -53,23 +62,20 @@ def decode_av(file: BinaryIO, name: str, av_format: str, most_values: int) -> tu
         most_values: samples of all channels at most.
 
     Returns:
-        Samples [N, channels] and the sample rate in Hz.
+        Samples [N, channels], the sample rate in Hz, and what one should know of the stream.
 
     Raises:
-        AudioError: if PyAV is not installed, there is no sound, or it breaks off or is too long.
+        MissingPyAV: if PyAV is not installed.
+        AudioError: if there is no sound, or it breaks off or is too long.
         Undecodable: if FFmpeg cannot decode it.
     """
-    try:
-        av = import_module("av")
-    except ImportError:
-        raise AudioError(
-            f"{name} needs PyAV to be read; pip install 'voxstrata[av]', or convert it to wav or flac"
-        ) from None
+    av = _pyav(name)
     file.seek(0)
     parts: list[NDArray[np.float32]] = []
     rate = channels = values = 0
     broken = ""
     declared_s = None
+    gaps = _Gaps()
     try:
         # Tags are no matter: any bytes may stand in them.
         with av.open(_Source(file), format=av_format, metadata_errors="replace") as container:
@@ -82,7 +88,7 @@ def decode_av(file: BinaryIO, name: str, av_format: str, most_values: int) -> tu
                 declared_s = _declared_s(container, stream)
             rate, channels = stream.rate or 0, stream.channels
             try:
-                for part in _planes(av, container, stream):
+                for part in _planes(av, container, stream, gaps):
                     rate, values = part.sample_rate, values + part.samples * len(part.layout.channels)
                     if values > most_values:
                         raise AudioError(f"{name} holds too much sound to be read at once; {CUT_IT}")
@@ -99,19 +105,61 @@ def decode_av(file: BinaryIO, name: str, av_format: str, most_values: int) -> tu
         raise AudioError(f"{name} breaks off, or is broken, after {held_s:.1f} s ({broken}); copy it again")
     if declared_s is not None and held_s < declared_s * (1 - _SLACK) - _SLACK_S:
         raise AudioError(f"{name} breaks off: {held_s:.1f} of {declared_s:.1f} s of sound; copy it again")
-    return np.ascontiguousarray(samples.T, dtype=np.float32), rate
+    return np.ascontiguousarray(samples.T, dtype=np.float32), rate, gaps.remarks()
 
 
 #: What to do with a recording that is too long.
 CUT_IT = "cut it into shorter recordings"
 
 
-def _planes(av: Any, container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded frames as float32, a plane a channel."""
-    planar = av.AudioResampler(format="fltp")
+def _pyav(name: str) -> Any:
+    try:
+        return import_module("av")
+    except ImportError:
+        raise MissingPyAV(
+            f"{name} needs PyAV to be read; pip install 'voxstrata[av]', or convert it to wav or flac"
+        ) from None
+
+
+class _Gaps:
+    """Time between frames that no frame fills, as they are decoded."""
+
+    def __init__(self) -> None:
+        self.missing_s = self.first_s = 0.0
+        self._next_s: float | None = None
+
+    def note(self, frame: Any) -> None:
+        """The next frame."""
+        if frame.pts is None or not frame.time_base or not frame.sample_rate:
+            return
+        start_s = float(frame.pts * frame.time_base)
+        if self._next_s is not None and start_s > self._next_s + _GAP_S:
+            self.first_s = self.first_s or self._next_s
+            self.missing_s += start_s - self._next_s
+        self._next_s = start_s + frame.samples / frame.sample_rate
+
+    def remarks(self) -> tuple[Remark, ...]:
+        """Says where there are any."""
+        if not self.missing_s:
+            return ()
+        detail = f"its times leave out {self.missing_s:.2f} s, the first at {self.first_s:.1f} s"
+        return (Remark("gaps", detail),)
+
+
+def _planes(av: Any, container: Any, stream: Any, gaps: _Gaps) -> Iterator[Any]:
+    """Decoded frames as float32, a plane a channel; all with rate and channels of the first."""
+    planar = first = form = None
     for frame in container.decode(stream):
+        gaps.note(frame)
+        now = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if planar is None or now != form:
+            if planar is not None:
+                yield from planar.resample(None)
+            first, form = first or frame, now
+            planar = av.AudioResampler(format="fltp", layout=first.layout, rate=first.sample_rate)
         yield from planar.resample(frame)
-    yield from planar.resample(None)
+    if planar is not None:
+        yield from planar.resample(None)
 
 
 def _declared_s(container: Any, stream: Any) -> float | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from voxstrata.audio.mpeg import frame_header
+
 #: Bytes that are looked at.
 HEAD = 4096
 
@@ -95,8 +97,8 @@ def kind_of(file: BinaryIO, suffix: str) -> Kind:
         tag = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
         file.seek(tag)
         behind = file.read(HEAD)
-        return _by_magic(behind) or (_by_sync(behind) if suffix == ".aac" else None) or _MP3
-    found = _by_magic(head)
+        return by_magic(behind) or (_by_sync(behind) if suffix == ".aac" else None) or _MP3
+    found = by_magic(head)
     if found is None and suffix != RAW:
         # Two bytes that samples may have too; of a headerless file they say nothing.
         found = _by_sync(head)
@@ -128,7 +130,8 @@ def no_audio(head: bytes) -> str | None:
     return f"text, not audio (it begins {shown!r}); leave it out, or fetch the recording again"
 
 
-def _by_magic(head: bytes) -> Kind | None:
+def by_magic(head: bytes) -> Kind | None:
+    """The kind whose files begin with four certain bytes or more, as these do."""
     for offset, magic, kind in _MAGICS:
         if head[offset : offset + len(magic)] == magic:
             return kind
@@ -144,7 +147,7 @@ def _by_sync(head: bytes) -> Kind | None:
         return None
     if head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
         return _ADTS
-    if mpeg_frame(head[:4]) is not None:
+    if frame_header(head[:4]) is not None:
         return _MP3
     if head[:2] == b"\x0b\x77":
         return _AC3
@@ -167,38 +170,3 @@ def _text_of(head: bytes) -> str | None:
             text = head[: fault.start].decode("utf-8")
     odd = sum(not (letter.isprintable() or letter in "\t\n\r\f\ufeff") for letter in text)
     return text if text and not odd else None
-
-
-#: kbit/s by the bitrate index of a frame of MPEG-1 layers 1, 2, 3, and of MPEG-2 layers 1 and 2, 3.
-_BITRATES = (
-    (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
-    (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-)
-_RATES = (44_100, 48_000, 32_000)
-
-
-def mpeg_frame(header: bytes) -> int | None:
-    """Bytes of the MPEG audio frame with this header of four bytes; None where it is none.
-
-    ISO/IEC 11172-3, 2.4.1.3, and 13818-3 for the lower rates. Frames of free bitrate are not known.
-
-    >>> mpeg_frame(bytes.fromhex("fffb9064")), mpeg_frame(b"RIFF")
-    (417, None)
-    """
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
-        return None
-    version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
-    bitrate, rate = header[2] >> 4, header[2] >> 2 & 3
-    if version == 1 or layer == 4 or rate == 3 or bitrate in (0, 15):
-        return None
-    newest = version == 3
-    row = layer - 1 if newest else (3 if layer == 1 else 4)
-    bits = _BITRATES[row][bitrate - 1] * 1000
-    hertz = _RATES[rate] // (1 if newest else 2 if version == 2 else 4)
-    padding = header[2] >> 1 & 1
-    if layer == 1:
-        return (12 * bits // hertz + padding) * 4
-    return (144 if newest or layer == 2 else 72) * bits // hertz + padding

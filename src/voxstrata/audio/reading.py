@@ -6,21 +6,24 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import soundfile
+import soxr
 from numpy.typing import NDArray
 
-from voxstrata.audio.chunks import Claim, claim_of_au, claim_of_chunks, claim_of_sphere
+from voxstrata.audio.claims import claim_of
+from voxstrata.audio.clicks import remarks_on_clicks, without_clicks
 from voxstrata.audio.content import Remark, downmix, remarks_on_steps, require_sound
-from voxstrata.audio.ffmpeg import CUT_IT, Undecodable, decode_av
+from voxstrata.audio.ffmpeg import CUT_IT, MissingPyAV, Undecodable, decode_av
 from voxstrata.audio.kinds import HEAD, RAW, UNKNOWN, Kind, kind_of, no_audio
-from voxstrata.audio.streams import claim_of_matroska, claim_of_mp3, claim_of_mp4, claim_of_ogg
+from voxstrata.audio.quiet import quiet
+from voxstrata.audio.spliced import Spliced
 from voxstrata.audio.waveform import leveled, resample
 from voxstrata.errors import AudioError
 
@@ -60,13 +63,21 @@ class Sound:
     remarks: tuple[Remark, ...] = ()
 
     def mono(self, name: str) -> tuple[NDArray[np.float32], tuple[Remark, ...]]:
-        """One channel [N] at the file's rate, in which something is to be heard, and all remarks.
+        """One channel [N] at the file's rate that holds sound, without clicks, and all remarks.
 
         Raises:
             NoSound: if there are no samples, or silence alone, with or without clicks in it.
         """
-        mono, remarks = downmix(self.samples)
+        samples = self.samples
+        if samples.shape[1] > 1:
+            cleaned = [without_clicks(channel, self.sample_rate) for channel in samples.T]
+            if any(after.base is not samples for after in cleaned):
+                samples = np.stack(cleaned, axis=1)
+        mixed, remarks = downmix(samples)
+        # Also of channels that hold nothing else, and so kept them.
+        mono = without_clicks(mixed, self.sample_rate)
         require_sound(name, mono, self.sample_rate)
+        remarks += remarks_on_clicks(self.samples, samples) or remarks_on_clicks(mixed, mono)
         return mono, self.remarks + remarks + remarks_on_steps(mono)
 
 
@@ -136,20 +147,20 @@ def read_sound(path: Path, *, offset_s: float = 0.0, duration_s: float | None = 
         kind = kind_of(file, suffix)
         if kind is UNKNOWN and suffix == RAW:
             return _stretch(_raw_sound(path, file), offset_s, duration_s)
-        claim = _claim(file, kind)
+        claim = claim_of(file, kind.name)
         if claim.fault:
-            raise AudioError(f"{shown(path)} breaks off: {claim.fault}; copy it again")
-        if claim.patches:
-            file = io.BufferedReader(_Patched(file, claim.patches))
-        if claim.uncounted:
-            kind = replace(kind, soundfile=False)
-        sound = _decoded(path, file, kind, offset_s, duration_s)
+            raise AudioError(f"{shown(path)} {claim.fault}")
+        files: list[BinaryIO] = [io.BufferedReader(Spliced(file, part)) for part in claim.parts] or [file]
+        if len(files) == 1:
+            sound = _decoded(path, files[0], kind, offset_s, duration_s)
+        else:
+            parts = [_decoded(path, part, kind, 0.0, None) for part in files]
+            sound = _stretch(_one_after_the_other(path, parts), offset_s, duration_s)
     if not np.isfinite(sound.samples).all():
         raise AudioError(
             f"{shown(path)} holds samples that are not finite (NaN or infinite); leave it out or mend it"
         )
-    remarks = (Remark("header", f"it {claim.remark}"),) if claim.remark else ()
-    return Sound(sound.samples, sound.sample_rate, remarks)
+    return Sound(sound.samples, sound.sample_rate, claim.remarks + sound.remarks)
 
 
 def audio_file(path: Path) -> Path:
@@ -190,7 +201,9 @@ def _one_line(path: Path) -> Iterator[None]:
     except Undecodable as fault:
         raise _undecodable(name, str(fault)) from None
     except soundfile.SoundFileError as fault:
-        raise _undecodable(name, str(fault).rsplit(": ", 1)[-1]) from None
+        reason = str(fault).rsplit(": ", 1)[-1]
+        # So libsndfile calls what it takes for MP3, and is none.
+        raise _undecodable(name, "" if "does not exist" in reason else reason) from None
     except OSError as fault:
         raise AudioError(
             f"cannot read {name}: {fault.strerror or fault}; leave it out, or make it readable"
@@ -230,38 +243,43 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield io.BytesIO(file.read(max(0, min(size, end - offset))))
 
 
-def _claim(file: BinaryIO, kind: Kind) -> Claim:
-    """What the header claims, held against what the file holds."""
-    if kind.name in ("WAV", "AIFF", "W64", "CAF"):
-        return claim_of_chunks(file, kind.name)
-    claims = {
-        "AU": claim_of_au, "SPHERE": claim_of_sphere, "Ogg": claim_of_ogg, "MP3": claim_of_mp3,
-        "MP4": claim_of_mp4, "Matroska": claim_of_matroska,
-    }  # fmt: skip
-    return claims[kind.name](file) if kind.name in claims else Claim()
+def _one_after_the_other(path: Path, parts: Sequence[Sound]) -> Sound:
+    """Recordings joined, at the rate and with the channels of the first."""
+    rate, channels = parts[0].sample_rate, parts[0].samples.shape[1]
+    samples: list[NDArray[np.float32]] = []
+    for part in parts:
+        same = part.samples
+        if same.shape[1] != channels:
+            same = np.repeat(downmix(same)[0][:, None], channels, axis=1)
+        if part.sample_rate != rate and len(same):
+            same = soxr.resample(same, part.sample_rate, rate)
+        samples.append(same)
+    _check_length(path, sum(map(len, samples)), MOST_VALUES // channels)
+    return Sound(np.concatenate(samples), rate, tuple({r: None for part in parts for r in part.remarks}))
 
 
 def _decoded(path: Path, file: BinaryIO, kind: Kind, offset_s: float, duration_s: float | None) -> Sound:
-    """By libsndfile where it opens the file, else by FFmpeg."""
+    """By libsndfile where it opens the file and reads it, else by FFmpeg."""
     fault: soundfile.SoundFileError | None = None
+    is_open = False
     if kind.soundfile:
         try:
-            opened = _soundfile(file)
+            with quiet(), _soundfile(file) as opened:
+                is_open = True
+                return _of_soundfile(path, opened, offset_s, duration_s)
         except soundfile.SoundFileError as refused:
             fault = refused
-        else:
-            with opened:
-                return _of_soundfile(path, opened, offset_s, duration_s)
     if kind.av is None:
         raise fault or Undecodable("no decoder reads it")
     try:
-        samples, rate = decode_av(file, shown(path), kind.av, MOST_VALUES)
-    except Undecodable:
-        if fault is not None:
+        samples, rate, remarks = decode_av(file, shown(path), kind.av, MOST_VALUES)
+    except (Undecodable, MissingPyAV) as refused:
+        # What libsndfile opens is of its kind, but broken.
+        if fault is not None and (is_open or isinstance(refused, Undecodable)):
             raise fault from None
         raise
     _check_rate(path, rate)
-    return _stretch(Sound(samples, rate), offset_s, duration_s)
+    return _stretch(Sound(samples, rate, remarks), offset_s, duration_s)
 
 
 def _soundfile(file: BinaryIO) -> soundfile.SoundFile:
@@ -291,7 +309,8 @@ def _of_soundfile(path: Path, file: soundfile.SoundFile, offset_s: float, durati
     samples = _in_blocks(path, file, None if wanted is None else start + wanted, most)
     # FLAC counts its samples; of other compressed streams the count is an estimate.
     if known and file.format == "FLAC" and wanted is not None and len(samples) < wanted:
-        raise AudioError(f"{shown(path)} breaks off: {len(samples)} of {wanted} samples; copy it again")
+        held = f"{len(samples)} of {wanted} samples"
+        raise AudioError(f"{shown(path)} breaks off, or is damaged, after {held}; copy it again")
     return Sound(samples[start:], file.samplerate)
 
 
@@ -360,33 +379,3 @@ def _raw_sound(path: Path, file: BinaryIO) -> Sound:
     readings = [np.frombuffer(content, order).astype(np.float32) for order in (">i2", "<i2")]
     smoothest = min(readings, key=lambda samples: float(np.abs(np.diff(samples)).sum(dtype=np.float64)))
     return Sound(smoothest[:, None] / np.float32(32768), RAW_SAMPLE_RATE)
-
-
-class _Patched(io.RawIOBase):
-    """A file with some of its bytes replaced, for those who read it."""
-
-    def __init__(self, file: BinaryIO, patches: Mapping[int, bytes]) -> None:
-        self._file = file
-        self._patches = patches
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        start = self._file.tell()
-        content = bytearray(self._file.read(len(buffer)))
-        for place, patch in self._patches.items():
-            for at, byte in enumerate(patch, place - start):
-                if 0 <= at < len(content):
-                    content[at] = byte
-        buffer[: len(content)] = content
-        return len(content)

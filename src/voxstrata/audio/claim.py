@@ -1,0 +1,38 @@
+"""What a recording's own header and marks claim, held against what the file holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from voxstrata.audio.content import Remark
+from voxstrata.audio.spliced import Pieces
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What was found.
+
+    Args:
+        fault: what is wrong with the file, in words that follow its name; empty where it can be used.
+        remarks: what one should know of it.
+        parts: what is decoded in its place, one after the other; none: the file as it is.
+    """
+
+    fault: str = ""
+    remarks: tuple[Remark, ...] = ()
+    parts: tuple[Pieces, ...] = ()
+
+
+def breaks_off(what: str) -> Claim:
+    """The claim of a file that ends too early."""
+    return Claim(f"breaks off: {what}; copy it again")
+
+
+def damaged(detail: str) -> Remark:
+    """Of a file with a hole in it."""
+    return Remark("damaged", detail)
+
+
+def joined(count: int) -> Remark:
+    """Of a file that is several recordings one after the other, all of which are read."""
+    return Remark("joined", f"it holds {count} recordings one after the other; all of them are read")
