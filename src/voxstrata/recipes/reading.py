@@ -9,12 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Union
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from voxstrata.config.problems import problems_in
 from voxstrata.config.recipe import Recipe
-from voxstrata.documents import parse_yaml, read_yaml_file
+from voxstrata.documents import parse_yaml, read_yaml_file, to_yaml
 from voxstrata.errors import RecipeError
 from voxstrata.methods.registry import methods
 from voxstrata.recipes.defaults import FIT, KEY, Notify, fitting
@@ -210,4 +209,4 @@ def _plain(value: Any) -> Any:
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML; reading it again gives the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return to_yaml(recipe.model_dump(mode="json"))
