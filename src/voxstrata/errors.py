@@ -29,6 +29,10 @@ class RecipeError(VoxstrataError):
     """A recipe with unknown keys, wrong values, or parts that do not fit together."""
 
 
+class OptionsError(RecipeError, ValueError):
+    """Options, built in Python, with unknown names, wrong values, or values that do not fit together."""
+
+
 class PredictionsError(VoxstrataError):
     """A predictions file that cannot be scored."""
 

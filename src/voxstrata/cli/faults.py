@@ -93,9 +93,9 @@ def _no_option(option: str, name: str, command: Any) -> str:
 def _wrong_value(fault: Any) -> str:
     """What was found and what is allowed: typer's cause tells it since it lets pydantic read values."""
     if hasattr(fault.__cause__, "errors"):
-        from voxstrata.config.problems import problems_of
+        from voxstrata.config.problems import problems_in
 
-        return "; ".join(problems_of(fault.__cause__))
+        return "; ".join(problems_in(fault.__cause__))
     return _own_words(fault)
 
 
