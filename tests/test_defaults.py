@@ -161,7 +161,7 @@ def test_a_warm_up_in_steps_takes_the_place_of_the_share() -> None:
     training = fitted("finetune-ser", "training.warmup_steps=7").training
     assert (training.warmup_steps, training.warmup) == (7, 0)
     assert fitted("finetune-ser", "training.warmup=0.3").training.warmup == 0.3
-    with pytest.raises(RecipeError, match=r"warmup \(0\.3 of the steps\) and warmup_steps \(7\).*set one of"):
+    with pytest.raises(RecipeError, match=r"warmup is 0\.3 and warmup_steps is 7.*set the other one to 0"):
         fitted("finetune-ser", "training.warmup_steps=7", "training.warmup=0.3")
     for share in ("1", "-0.1"):
         with pytest.raises(RecipeError, match=r"training\.warmup"):

@@ -180,7 +180,7 @@ FAULTS = {
     ),
     "MemoryError()": NO_MEMORY,
     "RuntimeError('DefaultCPUAllocator: not enough memory: you tried to allocate 4 bytes.')": NO_MEMORY,
-    "KeyboardInterrupt()": None,
+    "KeyboardInterrupt()": "stopped by Ctrl-C",
 }
 
 
@@ -200,7 +200,7 @@ def test_a_fault_of_the_machine_in_any_command_is_one_line(fault, debug):
     if debug and "Keyboard" not in fault:
         assert "Traceback" in done.stderr
     else:
-        assert done.stderr == (f"voxstrata: {FAULTS[fault]}\n" if FAULTS[fault] else "")
+        assert done.stderr == f"voxstrata: {FAULTS[fault]}\n"
 
 
 def test_a_fault_of_ours_still_shows_where():
@@ -227,4 +227,4 @@ def test_ctrl_c_while_a_command_reads_is_130():
         began = time.monotonic()
         waiting.send_signal(signal.SIGINT)
         assert waiting.wait(timeout=30) == 130 and time.monotonic() - began < 30
-        assert waiting.stderr.read() == ""
+        assert waiting.stderr.read() == "voxstrata: stopped by Ctrl-C\n"

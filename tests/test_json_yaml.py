@@ -16,6 +16,7 @@ from voxstrata.documents import (
     read_json,
     read_json_object,
     read_yaml_file,
+    to_yaml,
 )
 from voxstrata.errors import CheckpointError, CorpusError, VoxstrataError
 
@@ -82,6 +83,12 @@ def test_one_key_in_several_objects_is_none_that_stands_twice():
     assert parse_json(text, "it") == json.loads(text)
 
 
+def test_byte_order_marks_drop_however_many():
+    for text in ("\ufeff\ufeff[1]", "\ufeff\ufeff\ufeff[1]"):
+        for given_as in (text, text.encode(), text.encode("utf-16")):
+            assert parse_json(given_as, "it") == parse_yaml(given_as, "it") == [1]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_a_byte_order_mark_tells_the_encoding(tmp_path: Path, encoding: str):
     (tmp_path / "it.json").write_text('{"a": "caf\u00e9"}', encoding=encoding)
@@ -139,11 +146,19 @@ def test_a_whole_pair_of_surrogates_is_a_character():
     assert parse_json('"\\ud83d\\ude00"', "it") == "\U0001f600"
 
 
+#: Ten to the eighth keys, if each << were laid out.
+MERGED = "\n".join(
+    ["a0: &a0 {" + ", ".join(f"k{i}: 1" for i in range(1000)) + "}"]
+    + [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, 6)]
+)
 BAD_YAML = {
     "[" * 100_000: "nested too deeply",
     "{a: " * 5_000 + "1" + "}" * 5_000: "nested",
-    "seed: 2026-13-45": "month must be in",
-    "seed: !!python/object:os.system [ls]": "could not determine a constructor",
+    "seed: !!timestamp 2026-11-30": "line 1, column 7: a tag (!...) that is not known",
+    "seed: !!python/object:os.system [ls]": "line 1, column 7: a tag (!...) that is not known",
+    "seed: !!int 2:30": "'2:30' is no number",
+    "seed: !!float x": "'x' is no number",
+    "seed: 1e400": "the number 1e400 is too large",
     "seed: " + "9" * 5_000: "digits",
     "seed: 0x" + "f" * 5_000: "more than 308 digits",
     "a: 1\na: 2": "stands twice in one mapping, in line 1 and again in line 2",
@@ -153,10 +168,20 @@ BAD_YAML = {
     + "\n".join(
         f"{k}: &{k} [{', '.join(['*' + j] * 10)}]" for j, k in zip("abcdefgh", "bcdefghi", strict=True)
     ): "values",
-    "a: !!int ''": "YAML",
-    "? [1, 2]\n: 3\n? {a: b}\n: 4": "unhashable",
-    "a: b: c": "not allowed here",
-    "\x00": "special characters",
+    "a: !!int ''": "'' is no number",
+    "? [1, 2]\n: 3\n? {a: b}\n: 4": "line 1, column 3: a list or mapping as a key; give a name",
+    "a: b: c": "line 1, column 5: a colon stands where none can",
+    "a: [1, 2": "line 1, column 9: a list that [ opens is not closed; add ]",
+    "a: {b: 1]": "line 1, column 9: a mapping that { opens is not closed; add }",
+    "a: 'b": "line 1, column 6: a quotation mark is not closed",
+    "a: *b": "line 1, column 4: * begins a reference to nothing",
+    "a: 1\n---\nb: 2": "line 2, column 1: --- begins another document",
+    "a:\n  b: 1\n c: 2": "line 3, column 2: a line is indented otherwise than those beside it",
+    "a: 1\nb": "line 2, column 2: a line has no colon",
+    "\ta: 1": "line 1, column 1: a character that no value begins with, or a tab",
+    "<<: 3": "<< takes a mapping",
+    "\x00": "it holds the character '\\x00'",
+    MERGED: "more than 1,000,000 values",
 }
 
 
@@ -178,10 +203,38 @@ def test_any_text_is_read_or_refused(text):
             assert "\n" not in str(fault)
 
 
-@given(VALUES)
+#: As they are written -> what they are in YAML 1.2, by chapter 10.3 (core schema) of its specification.
+SCALARS_1_2 = {
+    "1e-3": 0.001, "1E+5": 1e5, "5.": 5.0, "+.5": 0.5, "-.inf": -math.inf, "+12": 12, "017": 17, "0o17": 15,
+    "0x1F": 31, "true": True, "FALSE": False, "~": None, "Null": None, "": None,
+    "yes": "yes", "no": "no", "on": "on", "off": "off", "y": "y", "2:30": "2:30", "1:2:3.4": "1:2:3.4",
+    "2026-11-30": "2026-11-30", "2026-11-30 10:00:00": "2026-11-30 10:00:00", "0b11": "0b11",
+    "1,000": "1,000", "=": "=", "0o8": "0o8", "1e": "1e", "'1'": "1", "!!str 1": "1", "<<": "<<",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SCALARS_1_2)
+def test_a_value_is_what_it_is_in_yaml_1_2(text):
+    value = parse_yaml(text, "it")
+    assert value == SCALARS_1_2[text] and type(value) is type(SCALARS_1_2[text])
+
+
+def test_thousands_may_be_parted_as_in_python_and_in_no_other_way():
+    assert parse_yaml("[10_000, -1_000_000, 1_0, 1_00, 0_100, 1__000]", "it") == [
+        10_000, -1_000_000, "1_0", "1_00", "0_100", "1__000",
+    ]  # fmt: skip
+
+
+@given(VALUES | st.sampled_from([*SCALARS_1_2, "10_000", "1_0"]))
 def test_yaml_that_is_written_comes_back(value):
-    text = yaml.safe_dump(value)
-    assert parse_yaml(text, "it") == yaml.safe_load(text)
+    text = to_yaml({"a": value})
+    assert parse_yaml(text, "it") == {"a": value}
+    # Also in programs that read YAML 1.1.
+    assert yaml.safe_load(text) == {"a": value}
+
+
+def test_keys_that_a_merge_brings_lie_below_a_mappings_own():
+    assert parse_yaml("a: &a {b: 1, c: 2}\nd: {<<: *a, c: 3}", "it")["d"] == {"b": 1, "c": 3}
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path: Path):

@@ -18,7 +18,7 @@ from voxstrata.recipes.reading import read_recipe
         (["vectors={ser: x}", "init=1e39"], "init.*at most 1,000 is allowed"),
         (["vectors={'': x}"], "a name of letters, digits"),
         (["vectors={'../x': y}"], "a name of letters, digits"),
-        (["rates.head=1e30"], "rates.head: found '1e30'; at most 1,000,000 is allowed"),
+        (["rates.head=1e30"], r"rates.head: found 1e\+30; at most 1,000,000 is allowed"),
         (["data.corpora=[p, p]"], "data.corpora: p is named twice; name each corpus once"),
         (["tasks.ser.corpora=[p, {path: p}]"], "p is named twice"),
     ],

@@ -251,5 +251,5 @@ def test_the_twins_are_compared_by_the_same_recipes():
 
 
 def test_a_table_that_is_not_there_is_named_as_one(tmp_path):
-    with pytest.raises(RecipeError, match="no table 'foo': neither a file nor one of adaltm, adaltm-paper"):
+    with pytest.raises(RecipeError, match="no table 'foo'; give a file, or one of adaltm, adaltm-paper"):
         read_table("foo")

@@ -1,5 +1,7 @@
 """Errors that a user can act on: what was asked, what was found, what is allowed, what to do next."""
 
+from collections.abc import Iterable
+
 
 class VoxstrataError(Exception):
     """A fault in what was given: shown as one line, without a traceback; the command exits with 2."""
@@ -27,6 +29,10 @@ class RecipeError(VoxstrataError):
     """A recipe with unknown keys, wrong values, or parts that do not fit together."""
 
 
+class OptionsError(RecipeError, ValueError):
+    """Options, built in Python, with unknown names, wrong values, or values that do not fit together."""
+
+
 class PredictionsError(VoxstrataError):
     """A predictions file that cannot be scored."""
 
@@ -52,3 +58,21 @@ def counted(count: int, noun: str) -> str:
     ('1 clip', '1,200 clips')
     """
     return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def did_you_mean(given: str, known: Iterable[str], *, likeness: float = 0.6) -> str:
+    """The end of a message about a name that is not known: the nearest that is, or nothing.
+
+    Args:
+        given: the name.
+        known: names that there are.
+        likeness: that the nearest must have at least, in [0, 1].
+
+    >>> did_you_mean("evaluat", ["compare", "evaluate"]), did_you_mean("xyz", ["compare"])
+    ('; did you mean evaluate?', '')
+    """
+    # Slow to load, and needed after a fault only.
+    from difflib import get_close_matches
+
+    close = get_close_matches(given, list(known), n=1, cutoff=likeness)
+    return f"; did you mean {close[0]}?" if close else ""

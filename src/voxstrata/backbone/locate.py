@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from voxstrata.errors import CheckpointError
+from voxstrata.errors import CheckpointError, did_you_mean
 
 _WEIGHTS = Path(__file__).parent.parent / "weights"
 #: Where an encoder lies in a run folder, in a model folder, and in a plain transformers folder.
@@ -105,12 +105,14 @@ def _download(name: str, *, local_only: bool) -> Path:
         return folder if any(folder.glob("*.safetensors")) else fetch(*_TORCH_FILES)
     except (OSError, ValueError) as fault:
         begin = f"no run or checkpoint at {name}: it" if is_missing_run(name) else name
+        near = did_you_mean(name, packaged_names())
         if local_only:
             raise CheckpointError(
-                f"{begin} is no folder here and not in the Hugging Face cache; fetch it: hf download {name}"
+                f"{begin} is no folder here and not in the Hugging Face cache{near}; fetch it: "
+                f"hf download {name}"
             ) from None
         reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
         raise CheckpointError(
-            f"{begin} is no folder here and cannot be had from the Hugging Face hub ({reason}); "
+            f"{begin} is no folder here and cannot be had from the Hugging Face hub ({reason}){near}; "
             f"give a folder, an id the hub knows (and a connection), or {_packaged()}"
         ) from None

@@ -7,6 +7,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from voxstrata.cli.program import program
+from voxstrata.errors import VoxstrataError, did_you_mean
+
 #: Title -> commands, in the order in which a newcomer needs them.
 GROUPS = {
     "Start here": ("demo",),
@@ -44,6 +47,28 @@ EXAMPLES = {
 
 class Grouped(TyperGroup):
     """Commands whose help shows them in `GROUPS`, each with its whole first sentence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Reads the options before a command; without anything the help is shown, with exit code 2."""
+        if not args:
+            typer.echo(ctx.get_help())
+            raise typer.Exit(2)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is asked for.
+
+        Raises:
+            VoxstrataError: if there is none of that name.
+        """
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            group = "" if ctx.parent is None else f" {ctx.info_name}"
+            names = self.list_commands(ctx)
+            raise VoxstrataError(
+                f"there is no command {args[0]!r}{did_you_mean(args[0], names)}; the commands are "
+                f"{', '.join(names)}; see {program()}{group} -h"
+            )
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names in the order of the groups; one that stands in none comes last."""

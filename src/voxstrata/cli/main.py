@@ -1,142 +1,139 @@
-"""The command line: one file a command; heavy imports stay inside the commands."""
+"""The program: faults and Ctrl-C are one line, from its first moment on, also while libraries load."""
 
 from __future__ import annotations
 
-import importlib
-import io
+import atexit
 import os
-import re
+import signal
 import sys
-import warnings
-from contextlib import suppress
-from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
 
-import typer
-
-from voxstrata.cli.help_pages import Grouped, with_examples
-from voxstrata.cli.lines import tell
-
-#: Command or group -> module in `voxstrata.cli` that registers it. Each module has `register(app)`.
-COMMANDS = (
-    "corpus",
-    "evaluate",
-    "compare",
-    "train",
-    "predict",
-    "reproduce",
-    "report",
-    "merge",
-    "inspect",
-    "probe",
-    "curve",
-    "prompts",
-    "export",
-    "bench",
-    "demo",
-)
-
-#: How torch says that memory is short, on a CPU and on a GPU.
-_NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory", re.IGNORECASE)
-
-app = typer.Typer(
-    name="voxstrata",
-    cls=Grouped,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Combine what several fine-tuned speech models know, layer by layer.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+_INTERRUPTED = 130
+_STOPPED = "stopped by Ctrl-C"
 
 
-@app.callback(invoke_without_command=True)
-def _options(
-    context: typer.Context,
-    debug: bool = typer.Option(False, "--debug", help="Show tracebacks of errors."),
-    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
-) -> None:
-    context.obj = {"debug": debug}
-    if version:
-        from voxstrata import __version__
+def __getattr__(name: str) -> Any:
+    """`app`, with all commands; loaded when it is first asked for."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from voxstrata.cli.commands import app
 
-        typer.echo(__version__)
-        raise typer.Exit
+    return app
 
 
-for _command in COMMANDS:
-    importlib.import_module(f"voxstrata.cli.{_command}").register(app)
-with_examples(app)
+class CtrlC:
+    """What Ctrl-C does to the program: `KeyboardInterrupt`, or the end at once where that could get lost.
+
+    While a module is imported, a library may catch the exception, or make another one of it. A second Ctrl-C
+    ends at once too. Where Ctrl-C was ignored, as behind `nohup`, it stays so.
+
+    Attributes:
+        pressed: whether it was.
+    """
+
+    def __init__(self) -> None:
+        self.pressed = False
+        self._former = signal.getsignal(signal.SIGINT)
+
+    def __enter__(self) -> CtrlC:
+        self._set(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: Any, where: TracebackType | None) -> None:
+        # Registered last, it comes first: nothing that runs at the end is stopped with a traceback.
+        atexit.register(self.end_at_once)
+        self._set(self._former)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The handler of the signal."""
+        if self.pressed:
+            self._end()
+        self.pressed = True
+        while frame is not None:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                self._end()
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    def end_at_once(self) -> None:
+        """From now on Ctrl-C ends the program, whatever it does."""
+        self._set(self._end)
+
+    def _set(self, handler: Any) -> None:
+        if self._former != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, handler)
+
+    def _end(self, *_: Any) -> None:
+        os.write(2, f"voxstrata: {_STOPPED}\n".encode())
+        os._exit(_INTERRUPTED)
 
 
 def main() -> None:
     """Runs a command; a fault in what was given, or of the machine, is one line and exit code 2."""
+    with CtrlC() as ctrl_c:
+        try:
+            line, code = _answer(ctrl_c)
+        except KeyboardInterrupt:
+            line, code = _STOPPED, _INTERRUPTED
+        ctrl_c.end_at_once()
+        _tell(line)
+        sys.exit(code)
+
+
+def _answer(ctrl_c: CtrlC) -> tuple[str, int]:
+    """Runs a command; the line to end with, or nothing, and the exit code."""
+    try:
+        code = _command()
+    except Exception as fault:
+        if ctrl_c.pressed:
+            # What a library made of it.
+            return _STOPPED, _INTERRUPTED
+        from voxstrata.cli.faults import line_for
+
+        if "--debug" in sys.argv or (told := line_for(fault)) is None:
+            raise
+        return told
+    return (_STOPPED if code == _INTERRUPTED else ""), code
+
+
+def _command() -> int:
+    """Runs a command; its exit code."""
+    import io
+    import warnings
+
+    from voxstrata.cli.commands import app
+
     # WavLM's attention in transformers passes masks of two kinds; torch says so at every first padded batch.
     warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files may hold bytes that are no text.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        try:
-            app()
-        except SystemExit:
-            # What is still buffered may find the disk full, and is to be told as well.
-            sys.stdout.flush()
-            raise
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as fault:
-        told = _told(fault)
-        if told is None or "--debug" in sys.argv:
-            raise
-        line, code = told
-        _drop_output()
-        with suppress(OSError):
-            if line:
-                tell(line)
-        sys.exit(code)
-
-
-def _told(fault: Exception) -> tuple[str, int] | None:
-    """The line for a fault and the exit code; None for a fault of ours, whose traceback is shown."""
-    from voxstrata.errors import VoxstrataError
-
-    if isinstance(fault, VoxstrataError):
-        return str(fault), fault.exit_code
-    if isinstance(fault, MemoryError) or (isinstance(fault, RuntimeError) and _NO_MEMORY.search(str(fault))):
-        return "there is not enough memory for this; take smaller batches or files, or a larger machine", 2
-    if not isinstance(fault, OSError):
-        return None
-    reason = fault.strerror or str(fault) or type(fault).__name__
-    if fault.filename is not None:
-        return f"cannot read or write {os.fsdecode(fault.filename)!r}: {reason}; give another, or mend it", 2
-    if isinstance(fault, BrokenPipeError):
-        # Who read the answer has seen enough, as `head` does; click ends with 1 there, too.
-        return "", 1
-    if _output_fails():
-        return f"cannot write to standard output: {reason}; free space, or write elsewhere", 2
-    return f"cannot read or write a file: {reason}; see --debug for where", 2
-
-
-def _output_fails() -> bool:
-    """Whether nothing can be printed: what is buffered, or where nothing is, one more end of a line."""
-    try:
+        code = app(standalone_mode=False)
+    except SystemExit:
         sys.stdout.flush()
-        os.write(sys.stdout.fileno(), os.linesep.encode())
-    except io.UnsupportedOperation:
-        return False
-    except OSError:
-        return True
-    return False
+        raise
+    # What is still buffered may find the disk full, and is to be told as well.
+    sys.stdout.flush()
+    return code if isinstance(code, int) else 0
 
 
-def _drop_output() -> None:
-    """Lets the interpreter end without trying again what could not be written."""
+def _tell(line: str) -> None:
+    """Prints a line, and lets the interpreter end without trying again what cannot be written."""
+    from contextlib import suppress
+    from pathlib import Path
+
+    from voxstrata.cli.lines import tell
+
     try:
         sys.stdout.flush()
     except OSError:
         with suppress(OSError), Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    if line:
+        with suppress(OSError):
+            tell(line)
 
 
 if __name__ == "__main__":

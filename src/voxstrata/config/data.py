@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from voxstrata.config.strict import Fraction, Positive, PositiveNumber, Strict
+from voxstrata.config.strict import Fraction, Number, Positive, PositiveNumber, Strict, Text, Whole
 
 Split = Literal["train", "dev", "test"]
 
@@ -24,14 +24,14 @@ class Speakers(Strict):
     """
 
     part: Positive
-    of: Annotated[int, Field(ge=2)] = 5
+    of: Annotated[Whole, Field(ge=2)] = 5
     take: Literal["part", "rest", "next"]
     unknown: Literal["refuse", "leave_out"] = "refuse"
 
     @model_validator(mode="after")
     def _part_is_there(self) -> Speakers:
         if self.part > self.of:
-            raise ValueError(f"there is no part {self.part} of {self.of}: give 1 to {self.of}")
+            raise ValueError(f"part is {self.part} of {self.of}; give a part from 1 to {self.of}")
         return self
 
 
@@ -54,7 +54,7 @@ class CorpusUse(Strict):
             every corpus.
     """
 
-    path: str
+    path: Text
     fold: Positive | None = None
     without_folds: tuple[Positive, ...] = ()
     speakers: Speakers | None = None
@@ -86,16 +86,18 @@ class Augmentation(Strict):
         reverb: share of the clips that get reverberation.
     """
 
-    tempo: Annotated[float, Field(ge=0, le=1)] = 0.0
-    pitch: Annotated[float, Field(ge=0, le=12)] = 0.0
-    noise: Annotated[float, Field(ge=0, le=1)] = 0.0
-    noise_db: tuple[float, float] = (5.0, 30.0)
-    reverb: Annotated[float, Field(ge=0, le=1)] = 0.0
+    tempo: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    pitch: Annotated[Number, Field(ge=0, le=12)] = 0.0
+    noise: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    noise_db: tuple[Number, Number] = (5.0, 30.0)
+    reverb: Annotated[Number, Field(ge=0, le=1)] = 0.0
 
     @model_validator(mode="after")
     def _lower_first(self) -> Augmentation:
         if self.noise_db[0] > self.noise_db[1]:
-            raise ValueError(f"augment.noise_db is {self.noise_db}; give the lower number first")
+            raise ValueError(
+                f"noise_db is [{self.noise_db[0]:g}, {self.noise_db[1]:g}]; give the lower number first"
+            )
         return self
 
     @property
@@ -124,7 +126,7 @@ class Data(Strict):
     """
 
     corpora: Annotated[tuple[CorpusUse, ...], AfterValidator(different)] = ()
-    labels: tuple[str, ...] | None = None
+    labels: tuple[Text, ...] | None = None
     alphabet: str = "abcdefghijklmnopqrstuvwxyz' "
     targets: Literal["consensus", "votes", "dimensions"] = "consensus"
     smoothing: Fraction = 0.0
@@ -146,7 +148,9 @@ class Data(Strict):
             ValueError: if clips are cropped.
         """
         if self.crop_s is not None:
-            raise ValueError(f"data.crop_s cuts words off: leave it out for {of}")
+            raise ValueError(
+                f"data.crop_s is {self.crop_s:g}, and crops cut words off: give data.crop_s=null for {of}"
+            )
 
     def require_classes(self, of: str) -> None:
         """For a system that knows emotions as classes only.
@@ -155,4 +159,6 @@ class Data(Strict):
             ValueError: if ratings are the targets.
         """
         if self.targets == "dimensions":
-            raise ValueError(f"data.targets dimensions is no task of {of}: give consensus or votes")
+            raise ValueError(
+                f"data.targets is dimensions, which is no task of {of}; give data.targets=consensus or votes"
+            )

@@ -44,7 +44,12 @@ class HeadOptions(Strict):
     @model_validator(mode="after")
     def _options_of_the_form(self) -> HeadOptions:
         if self.batch_norm and self.form != "a":
-            raise ValueError(f"head.batch_norm is of form a: leave it out for form {self.form}")
+            raise ValueError(
+                f"batch_norm is true and form is {self.form}, and only form a has it; give one of "
+                "head.batch_norm=false and head.form=a"
+            )
         if self.width is not None and self.form == "d":
-            raise ValueError("head.width is of forms a, b and c: leave it out for form d")
+            raise ValueError(
+                f"width is {self.width} and form is d, which has none; give head.width=null or another form"
+            )
         return self

@@ -9,7 +9,7 @@ from pydantic import AfterValidator
 
 from voxstrata.config.data import Data
 from voxstrata.config.leaks import checked_leaks
-from voxstrata.config.strict import Seed, Strict
+from voxstrata.config.strict import Seed, Strict, Text
 from voxstrata.config.training import Training
 
 
@@ -53,8 +53,8 @@ class BaseRecipe(TrainedRecipe):
             the cost.
     """
 
-    base: str = "whisper-tiny.en"
-    architecture: str | None = None
+    base: Text = "whisper-tiny.en"
+    architecture: Text | None = None
     final_norm: bool = False
     normalize: bool | None = None
     window: Literal["clip", "30s"] = "clip"

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from voxstrata.config.data import CorpusUse, different
-from voxstrata.config.strict import Positive, PositiveNumber, Strict
+from voxstrata.config.strict import Positive, PositiveNumber, Strict, Text
 
 
 class TaskUse(Strict):
@@ -28,8 +28,8 @@ class TaskUse(Strict):
     """
 
     corpora: Annotated[tuple[CorpusUse, ...], AfterValidator(different)] = ()
-    field: str | None = None
-    labels: tuple[str, ...] | None = None
+    field: Text | None = None
+    labels: tuple[Text, ...] | None = None
     weight: PositiveNumber = 1.0
     share: PositiveNumber = 1.0
     batch_size: Positive | None = None

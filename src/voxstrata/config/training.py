@@ -50,12 +50,17 @@ class Training(Strict):
 
     @model_validator(mode="after")
     def _one_length_and_one_warmup(self) -> Training:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give exactly one of epochs and steps")
+        if self.epochs is None and self.steps is None:
+            raise ValueError("neither epochs nor steps is given; give one of them, e.g. training.epochs=3")
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(
+                f"epochs is {self.epochs} and steps is {self.steps}, and one of them sets the length; take "
+                "the other one out: training.epochs=null or training.steps=null"
+            )
         if self.warmup and self.warmup_steps:
             raise ValueError(
-                f"warmup ({self.warmup:g} of the steps) and warmup_steps ({self.warmup_steps}) are two "
-                "ways of saying one thing; set one of them to 0"
+                f"warmup is {self.warmup:g} and warmup_steps is {self.warmup_steps}, and one of them sets "
+                "the warm-up; set the other one to 0: training.warmup=0 or training.warmup_steps=0"
             )
         return self
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from voxstrata.backbone.families.family import WINDOWS, Window
 from voxstrata.backbone.finite import require_finite
 from voxstrata.config.head import HeadOptions
-from voxstrata.config.problems import problems_of
+from voxstrata.config.problems import problems_in
 from voxstrata.documents import read_json_object
 from voxstrata.errors import CheckpointError
 from voxstrata.labels import LabelSet, is_one_line
@@ -209,7 +209,7 @@ def _head_options(told: Any) -> HeadOptions:
     try:
         return HeadOptions.model_validate(_typed(told, dict), strict=True)
     except ValidationError as fault:
-        raise ValueError(f"head.{problems_of(fault)[0]}") from None
+        raise ValueError(f"head.{problems_in(fault, HeadOptions.model_json_schema())[0]}") from None
 
 
 def _require_sizes(about: Mapping[str, Any], shapes: Shapes, where: Path) -> None:

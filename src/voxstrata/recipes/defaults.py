@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from voxstrata.backbone.locate import is_missing_run
 from voxstrata.errors import RecipeError, VoxstrataError
 from voxstrata.methods.fits import SIZES, TABLE, FamilyName, Fit, Size
+from voxstrata.methods.method import Defaults
 from voxstrata.methods.registry import methods
 from voxstrata.runs import RunFolder
 
@@ -56,6 +58,10 @@ class EncoderKind:
         return f"{self.family}, {self.size}"
 
 
+#: Of a base that nothing tells of.
+UNKNOWN = EncoderKind("wav2vec2", "large", None)
+
+
 def size_of(layers: int, hidden: int, feed_forward: int) -> Size:
     """The size of an encoder of L layers, D features and a feed-forward part of width F.
 
@@ -91,7 +97,7 @@ def kind_of(base: str, architecture: str | None = None, *, download: bool = Fals
             return kind
     if download and not Path(base).exists() and (kind := _by_config(base, download=True)) is not None:
         return kind
-    return EncoderKind("wav2vec2", "large", None)
+    return UNKNOWN
 
 
 def _trained_from(base: str) -> str:
@@ -142,39 +148,33 @@ def _by_name(place: str) -> EncoderKind | None:
     return None
 
 
-def fitting(
-    values: Mapping[str, Any], where: str, *, download: bool = False, notify: Notify | None = None
-) -> dict[str, Any]:
-    """What fits the base of a recipe, as values to lay the recipe's own over.
+def defaults_of(values: Mapping[str, Any], where: str) -> Defaults | None:
+    """What a recipe's system takes from the table; None where there is no such system.
 
     Args:
-        values: of the recipe, overrides laid over it.
+        values: of the recipe, overrides laid over it, not validated yet.
         where: it comes from, for messages.
-        download: see `kind_of`.
-        notify: receives lines for the user.
 
     Raises:
         RecipeError: if the recipe is of a system that has values of its own.
-        CheckpointError: see `kind_of`.
     """
     method = methods().get(str(values.get("system")))
-    if method is None:
-        return {}
-    if (found := method.defaults(values)) is None:
-        fitted = [name for name, one in methods().items() if one.defaults({}) is not None]
-        raise RecipeError(
-            f"{where}: {KEY}: {FIT} is of {', '.join(fitted[:-1])} and {fitted[-1]}; leave it out for "
-            f"{method.name}"
-        )
-    kind = kind_of(found.base, values.get("architecture"), download=download)
-    if notify is not None:
-        if kind.told_by is None:
-            notify(
-                f"warning: neither config.json nor name of {found.base} tells its size: the defaults of a "
-                f"large encoder are taken; give rates, or fetch it first: hf download {found.base}"
-            )
-        else:
-            notify(
-                f"defaults: what fits {found.base} ({kind}, by {kind.told_by}); recipe.yaml shows all values"
-            )
-    return found.fill(kind.fit)
+    if method is None or (found := method.defaults(values)) is not None:
+        return None if method is None else found
+    fitted = [name for name, one in methods().items() if one.defaults({}) is not None]
+    raise RecipeError(
+        f"{where}: {KEY}: {FIT} is of {', '.join(fitted[:-1])} and {fitted[-1]}; leave it out for "
+        f"{method.name}"
+    )
+
+
+def line_on(base: str, kind: EncoderKind) -> str:
+    """What is taken for a base, or that nothing tells its size, in a line for the user."""
+    if kind.told_by is not None:
+        return f"defaults: what fits {base} ({kind}, by {kind.told_by}); recipe.yaml shows all values"
+    here = Path(base).exists() or is_missing_run(base)
+    advice = "an architecture of the same size" if here else f"fetch it first: hf download {base}"
+    return (
+        f"warning: neither config.json nor name of {base} shows its size: the defaults of a large encoder "
+        f"are taken; give rates, or {advice}"
+    )

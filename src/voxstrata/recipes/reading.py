@@ -9,15 +9,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Union
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from voxstrata.config.problems import problems_in
 from voxstrata.config.recipe import Recipe
-from voxstrata.documents import parse_yaml, read_yaml_file
-from voxstrata.errors import RecipeError
+from voxstrata.documents import parse_yaml, read_yaml_file, to_yaml
+from voxstrata.errors import RecipeError, did_you_mean
 from voxstrata.methods.registry import methods
-from voxstrata.recipes.defaults import FIT, KEY, Notify, fitting
+from voxstrata.recipes.defaults import FIT, KEY, UNKNOWN, Notify, defaults_of, kind_of, line_on
 
 #: What messages call a recipe that is a mapping.
 GIVEN = "the recipe"
@@ -56,7 +55,10 @@ def _content(source: str | Path, folder: str = "") -> dict[str, Any]:
     path = known.get(str(source), Path(source))
     if not path.is_file():
         kind = "table" if folder == TABLES else "recipe"
-        raise RecipeError(f"no {kind} {str(source)!r}: neither a file nor one of {', '.join(sorted(known))}")
+        near = did_you_mean(str(source), known)
+        raise RecipeError(
+            f"no {kind} {str(source)!r}{near}; give a file, or one of {', '.join(sorted(known))}"
+        )
     content = read_yaml_file(path, error=RecipeError)
     if not isinstance(content, dict):
         raise RecipeError(f"{path} must hold a mapping of keys to values")
@@ -85,12 +87,12 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     {'training': {'steps': 10}, 'vectors': {'asr': 'x'}}
 
     Raises:
-        RecipeError: for an override without "=", or whose value is not YAML or has a key twice.
+        RecipeError: for an override without "=" or a name, or whose value is not YAML or has a key twice.
     """
     result: dict[str, Any] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not key:
+        if not equals or not all(key.split(".")):
             raise RecipeError(f"override {override!r} is not of the form key=value, e.g. training.epochs=3")
         value: Any = parse_yaml(text, repr(override), error=RecipeError)
         for part in reversed(key.split(".")):
@@ -176,10 +178,23 @@ def read_recipe(
     content = merged_values(content, _nested(values or {}))
     asked, content = content.get(KEY), _without(content, KEY)
     if asked == FIT:
-        content = merged_values(fitting(content, name, download=download, notify=notify), content)
+        content = _fitted(content, name, download=download, notify=notify)
     elif asked is not None:
         raise RecipeError(f"{name}: {KEY} is {asked!r}; allowed are {FIT}, or null for the plain defaults")
     return validate(content, name)
+
+
+def _fitted(
+    content: Mapping[str, Any], name: str, *, download: bool, notify: Notify | None
+) -> dict[str, Any]:
+    """The values, over what fits the base; they are checked before the base is looked for, or fetched."""
+    if (found := defaults_of(content, name)) is None:
+        return dict(content)
+    validate(merged_values(found.fill(UNKNOWN.fit), content), name)
+    kind = kind_of(found.base, content.get("architecture"), download=download)
+    if notify is not None:
+        notify(line_on(found.base, kind))
+    return merged_values(found.fill(kind.fit), content)
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,4 +225,4 @@ def _plain(value: Any) -> Any:
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML; reading it again gives the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return to_yaml(recipe.model_dump(mode="json"))

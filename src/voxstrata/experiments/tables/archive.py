@@ -13,9 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from voxstrata.documents import read_json_object
+from voxstrata.documents import read_json_object, to_yaml
 from voxstrata.predictions import Prediction, as_lines, read_predictions
 from voxstrata.recipes.reading import read_yaml
 from voxstrata.runs import RunFolder, atomic_write
@@ -51,7 +49,7 @@ def _kept(run: RunFolder) -> Iterator[tuple[Path, str]]:
     """Each file and what is kept of it, the marker of a complete run last."""
     runs = run.path.parent
     recipe, provenance = read_yaml(run.recipe), read_json_object(run.provenance)
-    yield run.recipe, yaml.safe_dump(_placeless(recipe, runs), sort_keys=False)
+    yield run.recipe, to_yaml(_placeless(recipe, runs))
     yield run.provenance, json.dumps(_placeless(provenance, runs), indent=2) + "\n"
     coefficients = run.model / "coefficients.json"
     if coefficients.is_file():

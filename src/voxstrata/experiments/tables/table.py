@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from voxstrata.config.problems import problems_of
-from voxstrata.config.strict import Strict
+from voxstrata.config.problems import problems_in
+from voxstrata.config.strict import Number, Strict, Whole
 from voxstrata.corpora.readers import READERS
 from voxstrata.errors import RecipeError, VoxstrataError
 from voxstrata.evaluation.recognition import normalizer_named
@@ -102,7 +102,7 @@ class RowSpec(Strict):
     title: str
     choose: str = "uar"
     normalizer: Annotated[str, AfterValidator(_known_normalizer)] = "basic"
-    paper: dict[str, float] = Field(default_factory=dict)
+    paper: dict[str, Number] = Field(default_factory=dict)
 
 
 class ContrastSpec(Strict):
@@ -130,10 +130,10 @@ class Axes(Strict):
         lexical_strength: of synthetic speech, as `$lexical_strength`; each has rows of its own.
     """
 
-    seed: tuple[int, ...] = (0,)
-    fold: tuple[int, ...] = ()
-    part: tuple[int, ...] = ()
-    lexical_strength: tuple[float, ...] = ()
+    seed: tuple[Whole, ...] = (0,)
+    fold: tuple[Whole, ...] = ()
+    part: tuple[Whole, ...] = ()
+    lexical_strength: tuple[Number, ...] = ()
 
 
 class Scale(Strict):
@@ -209,7 +209,9 @@ def read_table(source: str | Path) -> Table:
     try:
         table = Table.model_validate(read_yaml(source, TABLES))
     except ValidationError as fault:
-        raise RecipeError(f"table {source}: " + "; ".join(problems_of(fault))) from None
+        raise RecipeError(
+            f"table {source}: {'; '.join(problems_in(fault, Table.model_json_schema()))}"
+        ) from None
     if problems := list(_faults(table)):
         raise RecipeError(f"table {source}: " + "; ".join(problems))
     return table

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from voxstrata.config.head import HeadOptions
 from voxstrata.config.recipe import BaseRecipe, require_init
-from voxstrata.config.strict import Coefficient, Gigabytes, Name, Rate
+from voxstrata.config.strict import Coefficient, Gigabytes, Name, Rate, Text
 from voxstrata.config.task_use import TaskUse
 from voxstrata.config.training import TrainingOrNone
 from voxstrata.methods.frozen_encoder import HeadRates
@@ -61,14 +61,14 @@ class AdaLTMRecipe(BaseRecipe):
     """
 
     system: Literal["adaltm"] = "adaltm"
-    vectors: dict[Name, str] = Field(default_factory=dict)
+    vectors: dict[Name, Text] = Field(default_factory=dict)
     granularity: Literal["layer", "global", "static"] = "layer"
     init: Coefficient | dict[str, Coefficient] = 0.5
     words: Literal["plain", "merged"] = "plain"
     tasks: dict[JointTask, TaskUse] = Field(default_factory=dict)
     coefficients: Literal["shared", "per_task"] = "shared"
     learn_from: tuple[JointTask, ...] = ()
-    start_heads: dict[JointTask, str] = Field(default_factory=dict)
+    start_heads: dict[JointTask, Text] = Field(default_factory=dict)
     fit_on: Literal["train", "heldout"] = "train"
     rates: AdaLTMRates = AdaLTMRates()
     head: HeadOptions = HeadOptions()
@@ -104,15 +104,24 @@ class AdaLTMRecipe(BaseRecipe):
                 )
             return self
         if set(self.tasks) != {"ser", "asr"}:
-            raise ValueError("tasks must name both ser and asr; leave tasks out to learn from emotions alone")
+            raise ValueError(
+                f"tasks names {', '.join(self.tasks)} alone; give both ser and asr, or leave tasks out to "
+                "learn from emotions alone"
+            )
         if any(use.field is not None for use in self.tasks.values()) or self.tasks["asr"].labels is not None:
             raise ValueError(
                 "tasks of adaltm are words (asr) and emotions (ser): leave field, and labels of asr, out"
             )
         if self.coefficients == "per_task" and self.granularity == "static":
-            raise ValueError("coefficients per_task are learned ones: give granularity layer or global")
+            raise ValueError(
+                "coefficients is per_task and granularity is static, which learns none; give "
+                "granularity=layer or global, or coefficients=shared"
+            )
         self.data.require_whole_clips("adaltm with tasks")
         self.data.require_classes("adaltm with tasks")
         if self.data.labels is not None:
-            raise ValueError("data.labels belong to a task here: give tasks.ser.labels")
+            raise ValueError(
+                "data.labels is given, and classes belong to a task here; give tasks.ser.labels, and "
+                "data.labels=null"
+            )
         return self

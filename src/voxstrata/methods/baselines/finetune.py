@@ -17,7 +17,7 @@ from voxstrata.backbone.groups import layer_index
 from voxstrata.batches.batch import Batch
 from voxstrata.config.head import HeadOptions
 from voxstrata.config.recipe import BaseRecipe
-from voxstrata.config.strict import Count, Rate, Strict
+from voxstrata.config.strict import Count, Number, Rate, Strict
 from voxstrata.config.training import Training
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.losses import ctc_loss
@@ -53,7 +53,7 @@ class FinetuneRates(Strict):
     head: Rate = 1e-4
     layer_weights: Rate = 1e-3
     weight_decay: Rate = 0.01
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
     warm_head_steps: Count = 0
 
 
@@ -80,7 +80,9 @@ class FinetuneRecipe(BaseRecipe):
         if self.task == "asr":
             self.data.require_whole_clips("task asr")
             if self.data.targets == "dimensions":
-                raise ValueError("data.targets dimensions is of task ser: leave it out for task asr")
+                raise ValueError(
+                    "data.targets is dimensions and task is asr; give data.targets=consensus, or task=ser"
+                )
         return self
 
 

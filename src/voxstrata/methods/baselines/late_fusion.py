@@ -16,7 +16,7 @@ from torch import Tensor
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.config.head import HeadOptions
 from voxstrata.config.recipe import TrainedRecipe
-from voxstrata.config.strict import Gigabytes, Name
+from voxstrata.config.strict import Gigabytes, Name, Text
 from voxstrata.config.training import Training
 from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
 from voxstrata.methods.building import clip_model
@@ -53,8 +53,8 @@ class LateFusionRecipe(TrainedRecipe):
     """
 
     system: Literal["late-fusion"] = "late-fusion"
-    experts: dict[Name, str] = Field(default_factory=dict)
-    architecture: str | None = None
+    experts: dict[Name, Text] = Field(default_factory=dict)
+    architecture: Text | None = None
     final_norm: bool = False
     normalize: bool | None = None
     window: Literal["clip", "30s"] = "clip"

@@ -20,7 +20,7 @@ from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.batches.batch import Batch
 from voxstrata.config.head import HeadOptions
 from voxstrata.config.recipe import BaseRecipe
-from voxstrata.config.strict import Coefficient, Name, Rate
+from voxstrata.config.strict import Coefficient, Name, Rate, Text
 from voxstrata.config.training import Training
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.losses import ctc_loss, soft_cross_entropy
@@ -65,7 +65,7 @@ class MultitaskRecipe(BaseRecipe):
     """
 
     system: Literal["multitask"] = "multitask"
-    vectors: dict[Name, str] = Field(default_factory=dict)
+    vectors: dict[Name, Text] = Field(default_factory=dict)
     init: Coefficient | dict[str, Coefficient] = 0.5
     asr_weight: Rate = 0.1
     selected_by: Selection = "joint"

@@ -16,7 +16,7 @@ from pydantic import model_validator
 from voxstrata.batches.batch import Reference
 from voxstrata.batches.source import BatchSource
 from voxstrata.config.recipe import Recipe
-from voxstrata.config.strict import Positive, PositiveNumber
+from voxstrata.config.strict import Positive, PositiveNumber, Text
 from voxstrata.errors import PredictionsError, RecipeError
 from voxstrata.labels import LabelSet
 from voxstrata.methods.method import Facts, MeasuredMethod, Notify, Parent
@@ -42,7 +42,7 @@ class TextRecipe(Recipe):
     """
 
     system: Literal["text"] = "text"
-    transcripts: str | None = None
+    transcripts: Text | None = None
     cost: PositiveNumber = 10.0
     ngrams: Positive = 2
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from voxstrata.backbone.encoder import SpeechEncoder
-from voxstrata.config.problems import problems_of
+from voxstrata.config.problems import problems_in
 from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.heads.task import Task
 from voxstrata.labels import LabelSet
@@ -115,7 +115,7 @@ def _built(
 
 def _line(fault: Exception) -> str:
     if isinstance(fault, ValidationError):
-        return problems_of(fault)[0]
+        return problems_in(fault, HarmoniFuseOptions.model_json_schema())[0]
     return (str(fault).splitlines() or [type(fault).__name__])[0]
 
 
@@ -132,4 +132,4 @@ def _options(told: Mapping[str, Any]) -> HarmoniFuseOptions:
     lm = dict(told["lm"])
     if "name" in lm:
         lm = {"pretrained": lm.pop("name"), "adapter_dropout": lm.pop("dropout"), **lm}
-    return HarmoniFuseOptions(**{**told, "lm": lm})
+    return HarmoniFuseOptions.model_validate({**told, "lm": lm})

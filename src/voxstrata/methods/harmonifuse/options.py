@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from voxstrata.config.strict import WIDEST, Count, Fraction, Positive, PositiveNumber, Rate, Size, Strict
+from voxstrata.config.strict import (
+    WIDEST,
+    Count,
+    Fraction,
+    Number,
+    Positive,
+    PositiveNumber,
+    Rate,
+    Size,
+    Strict,
+    Text,
+)
 
 EncoderFusionMode = Literal["gated", "fixed", "last"]
 LayerScores = Literal["both", "task", "input", "last"]
@@ -33,7 +44,10 @@ class EncoderFusionOptions(Strict):
     @model_validator(mode="after")
     def _layer_where_fixed(self) -> EncoderFusionOptions:
         if (self.mode == "fixed") != (self.layer is not None):
-            raise ValueError("encoder_fusion.layer goes with mode fixed, and is needed there")
+            raise ValueError(
+                f"mode is {self.mode} and layer is {self.layer or 'null'}; mode fixed"
+                " needs a layer, and the others take none (encoder_fusion.layer=null)"
+            )
         return self
 
 
@@ -53,7 +67,7 @@ class LayerFusionOptions(Strict):
     scores: LayerScores = "both"
     width: Size = 256
     norm: StateNorm | None = None
-    last_start: float | None = None
+    last_start: Number | None = None
 
 
 class ConnectorOptions(Strict):
@@ -90,7 +104,7 @@ class LMOptions(Strict):
     heads: Size = 4
     feed_forward: Size = 512
     dropout: Fraction = 0.0
-    pretrained: str | None = None
+    pretrained: Text | None = None
     rank: Annotated[Count, Field(le=WIDEST)] = 16
     scale: PositiveNumber = 32.0
     adapter_dropout: Fraction = 0.05
@@ -98,7 +112,9 @@ class LMOptions(Strict):
     @model_validator(mode="after")
     def _shapes_fit(self) -> LMOptions:
         if self.size % (2 * self.heads):
-            raise ValueError("lm.size must be a multiple of twice lm.heads")
+            raise ValueError(
+                f"lm.size is {self.size} and lm.heads is {self.heads}; size must be a multiple of twice heads"
+            )
         return self
 
 

@@ -43,6 +43,9 @@ class HarmoniFuseRecipe(BaseRecipe, HarmoniFuseOptions):
     def _whole_clips_of_classes(self) -> HarmoniFuseRecipe:
         self.data.require_whole_clips(self.system)
         if self.data.labels is not None:
-            raise ValueError("data.labels belong to a task here: give tasks.ser.labels")
+            raise ValueError(
+                "data.labels is given, and classes belong to a task here; give tasks.ser.labels, and "
+                "data.labels=null"
+            )
         self.data.require_classes(self.system)
         return self

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from voxstrata.config.recipe import TrainedRecipe
-from voxstrata.config.strict import Count, Positive, Rate, Size, Strict
+from voxstrata.config.strict import Count, Number, Positive, Rate, Size, Strict
 from voxstrata.config.training import Training
 
 
@@ -72,7 +72,7 @@ class PretrainingOptions(Strict):
 
     lr: Rate = 3e-4
     weight_decay: Rate = 0.01
-    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    mask_share: Annotated[Number, Field(gt=0, lt=1)] = 0.5
     visible_weight: Rate = 0.1
     phoneme_weight: Rate = 1.0
 
