@@ -24,7 +24,7 @@ from voxstrata.exporting.verification import Verified, verify
 from voxstrata.exporting.write import Wanted, export
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.labels import LabelSet
-from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.merged import Granularity, MergedBackbone
 from voxstrata.methods.adaltm.task_vector import TaskVector
 from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.methods.model_folder import save_model
@@ -185,24 +185,45 @@ def test_options_that_do_not_go_together_are_one_line(encoder_folder: Path, tmp_
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("asr", "ser"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])
+@pytest.fixture
+def shrunk(encoder_folder: Path, tmp_path: Path) -> Path:
+    """An expert, some of whose weights are far smaller than the base's: their differences lose digits."""
+    expert = load_backbone(encoder_folder)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in expert.parameters():
+            small = 1e-4 * torch.randn(parameter.shape, generator=generator)
+            chosen = torch.rand(parameter.shape, generator=generator) < 0.2
+            parameter.copy_(torch.where(chosen, small, parameter))
+    expert.save(tmp_path / "expert")
+    return tmp_path / "expert"
+
+
+@pytest.mark.parametrize("granularity", ["static", "layer"])
+@pytest.mark.parametrize(("asr", "ser"), [(0.0, 0.0), (1.0, 0.0)])
 def test_coefficient_0_gives_the_base_and_1_the_expert_bit_for_bit(
-    encoder_folder: Path, expert_folders: dict[str, Path], tmp_path: Path, asr: float, ser: float
+    encoder_folder: Path,
+    expert_folders: dict[str, Path],
+    shrunk: Path,
+    tmp_path: Path,
+    asr: float,
+    ser: float,
+    granularity: Granularity,
 ) -> None:
-    base = load_backbone(encoder_folder)
-    vectors = {name: TaskVector.between(base, folder) for name, folder in expert_folders.items()}
-    merged = MergedBackbone(base, vectors, granularity="static", init={"asr": asr, "ser": ser})
-    run = run_of(tmp_path / "run", emotions(merged), expert_folders, base=str(encoder_folder))
-    told = {
-        "granularity": "static",
-        "vectors": ["asr", "ser"],
-        "coefficients": merged.coefficients_by_layer(),
-    }
+    base, experts = load_backbone(encoder_folder), {"asr": shrunk, "ser": expert_folders["ser"]}
+    vectors = {name: TaskVector.between(base, folder) for name, folder in experts.items()}
+    merged = MergedBackbone(base, vectors, granularity=granularity, init={"asr": asr, "ser": ser})
+    run = run_of(tmp_path / "run", emotions(merged), experts, base=str(encoder_folder))
+    rows = merged.coefficients_by_layer()
+    told = {"granularity": granularity, "vectors": ["asr", "ser"], "coefficients": rows}
     write_json(RunFolder(run).model / "coefficients.json", told)
     export(str(run), tmp_path / "out", Wanted(), notify=print)
-    wanted = expert_folders["asr"] if asr else expert_folders["ser"] if ser else encoder_folder
-    found, expected = load_backbone(tmp_path / "out").weights(), load_backbone(wanted).weights()
+    expected = load_backbone(shrunk if asr else encoder_folder).weights()
+    found = load_backbone(tmp_path / "out").weights()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    # The sum of base and difference alone is not the expert.
+    summed = merged.merged_state()
+    assert all(torch.equal(summed[name], tensor) for name, tensor in expected.items()) is (asr == 0)
 
 
 def test_a_merge_is_exported_as_a_plain_encoder_in_16_bits(
