@@ -144,13 +144,15 @@ def test_what_is_left_out_is_told_in_one_line_and_in_the_card(run: Path, tmp_pat
     assert done.stdout.strip() == str(tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     for part in (
-        *("**Left out:** the ASR expert", "`whisper-tiny.en`", "MIT", "asr (`asr`)", "anger, joy", "`calls`"),
-        *("asr 0.500 (0.200 to 0.900)", "an encoder without head", "non-commercial"),
+        *("**Left out:** the ASR expert", "| base | `openai/whisper-tiny.en` |", "mit", "| asr | `asr` |"),
+        *("anger, joy", "`calls`", "asr 0.500 (0.200 to 0.900)", "an encoder without head", "non-commercial"),
+        *("| 2 | 0.9 |", "(coefficients.svg)", "base_model:\n- openai/whisper-tiny.en", "relation: merge"),
     ):
         assert part in card, part
     # A card is passed on: it names no place on this machine.
     assert str(tmp_path) not in card
     assert (tmp_path / "out" / "coefficients.json").is_file()
+    assert "<svg" in (tmp_path / "out" / "coefficients.svg").read_text()
 
 
 def test_the_lines_of_the_card_load_the_export(run: Path, tmp_path: Path, recordings: list[Path]) -> None:

@@ -256,11 +256,7 @@ class SpeechEncoder(nn.Module):
         Raises:
             CheckpointError: see `save`.
         """
-        config = copy.deepcopy(self.model.config)
-        config.architectures = [self.family.architecture(self.model)]
-        for name, value in self._released.items():
-            if value is not None:
-                setattr(config, name, value)
+        config = self.stored_config()
         preprocessor = self.family.preprocessor(config, normalize=self.normalize)
         write_model_folder(
             Path(folder),
@@ -271,6 +267,15 @@ class SpeechEncoder(nn.Module):
             extras=extras,
             overwrite=overwrite,
         )
+
+    def stored_config(self) -> PretrainedConfig:
+        """A copy of the configuration as it is stored: with LayerDrop and SpecAugment as they came."""
+        config = copy.deepcopy(self.model.config)
+        config.architectures = [self.family.architecture(self.model)]
+        for name, value in self._released.items():
+            if value is not None:
+                setattr(config, name, value)
+        return config
 
     def train(self, mode: bool = True) -> Self:
         """Train mode only if something in the encoder is trained: a frozen one knows no dropout."""

@@ -17,7 +17,9 @@ CARD_MARK = "<!-- card of a voxstrata export -->"
 #: What an older export left, so that nothing of it stays beside a newer one.
 _FILES = (
     *("config.json", "model.safetensors", "preprocessor_config.json", COEFFICIENTS),
-    *("model.json", "head.safetensors", TRAINING_CLIPS),
+    *("coefficients.svg", "coefficients-words.svg", "model.json", "head.safetensors", TRAINING_CLIPS),
+    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"),
+    *("added_tokens.json", "normalizer.json", "generation_config.json"),
 )
 _FOLDERS = ("encoder", "vectors")
 

@@ -16,6 +16,8 @@ _TORCH_FILES = ("pytorch_model.bin", "adapter_model.bin", "wav2vec2.ckpt", "fina
 _TOKENIZER_FILES = (
     *("vocab.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json", "merges.txt"),
 )
+#: Names the licence.
+_CARD = "README.md"
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 #: The folder that runs lie in, unless told otherwise.
 _RUNS = "runs"
@@ -97,7 +99,7 @@ def _download(name: str, *, local_only: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     def fetch(*patterns: str) -> Path:
-        wanted = ["*config.json", *_TOKENIZER_FILES, *patterns]
+        wanted = ["*config.json", _CARD, *_TOKENIZER_FILES, *patterns]
         return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=local_only))
 
     try:

@@ -94,7 +94,6 @@ def _words(
 ) -> tuple[list[AnyModel], list[str]]:
     """What hears words beside a model, and what is to be said where it is missing."""
     run = RunFolder(found.parent)
-    about = _json(run.provenance)
     told = words or _json(found / "model.json").get("words")
     if told not in (None, *WORDS):
         raise CheckpointError(
@@ -102,10 +101,10 @@ def _words(
         )
     notes: list[str] = []
     if told is None:
-        expert, notes = _expert(run, _parents(about, run))
+        expert, notes = _expert(run, _parents(run))
         if expert is not None:
             return [expert], notes
-    base = _base(run, about)
+    base = base_of_run(run)
     try:
         place = None if base is None else find_transcriber(run.path / base) or find_transcriber(base)
         if place is not None:
@@ -141,13 +140,13 @@ def _expert(run: RunFolder, parents: dict[str, str]) -> tuple[Model | None, list
     return None, notes
 
 
-def _parents(about: dict[str, Any], run: RunFolder) -> dict[str, str]:
+def _parents(run: RunFolder) -> dict[str, str]:
     """The experts that a run built on, as its provenance tells.
 
     Raises:
         CheckpointError: if what it tells are no names.
     """
-    parents = about.get("parents", {})
+    parents = _json(run.provenance).get("parents", {})
     if not isinstance(parents, dict) or not all(isinstance(name, str) for name in parents.values()):
         raise CheckpointError(
             f"{run.provenance} has parents that are no names of folders; put it back, or give the model's "
@@ -156,9 +155,13 @@ def _parents(about: dict[str, Any], run: RunFolder) -> dict[str, str]:
     return parents
 
 
-def _base(run: RunFolder, about: dict[str, Any]) -> str | None:
-    """The encoder that a run started from, relative to it or not."""
-    told = about.get("base")
+def base_of_run(run: RunFolder) -> str | None:
+    """The encoder that a run started from, relative to it or not; None where nothing tells.
+
+    Raises:
+        CheckpointError: if its provenance is broken.
+    """
+    told = _json(run.provenance).get("base")
     if told is None and run.recipe.is_file():
         try:
             recipe = read_yaml_file(run.recipe)

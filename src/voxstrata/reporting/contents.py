@@ -103,7 +103,7 @@ def read_run(run: RunFolder) -> RunContents:
     validations = _journal(run, "validation")
     provenance = read_json(run.provenance)
     recipe = read_recipe(run)
-    scores = _scores(run.metrics)
+    scores = read_scores(run.metrics)
     kept = kept_validation(validations, recipe)
     return RunContents(
         name=run.path.resolve().name,
@@ -143,7 +143,12 @@ def _leaks(path: Path) -> LeakNotes | None:
         raise VoxstrataError(f"{path}: {first_fault(fault)}; train the run again") from None
 
 
-def _scores(path: Path) -> dict[str, SplitScores]:
+def read_scores(path: Path) -> dict[str, SplitScores]:
+    """Reads `metrics.json`: split -> scores; empty where there is no file.
+
+    Raises:
+        VoxstrataError: if it holds something else.
+    """
     if not path.is_file():
         return {}
     try:
