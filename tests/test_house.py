@@ -19,7 +19,7 @@ PACKAGE = ROOT / "src" / "voxstrata"
 ROOMS = (
     *("errors", "documents", "labels", "vocabulary", "runs", "predictions", "evaluation"),
     *("config", "audio", "corpora", "batches", "system", "backbone", "merging", "heads", "losses"),
-    *("training", "methods", "recipes", "inference", "exporting", "reporting", "analysis", "experiments"),
+    *("training", "methods", "recipes", "inference", "reporting", "analysis", "experiments", "exporting"),
     *("benchmarks", "notebook", "cli"),
 )
 MODULES = {

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from voxstrata.config.problems import problems_of, shown
+from voxstrata.config.problems import problems_in, shown
 from voxstrata.config.strict import Name, Seed, Strict
 from voxstrata.documents import parse_yaml, read_yaml_file
 from voxstrata.errors import RecipeError
@@ -92,7 +92,7 @@ class MergeRequest:
         except ValidationError as fault:
             names = [item.alias or name for name, item in rule.options.model_fields.items()]
             raise RecipeError(
-                f"method {rule.name}: {'; '.join(problems_of(fault))}; its options are "
+                f"method {rule.name}: {'; '.join(problems_in(fault))}; its options are "
                 f"{', '.join(names) or 'none'}"
             ) from None
 
@@ -186,7 +186,7 @@ def checked(request: MergeRequest) -> MergeRequest:
             vectors={name: str(expert.path) for name, expert in request.experts.items()}, seed=request.seed
         )
     except ValidationError as fault:
-        raise RecipeError(f"the merge cannot be made: {'; '.join(problems_of(fault))}") from None
+        raise RecipeError(f"the merge cannot be made: {'; '.join(problems_in(fault))}") from None
     return request
 
 
@@ -207,7 +207,7 @@ def read_request(path: Path) -> MergeRequest:
         read = _File.model_validate(content)
     except ValidationError as fault:
         allowed = ", ".join(_File.model_fields)
-        raise RecipeError(f"{path}: {'; '.join(problems_of(fault))} (keys: {allowed})") from None
+        raise RecipeError(f"{path}: {'; '.join(problems_in(fault))} (keys: {allowed})") from None
     base = _Parent(path=read.base) if isinstance(read.base, str) else read.base
     return MergeRequest(
         base=base.path,

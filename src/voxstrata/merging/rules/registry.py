@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from voxstrata.config.problems import problems_of
+from voxstrata.config.problems import problems_in
 from voxstrata.config.strict import Strict
 from voxstrata.errors import CheckpointError, RecipeError
 from voxstrata.merging.rules.arithmetic import TaskArithmetic
@@ -61,6 +61,6 @@ def options_of(rule: Rule[Any], given: Mapping[str, Any]) -> Strict:
     try:
         return rule.options(**given)
     except ValidationError as fault:
-        sentences = "; ".join(problems_of(fault))
+        sentences = "; ".join(problems_in(fault))
         allowed = ", ".join(option_names(rule)) or "none"
         raise RecipeError(f"{rule.name}: {sentences} (options: {allowed})") from fault
