@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from voxstrata.backbone.encoder import build_backbone, load_backbone
 from voxstrata.backbone.fingerprint import fingerprint
+from voxstrata.backbone.kinship import correlation
 from voxstrata.cli.main import app
 from voxstrata.errors import CheckpointError
-from voxstrata.backbone.kinship import correlation
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.task_vector import TaskVector, require_a_change
 

@@ -120,7 +120,7 @@ class Work:
         if not any(coefficients):
             return base.to(dtype)
         rule, options, seed = self.plan.rule, self.plan.options, seed_of(self.plan.request.seed, name)
-        if not getattr(rule, "elementwise", False) or base.numel() <= _BLOCK:
+        if not getattr(rule, "elementwise", rule.name == "task-arithmetic") or base.numel() <= _BLOCK:
             doubles = tuple(expert.double() for expert in experts)
             del experts
             tensor = TensorToMerge(name, base.double(), doubles, coefficients, seed)
