@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast, overload
 
 import torch
 from torch import Tensor
@@ -121,10 +122,9 @@ class Work:
             return base.to(dtype)
         rule, options, seed = self.plan.rule, self.plan.options, seed_of(self.plan.request.seed, name)
         if not getattr(rule, "elementwise", rule.name == "task-arithmetic") or base.numel() <= _BLOCK:
-            doubles = tuple(expert.double() for expert in experts)
-            del experts
+            doubles = cast("tuple[Tensor, ...]", _Widened(experts))
             tensor = TensorToMerge(name, base.double(), doubles, coefficients, seed)
-            del base, doubles
+            del base
             return rule.merge(tensor, options).to(dtype)
         merged = torch.empty(base.shape, dtype=dtype)
         flat, parts = merged.view(-1), [one.reshape(-1) for one in (base, *experts)]
@@ -152,6 +152,27 @@ class Work:
                 continue
             if not checkpoint.agrees(slot.name, base):
                 self.tables[name] = f"warning: {name} has another {slot.name}; the base's own is used"
+
+
+class _Widened(Sequence[Tensor]):
+    """Tensors in float64, each made when it is asked for: experts need not be there at the same time."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self._tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> _Widened: ...
+
+    def __getitem__(self, index: int | slice) -> Tensor | _Widened:
+        if isinstance(index, slice):
+            return _Widened(self._tensors[index])
+        return self._tensors[index].double()
 
 
 def seed_of(seed: int, name: str) -> int:
