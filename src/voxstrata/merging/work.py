@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import cast, overload
 
@@ -24,6 +25,9 @@ from voxstrata.merging.writing import Planned, write_safetensors
 
 #: Entries that are merged at a time where a rule looks at each by itself.
 _BLOCK = 2**20
+
+#: Rows and columns of a matrix that tells whose child an expert is.
+_LEAST_WIDTH = 32
 
 #: Called with bytes written, bytes in all, and the tensor that is next.
 Progress = Callable[[int, int, str], None]
@@ -182,10 +186,14 @@ def seed_of(seed: int, name: str) -> int:
 
 def require_kinship(plan: MergePlan) -> None:
     """Refuses an expert whose matrices have nothing in common with the base's: a sum with it is noise."""
+    # One of each layer is enough, and a small one; tables of positions and gates are no such matrices.
     matrices: dict[int, Slot] = {}
     for slot in plan.template.slots:
-        if slot.name is not None and len(slot.shape) == 2 and layer_index(slot.name) and min(slot.shape) > 1:
-            matrices.setdefault(layer_index(slot.name), slot)
+        layer = layer_index(slot.name or "")
+        if not layer or len(slot.shape) != 2 or min(slot.shape) < _LEAST_WIDTH:
+            continue
+        if layer not in matrices or prod(slot.shape) < prod(matrices[layer].shape):
+            matrices[layer] = slot
     for name, expert in plan.experts.items():
         kinship = Kinship()
         for slot in matrices.values():
