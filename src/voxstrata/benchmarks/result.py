@@ -53,6 +53,7 @@ class BenchmarkResult:
         machine: what the figures depend on.
         rows: one a case.
         also_over: further ways that ratios are given over, in the JSON.
+        memory: what the peaks are.
         figures: what is counted, not timed, name -> number.
     """
 
@@ -64,6 +65,7 @@ class BenchmarkResult:
     rows: tuple[Row, ...]
     also_over: tuple[str, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
+    memory: str = "peak beyond resident"
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON: per case and way the median, every run, the peak and the ratios, or its fault."""

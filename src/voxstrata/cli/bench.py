@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
     group.command("lambda-step")(lambda_step)
     group.command("cached")(cached)
     group.command("harmonifuse")(harmonifuse)
+    group.command("merge-files")(merge_files)
     app.add_typer(group, name="bench")
 
 
@@ -165,6 +166,41 @@ def harmonifuse(
     answer(run, options.quick() if quick else options, as_json)
 
 
+def merge_files(
+    shape: str = typer.Option(
+        "large", "--shape", help="WavLM of this shape, with random weights: base or large."
+    ),
+    mergekit: str | None = typer.Option(
+        None,
+        "--mergekit",
+        metavar="PYTHON",
+        help="Python of an environment with mergekit; else it is left out.",
+    ),
+    folder: Path | None = typer.Option(
+        None,
+        "--folder",
+        help="Where the files are written (6 GB for large). Default: the system's temporary folder.",
+    ),
+    repeats: int = typer.Option(3, "--repeats", min=1, help="Runs of each way."),
+    threads: int | None = THREADS,
+    quick: bool = QUICK,
+    as_json: bool = AS_JSON,
+) -> None:
+    """Compare merges of two experts on disk, whole processes: this package, mergekit's raw mode, load all."""
+    from voxstrata.benchmarks.merge_files import MergeFilesOptions, run
+
+    options = MergeFilesOptions(
+        shape=shape,  # type: ignore[arg-type]  # checked by run, which names what is allowed
+        mergekit=mergekit,
+        folder=None if folder is None else str(folder),
+        repeats=repeats,
+        threads=threads,
+    )
+    answer(run, options.quick() if quick else options, as_json)
+    if mergekit is None:
+        tell("mergekit was left out; give --mergekit the Python of an environment with mergekit")
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
 
@@ -216,11 +252,15 @@ def show(result: BenchmarkResult, *, err: bool = False) -> None:
 def _notes(result: BenchmarkResult) -> tuple[str, ...]:
     settings = ", ".join(f"{name} {_plain(value)}" for name, value in result.settings.items())
     told = result.machine
-    versions = [f"{name} {told[name]}" for name in ("torch", "transformers", "fusion_bench") if name in told]
+    versions = [
+        f"{name} {told[name]}"
+        for name in ("torch", "transformers", "fusion_bench", "mergekit")
+        if name in told
+    ]
     figures = ", ".join(f"{name} {value:.3f}" for name, value in result.figures.items())
     return (
         *([figures] if figures else []),
-        f"ratios: to {result.reference}, medians over turns; CPU: processor time; MB: peak beyond resident",
+        f"ratios: to {result.reference}, medians over turns; CPU: processor time; MB: {result.memory}",
         f"settings: {settings}",
         ", ".join([told["processor"], f"{told['cores']} cores", *versions]),
     )

@@ -42,6 +42,7 @@ EXAMPLES = {
     "bench lambda-step": "voxstrata bench lambda-step --shape base",
     "bench cached": "voxstrata bench cached --shape base --epochs 20",
     "bench harmonifuse": "voxstrata bench harmonifuse --shape base",
+    "bench merge-files": "voxstrata bench merge-files --mergekit mk/bin/python",
 }
 
 

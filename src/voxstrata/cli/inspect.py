@@ -9,21 +9,40 @@ from typing import Any
 
 import typer
 
+from voxstrata.errors import VoxstrataError
+
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
 
     @app.command("inspect")
     def inspect(
-        checkpoint: str = typer.Argument(
-            ..., help="Checkpoint file or folder, packaged name, hub id, or a saved task vector."
+        checkpoints: list[str] = typer.Argument(
+            ...,
+            help="Checkpoint file or folder, packaged name, hub id, or a saved task vector. Of several, the "
+            "first is the base of the others.",
         ),
         base: str | None = typer.Option(
             None, "--base", help="Show what differs from this base: folder, run, packaged name or Hub id."
         ),
+        figure: Path | None = typer.Option(
+            None,
+            "--figure",
+            help="Of several: draw them into this .svg file, with the numbers as .csv beside it.",
+        ),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
     ) -> None:
-        """Show a checkpoint's layout and groups, and with --base what fine-tuning changed in each."""
+        """Show a checkpoint's layout and groups, and with --base what fine-tuning changed in each.
+
+        Of several checkpoints, base first: norm, zero tensors and rank of what each expert changed per
+        layer, and cosine and share of equal signs of each two. Tensors are read one by one.
+        """
+        if len(checkpoints) > 1:
+            _several(checkpoints, base, figure, as_json)
+            return
+        if figure is not None:
+            raise VoxstrataError("--figure draws several checkpoints; give the base first, then the experts")
+        (checkpoint,) = checkpoints
         from voxstrata.methods.adaltm.task_vector import TaskVector, is_task_vector
 
         if Path(checkpoint).is_file() and is_task_vector(Path(checkpoint)):
@@ -39,6 +58,32 @@ def register(app: typer.Typer) -> None:
                 found |= _changes(TaskVector.between(encoder, checkpoint, allow_foreign=True), None)
                 found["base"] = base
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else _text(found))
+
+
+def _several(checkpoints: list[str], base: str | None, figure: Path | None, as_json: bool) -> None:
+    """Prints, and draws, what experts changed in their base."""
+    from voxstrata.cli.progress import bar
+    from voxstrata.merging.comparison import compare_vectors
+
+    if figure is not None and figure.suffix.lower() != ".svg":
+        raise VoxstrataError(f"--figure {figure} is no .svg file; give a name that ends in .svg")
+    first, *experts = checkpoints if base is None else [base, *checkpoints]
+    with bar("tensors") as (_, advance):
+        found = compare_vectors(first, experts, progress=advance)
+    if figure is not None:
+        from voxstrata.reporting.vectors import vectors_figure
+        from voxstrata.runs import atomic_write
+
+        drawing = vectors_figure(found)
+        atomic_write(figure, drawing.svg)
+        atomic_write(figure.with_suffix(".csv"), drawing.csv)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+        return
+    headings, rows = found.table()
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    for cells in (headings, *rows):
+        typer.echo("  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
 
 
 def _layout(name: str) -> dict[str, Any]:

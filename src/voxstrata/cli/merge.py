@@ -24,9 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def merge(
     file: Path | None = typer.Argument(
-        None,
-        metavar="[FILE]",
-        help="YAML of a merge: merge.yaml of an earlier one, or mergekit's. Options win.",
+        None, help="YAML: merge.yaml of an earlier merge, or a file of mergekit's. Options win over it."
     ),
     base: str | None = typer.Option(
         None, "--base", help="What the experts were fine-tuned from: folder, run, packaged name or Hub id."
@@ -35,8 +33,8 @@ def merge(
         None,
         "--vector",
         metavar="NAME=PATH:COEFFICIENT",
-        help="An expert and its coefficient: a number, a list per layer (0.1,0.2,...), or a CSV file with the "
-        "columns layer and coefficient. Repeat it for each expert.",
+        help="An expert and its coefficient: a number, a list per layer (0.1,0.2,...), or a CSV file with "
+        "the columns layer and coefficient. Repeat it for each expert.",
     ),
     method: str | None = typer.Option(None, "--method", help="Merge rule. Default: task-arithmetic."),
     out: Path | None = typer.Option(None, "--out", help="Folder to write; new or empty."),

@@ -5,7 +5,6 @@ What there is no equal of here is refused by its name: nothing of a file is pass
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -15,13 +14,12 @@ from typing import Any
 from voxstrata.config.problems import shown
 from voxstrata.errors import RecipeError
 from voxstrata.merging.coefficients import Given, Gradient
-from voxstrata.merging.request import Expert, MergeRequest
+from voxstrata.merging.request import Expert, MergeRequest, vector_names
 
 _FORMATS = {"float16": "float16", "fp16": "float16", "bfloat16": "bfloat16", "float32": "float32"}
 _KEYS = ("merge_method", "models", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source")
 #: What changes memory and not the result.
 _WITHOUT_EFFECT = ("int8_mask",)
-_NAME = re.compile(r"[^A-Za-z0-9._+-]+")
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ class _File:
             base = self._place(base)
         weighed, base = self._weighed(method, models, base)
         options = {**self._options(method), **self._model_options(method, models, weighed)}
-        names = self._names([place for place, _ in weighed])
+        names = vector_names([place for place, _ in weighed])
         return MergeRequest(
             base=base,
             experts={name: Expert(place, given) for name, (place, given) in zip(names, weighed, strict=True)},
@@ -294,15 +292,6 @@ class _File:
         if told not in _FORMATS:
             raise self._refused(f"has dtype {shown(told)}; allowed are {', '.join(_FORMATS)}")
         return _FORMATS[told]
-
-    def _names(self, places: list[str]) -> list[str]:
-        """A name for each vector: the last part of its place, with a number where two have the same."""
-        found: list[str] = []
-        for place in places:
-            name = _NAME.sub("-", Path(place).name).strip("-._+") or "model"
-            same = sum(one == name or one.startswith(f"{name}-") for one in found)
-            found.append(f"{name}-{same + 1}" if same else name)
-        return found
 
     def _refused(self, what: str) -> RecipeError:
         return RecipeError(f"{self.path} {what}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,6 +22,7 @@ from voxstrata.merging.rules.rule import Rule
 DTYPES = ("float32", "float16", "bfloat16")
 #: A key of mergekit's files, and none of ours.
 MERGEKIT = "merge_method"
+_NO_NAME = re.compile(r"[^A-Za-z0-9._+-]+")
 _VECTOR = "NAME=PATH:COEFFICIENT, such as asr=runs/asr:0.5"
 
 
@@ -155,6 +157,23 @@ def parsed_option(text: str) -> tuple[str, Any]:
     if not equals or not name.strip():
         raise RecipeError(f"--set {shown(text)} is no option with a value; give one such as density=0.2")
     return name.strip(), parse_yaml(value, f"--set {name.strip()}", error=RecipeError)
+
+
+def vector_names(places: Sequence[str]) -> list[str]:
+    """A name for each checkpoint: the last part of its place, with a number where two have the same.
+
+    >>> vector_names(["runs/asr", "old/asr", "me/ser model"])
+    ['asr', 'asr-2', 'ser-model']
+    """
+    found: list[str] = []
+    for place in places:
+        name = first = _NO_NAME.sub("-", Path(place).name).strip("-._+") or "model"
+        number = 1
+        while name in found:
+            number += 1
+            name = f"{first}-{number}"
+        found.append(name)
+    return found
 
 
 def named_once(pairs: list[tuple[str, Any]], what: str) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
+from typing import cast, overload
 
 import torch
 from torch import Tensor
@@ -23,6 +25,9 @@ from voxstrata.merging.writing import Planned, write_safetensors
 
 #: Entries that are merged at a time where a rule looks at each by itself.
 _BLOCK = 2**20
+
+#: Rows and columns of a matrix that tells whose child an expert is.
+_LEAST_WIDTH = 32
 
 #: Called with bytes written, bytes in all, and the tensor that is next.
 Progress = Callable[[int, int, str], None]
@@ -120,11 +125,10 @@ class Work:
         if not any(coefficients):
             return base.to(dtype)
         rule, options, seed = self.plan.rule, self.plan.options, seed_of(self.plan.request.seed, name)
-        if not getattr(rule, "elementwise", False) or base.numel() <= _BLOCK:
-            doubles = tuple(expert.double() for expert in experts)
-            del experts
+        if not getattr(rule, "elementwise", rule.name == "task-arithmetic") or base.numel() <= _BLOCK:
+            doubles = cast("tuple[Tensor, ...]", _Widened(experts))
             tensor = TensorToMerge(name, base.double(), doubles, coefficients, seed)
-            del base, doubles
+            del base
             return rule.merge(tensor, options).to(dtype)
         merged = torch.empty(base.shape, dtype=dtype)
         flat, parts = merged.view(-1), [one.reshape(-1) for one in (base, *experts)]
@@ -154,6 +158,27 @@ class Work:
                 self.tables[name] = f"warning: {name} has another {slot.name}; the base's own is used"
 
 
+class _Widened(Sequence[Tensor]):
+    """Tensors in float64, each made when it is asked for: experts need not be there at the same time."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self._tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> _Widened: ...
+
+    def __getitem__(self, index: int | slice) -> Tensor | _Widened:
+        if isinstance(index, slice):
+            return _Widened(self._tensors[index])
+        return self._tensors[index].double()
+
+
 def seed_of(seed: int, name: str) -> int:
     """The seed of one tensor, whatever the order of tensors."""
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "big") >> 1
@@ -161,10 +186,14 @@ def seed_of(seed: int, name: str) -> int:
 
 def require_kinship(plan: MergePlan) -> None:
     """Refuses an expert whose matrices have nothing in common with the base's: a sum with it is noise."""
+    # One of each layer is enough, and a small one; tables of positions and gates are no such matrices.
     matrices: dict[int, Slot] = {}
     for slot in plan.template.slots:
-        if slot.name is not None and len(slot.shape) == 2 and layer_index(slot.name) and min(slot.shape) > 1:
-            matrices.setdefault(layer_index(slot.name), slot)
+        layer = layer_index(slot.name or "")
+        if not layer or len(slot.shape) != 2 or min(slot.shape) < _LEAST_WIDTH:
+            continue
+        if layer not in matrices or prod(slot.shape) < prod(matrices[layer].shape):
+            matrices[layer] = slot
     for name, expert in plan.experts.items():
         kinship = Kinship()
         for slot in matrices.values():
