@@ -394,8 +394,6 @@ def test_the_paper_recipe_of_harmonifuse_hears_both_corpora_in_proportion():
     clips = {"asr": 281_241, "ser": 5_531 * 4 / 5}
     mean_s = {"asr": 960.9 * 3600 / 281_241, "ser": 7.0 * 3600 / 5_531}
     shares = {name: use.share / mean_s[name] for name, use in recipe.tasks.items()}
-    epochs = {
-        name: recipe.training.steps * recipe.data.batch_size * share / sum(shares.values()) / clips[name]
-        for name, share in shares.items()
-    }
+    seen = recipe.training.steps * recipe.data.batch_size
+    epochs = {name: seen * share / sum(shares.values()) / clips[name] for name, share in shares.items()}
     assert 5 < epochs["asr"] < 15 and epochs["ser"] < 200

@@ -23,6 +23,7 @@ COMMANDS = (
     "curve",
     "prompts",
     "export",
+    "push",
     "bench",
     "demo",
 )

@@ -78,6 +78,11 @@ def merge(
         raise RecipeError(
             "there is no folder to write to; give --out FOLDER, or --check to look at headers only"
         )
+    _write(request, out, overwrite, as_json)
+
+
+def _write(request: MergeRequest, out: Path, overwrite: bool, as_json: bool) -> None:
+    """Merges, and prints what was merged."""
     from voxstrata.cli.progress import bar
     from voxstrata.notebook.merging import merge_with_clips
 
