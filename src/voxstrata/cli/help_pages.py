@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 GROUPS = {
     "Start here": ("demo",),
     "Corpora": ("corpus",),
-    "Train, merge, hand on": ("train", "pretrain", "inspect", "export"),
+    "Train, merge, hand on": ("train", "pretrain", "inspect", "export", "push"),
     "Answer and score": ("predict", "evaluate", "compare", "report"),
     "Experiments": ("reproduce", "curve", "probe", "prompts", "bench"),
 }
@@ -25,7 +25,8 @@ EXAMPLES = {
     "train": "voxstrata train finetune-ser data.corpora=prepared/calls --limit 50",
     "pretrain": "voxstrata pretrain pretrain-tiny data.corpora=speech --out runs/tiny",
     "inspect": "voxstrata inspect runs/finetune-ser --base whisper-tiny.en",
-    "export": "voxstrata export runs/adaltm my-encoder",
+    "export": "voxstrata export runs/adaltm my-encoder --as encoder",
+    "push": "voxstrata push my-encoder my-name/my-encoder --private",
     "predict": "voxstrata predict call.wav recordings/ --model runs/finetune-ser",
     "evaluate": "voxstrata evaluate runs/finetune-ser",
     "compare": "voxstrata compare runs/finetune-ser runs/adaltm",

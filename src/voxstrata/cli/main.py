@@ -30,6 +30,7 @@ COMMANDS = (
     "curve",
     "prompts",
     "export",
+    "push",
     "bench",
     "demo",
 )
