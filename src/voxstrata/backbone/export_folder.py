@@ -22,6 +22,8 @@ _FILES = (
     *("added_tokens.json", "normalizer.json", "generation_config.json"),
 )
 _FOLDERS = ("encoder", "vectors")
+#: All that lies at the top of an export.
+PARTS = frozenset((*_FILES, *_FOLDERS, CARD))
 
 
 @contextmanager

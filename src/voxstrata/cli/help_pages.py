@@ -14,7 +14,7 @@ from voxstrata.errors import VoxstrataError, did_you_mean
 GROUPS = {
     "Start here": ("demo",),
     "Corpora": ("corpus",),
-    "Train, merge, hand on": ("train", "pretrain", "merge", "inspect", "export"),
+    "Train, merge, hand on": ("train", "pretrain", "merge", "inspect", "export", "push"),
     "Answer and score": ("predict", "evaluate", "compare", "report"),
     "Experiments": ("reproduce", "curve", "probe", "prompts", "bench"),
 }
@@ -29,7 +29,8 @@ EXAMPLES = {
     "pretrain": "voxstrata pretrain pretrain-tiny data.corpora=speech --out runs/tiny",
     "merge": "voxstrata merge --base whisper-tiny.en --vector ser=runs/finetune-ser:0.5 --out merged",
     "inspect": "voxstrata inspect runs/finetune-ser --base whisper-tiny.en",
-    "export": "voxstrata export runs/adaltm my-encoder",
+    "export": "voxstrata export runs/adaltm my-encoder --as encoder",
+    "push": "voxstrata push my-encoder my-name/my-encoder --private",
     "predict": "voxstrata predict call.wav recordings/ --model runs/finetune-ser",
     "evaluate": "voxstrata evaluate runs/finetune-ser",
     "compare": "voxstrata compare runs/finetune-ser runs/adaltm",
