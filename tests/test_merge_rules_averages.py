@@ -229,6 +229,23 @@ def test_regmean_of_fewer_inputs_than_columns_gives_their_outputs() -> None:
         np.testing.assert_allclose(x @ found.T, x @ expert.T, rtol=1e-8)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_regmean_does_not_enlarge_rounding_where_inputs_are_nearly_the_same(seed: int) -> None:
+    base, experts = drawn((3, 4), seed=seed)
+    data = inputs(9, 4, 20 + seed)
+    for x in data:
+        x[:, 1] = x[:, 0] + 1e-9 * x[:, 1]
+    tensor = to_merge(base, experts, (1, 1), statistics=[x.T @ x for x in data])
+    found = merged("regmean", tensor, alpha=1.0)
+    assert np.abs(found - (experts[0] + experts[1]) / 2).max() < np.abs(experts[0] - experts[1]).max()
+    # The regression on the three inputs that differ gives the same outputs.
+    three = [np.delete(x, 1, axis=1) for x in data]
+    outputs = [x @ expert.T for x, expert in zip(data, experts, strict=True)]
+    wanted = np.linalg.lstsq(np.concatenate(three), np.concatenate(outputs), rcond=None)[0].T
+    joined = np.stack([found[:, 0] + found[:, 1], found[:, 2], found[:, 3]], axis=1)
+    np.testing.assert_allclose(joined, wanted, rtol=1e-6)
+
+
 def test_regmean_takes_a_convolution_as_a_matrix_if_it_has_gram_matrices() -> None:
     base, experts = drawn((3, 2, 2))
     grams = [x.T @ x for x in inputs(9, 4, 5)]

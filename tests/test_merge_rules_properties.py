@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tensors_to_merge import Array, drawn, edited, merged, to_merge
+from voxstrata.merging.rules import rule
 from voxstrata.merging.rules.averages import AverageRule
 from voxstrata.merging.rules.registry import RULES
 from voxstrata.merging.rules.rule import TensorToMerge, VectorRule
 
-VECTORS = [name for name, rule in RULES.items() if isinstance(rule, VectorRule)]
-AVERAGES = [name for name, rule in RULES.items() if isinstance(rule, AverageRule)]
-PAIRS = [name for name, rule in RULES.items() if rule.experts == (2, 2)]
+VECTORS = [name for name, each in RULES.items() if isinstance(each, VectorRule)]
+AVERAGES = [name for name, each in RULES.items() if isinstance(each, AverageRule)]
+PAIRS = [name for name, each in RULES.items() if each.experts == (2, 2)]
 RANDOM = ["dare", "della"]
 #: Options with which a rule changes no task vector that is alone.
 UNCHANGED: dict[str, dict[str, Any]] = {
@@ -181,8 +182,8 @@ def test_which_rules_leave_their_coefficients_to_be_learned() -> None:
         *("task-arithmetic", "ties", "breadcrumbs", "dare", "della", "model-stock", "tsv-m", "iso-c")
     }
     for method in VECTORS:
-        rule: Any = RULES[method]
-        assert rule.learnable(rule.options())
+        known: Any = RULES[method]
+        assert known.learnable(known.options())
     ties: Any = RULES["ties"]
     assert not ties.learnable(ties.options(normalize=True))
 
@@ -239,20 +240,32 @@ def test_tensors_of_any_shape_are_merged_to_that_shape(method: str, shape: tuple
     assert np.isfinite(found).all()
 
 
-@pytest.mark.parametrize("method", [name for name, rule in RULES.items() if rule.elementwise])
-def test_elementwise_rules_merge_slices_as_the_whole(method: str) -> None:
-    base, experts = drawn((6, 3))
-    tensor = measured(method, to_merge(base, experts, (1.0, 0.5)))
-    halves = [
-        merged(
-            method,
-            replace(
-                tensor,
-                base=tensor.base[rows],
-                experts=tuple(expert[rows] for expert in tensor.experts),
-                statistics=tuple(s if s is None else s[rows] for s in tensor.statistics),
-            ),
-        )
-        for rows in (slice(0, 2), slice(2, 6))
-    ]
-    np.testing.assert_array_equal(np.concatenate(halves), merged(method, tensor))
+@pytest.mark.parametrize("shape", [(7, 5), (6, 2, 3)])
+@pytest.mark.parametrize("weights", [(1.0, 0.5), (1.0, 0.0)])
+@pytest.mark.parametrize("method", RULES)
+def test_a_large_tensor_that_is_merged_in_slices_is_the_same(
+    method: str, weights: tuple[float, float], shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, experts = drawn(shape)
+    options = {"combine": "ties"} if "combine" in RULES[method].options.model_fields else {}
+    tensor = measured(method, to_merge(base, experts, weights, seed=3))
+    found = merged(method, tensor, **options)
+    monkeypatch.setattr(rule, "SLICE", 12)
+    np.testing.assert_array_equal(merged(method, tensor, **options), found)
+
+
+def test_slices_have_as_many_rows_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rule, "SLICE", 12)
+    parts: list[TensorToMerge] = []
+
+    def merge(part: TensorToMerge) -> torch.Tensor:
+        parts.append(part)
+        return part.base + part.experts[0] + part.statistics[0]
+
+    base, experts = drawn((7, 5))
+    tensor = to_merge(base, experts, (1.0, 0.5), statistics=[base, None])
+    np.testing.assert_array_equal(rule.in_slices(tensor, merge).numpy(), base + experts[0] + base)
+    assert [len(part.base) for part in parts] == [2, 2, 2, 1]
+    parts.clear()
+    rule.in_slices(to_merge(*drawn((30,)), (1, 1), statistics=[np.zeros(30)] * 2), merge)
+    assert [len(part.base) for part in parts] == [30]

@@ -79,11 +79,9 @@ class Linear(AverageRule[LinearOptions]):
         return 1.0 if any(coefficients) else 0.0
 
     def combined(self, tensor: TensorToMerge, options: LinearOptions) -> Tensor:
-        """The sum; an expert's own weights if it has all the weight."""
+        """The sum, also of a single expert and the base."""
         total = self.total(tensor.coefficients, options)
         shares = tuple(weight / total for weight in tensor.coefficients)
-        if shares == (1.0,) and not options.base_weight:
-            return tensor.experts[0]
         return self.averaged(tensor, shares, options)
 
     def averaged(self, tensor: TensorToMerge, shares: Sequence[float], options: LinearOptions) -> Tensor:

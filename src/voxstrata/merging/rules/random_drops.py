@@ -10,7 +10,7 @@ from torch import Tensor
 
 from voxstrata.merging.rules.options import Densities, Shares, of_expert
 from voxstrata.merging.rules.rule import TensorToMerge
-from voxstrata.merging.rules.sparse import CombinedOptions, SparseRule
+from voxstrata.merging.rules.sparse import CombinedOptions, Selection, SparseRule
 
 
 class DropOptions(CombinedOptions):
@@ -34,13 +34,18 @@ class Dare(SparseRule[DropOptions]):
     paper = "Yu et al. 2024, Language Models are Super Mario (arXiv 2311.03099)"
     options = DropOptions
 
-    def sparse(self, tensor: TensorToMerge, expert: int, delta: Tensor, options: DropOptions) -> Tensor:
+    def selection(self, tensor: TensorToMerge, expert: int, options: DropOptions) -> Selection:
         """The weights that a draw keeps, enlarged."""
         density = of_expert(options.density, tensor, expert)
-        if density == 1:
-            return delta
-        delta.masked_fill_(_draws(tensor, expert) >= density, 0.0)
-        return delta.div_(density) if options.rescale else delta
+        generator = tensor.generator(expert)
+
+        def select(delta: Tensor) -> Tensor:
+            if density == 1:
+                return delta
+            delta.masked_fill_(_draws(delta, generator) >= density, 0.0)
+            return delta.div_(density) if options.rescale else delta
+
+        return select
 
 
 class DellaOptions(DropOptions):
@@ -89,20 +94,26 @@ class Della(SparseRule[DellaOptions]):
     paper = "Deep et al. 2024, DELLA-Merging (arXiv 2406.11617)"
     options = DellaOptions
 
-    def sparse(self, tensor: TensorToMerge, expert: int, delta: Tensor, options: DellaOptions) -> Tensor:
+    def selection(self, tensor: TensorToMerge, expert: int, options: DellaOptions) -> Selection:
         """The weights that a draw keeps, enlarged."""
         density = of_expert(options.density, tensor, expert)
-        if density == 1:
-            return delta
-        rows = delta.flatten(1) if delta.ndim > 1 else delta.reshape(1, -1)
-        epsilon, width = of_expert(options.epsilon, tensor, expert), rows.shape[1]
-        order = rows.abs().argsort(dim=1, descending=True, stable=True)
-        by_rank = density + epsilon / 2 - torch.arange(width, dtype=rows.dtype) * (epsilon / width)
-        kept = torch.empty_like(rows).scatter_(1, order, by_rank.expand_as(rows)).view(delta.shape)
-        delta.masked_fill_(_draws(tensor, expert) >= kept, 0.0)
-        return delta.div_(kept) if options.rescale else delta
+        epsilon = of_expert(options.epsilon, tensor, expert)
+        generator = tensor.generator(expert)
+
+        def select(delta: Tensor) -> Tensor:
+            if density == 1:
+                return delta
+            rows = delta.flatten(1) if delta.ndim > 1 else delta.reshape(1, -1)
+            width = rows.shape[1]
+            order = rows.abs().argsort(dim=1, descending=True, stable=True)
+            by_rank = density + epsilon / 2 - torch.arange(width, dtype=rows.dtype) * (epsilon / width)
+            kept = torch.empty_like(rows).scatter_(1, order, by_rank.expand_as(rows)).view(delta.shape)
+            delta.masked_fill_(_draws(delta, generator) >= kept, 0.0)
+            return delta.div_(kept) if options.rescale else delta
+
+        return select
 
 
-def _draws(tensor: TensorToMerge, expert: int) -> Tensor:
-    """Numbers from [0, 1) for each weight; the same in any order of tensors and for any number of threads."""
-    return torch.rand(tensor.base.shape, dtype=torch.float64, generator=tensor.generator(expert))
+def _draws(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Numbers from [0, 1) for each weight, the same in one or several parts and for any number of threads."""
+    return torch.rand(rows.shape, dtype=torch.float64, generator=generator)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Generic, Literal, TypeVar
 
@@ -18,6 +18,9 @@ from torch import Tensor
 
 from voxstrata.config.strict import Strict
 from voxstrata.errors import CheckpointError, RecipeError, counted
+
+#: Weights that are merged at a time, where a rule can.
+SLICE = 2**20
 
 
 class NoOptions(Strict):
@@ -119,7 +122,8 @@ class Rule(ABC, Generic[Options]):
         experts: the smallest and the largest number of experts; None for no bound.
         weights_sum_to_one: whether coefficients are weights of an average (linear, slerp), not factors of
             task vectors.
-        elementwise: whether each weight is merged by itself, so that a tensor may be merged in slices.
+        elementwise: whether each weight is merged by itself, so that a tensor may be merged in slices; its
+            statistics, too.
         statistics: what the rule needs of each expert beside its weights: `fisher`, the diagonal of the
             Fisher information in the shape of the tensor, or `gram`, the sum of x x^T over the inputs x of
             a linear layer [in, in].
@@ -151,8 +155,11 @@ class Rule(ABC, Generic[Options]):
         # Rules that drop or compare weights may lose a NaN on the way; sums of single weights cannot.
         if not self.elementwise:
             _refuse_not_finite(used)
-        merged = self.combined(used, options)
-        if not torch.isfinite(merged).all():
+        if self.elementwise:
+            merged = in_slices(used, lambda part: self.combined(part, options))
+        else:
+            merged = self.combined(used, options)
+        if not finite(merged):
             _refuse_not_finite(used)
             raise CheckpointError(
                 f"{tensor.name}: {self.name} gives weights that are not finite; give smaller coefficients"
@@ -226,14 +233,46 @@ class VectorRule(Rule[Options]):
         return True
 
     def combined(self, tensor: TensorToMerge, options: Options) -> Tensor:
-        """W + sum_k c_k dW'_k; for one expert at 1 whose vector is unchanged, its own weights."""
-        edited = self.edited(tensor, options)
-        if tensor.coefficients == (1.0,) and torch.equal(edited[0], tensor.deltas[0]):
-            return tensor.experts[0]
-        merged = tensor.base.clone()
-        for vector, coefficient in zip(edited, tensor.coefficients, strict=True):
-            merged.add_(vector, alpha=coefficient)
-        return merged
+        """W + sum_k c_k dW'_k."""
+        return with_vectors(tensor, self.edited(tensor, options))
+
+
+def with_vectors(tensor: TensorToMerge, vectors: Sequence[Tensor]) -> Tensor:
+    """W + sum_k c_k dW'_k; for one expert at 1 whose vector is unchanged, its own weights.
+
+    Args:
+        tensor: W and the c_k.
+        vectors: dW'_k, in the shape of W.
+    """
+    if tensor.coefficients == (1.0,) and torch.equal(vectors[0], tensor.deltas[0]):
+        return tensor.experts[0]
+    merged = tensor.base.clone()
+    for vector, coefficient in zip(vectors, tensor.coefficients, strict=True):
+        merged.add_(vector, alpha=coefficient)
+    return merged
+
+
+def in_slices(tensor: TensorToMerge, merge: Callable[[TensorToMerge], Tensor]) -> Tensor:
+    """Merge a tensor some rows at a time, in order, so that little memory is needed beside it.
+
+    Args:
+        tensor: what is merged. One-dimensional tensors are merged whole.
+        merge: for rows of the tensor.
+    """
+    if tensor.base.ndim < 2 or tensor.base.numel() <= SLICE:
+        return merge(tensor)
+    merged = torch.empty_like(tensor.base)
+    height = max(1, SLICE // tensor.base[0].numel())
+    for begin in range(0, len(tensor.base), height):
+        rows = slice(begin, begin + height)
+        part = replace(
+            tensor,
+            base=tensor.base[rows],
+            experts=tuple(expert[rows] for expert in tensor.experts),
+            statistics=tuple(each if each is None else each[rows] for each in tensor.statistics),
+        )
+        merged[rows] = merge(part)
+    return merged
 
 
 def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -244,6 +283,11 @@ def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return total
 
 
+def finite(tensor: Tensor) -> bool:
+    """Whether all numbers of a tensor are finite."""
+    return all(bool(torch.isfinite(part).all()) for part in torch.split(tensor.reshape(-1), SLICE))
+
+
 def _refuse_not_finite(tensor: TensorToMerge) -> None:
     """Refuse weights that are not finite.
 
@@ -251,7 +295,7 @@ def _refuse_not_finite(tensor: TensorToMerge) -> None:
         CheckpointError: naming the first checkpoint that has such weights.
     """
     for number, weights in enumerate((tensor.base, *tensor.experts)):
-        if not torch.isfinite(weights).all():
+        if not finite(weights):
             owner = f"expert {tensor.number(number - 1) + 1}" if number else "the base"
             raise CheckpointError(
                 f"{tensor.name}: {owner} has weights that are not finite; give an intact checkpoint"

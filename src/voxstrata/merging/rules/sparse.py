@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from voxstrata.merging.rules.arithmetic import ScaledRule
 from voxstrata.merging.rules.options import Densities, ScaledOptions, Shares, of_expert
-from voxstrata.merging.rules.rule import TensorToMerge
+from voxstrata.merging.rules.rule import TensorToMerge, in_slices, with_vectors
 
 
 class SparseOptions(ScaledOptions):
@@ -44,20 +45,24 @@ class CombinedOptions(SparseOptions):
 
 
 Sparse = TypeVar("Sparse", bound=SparseOptions)
+Selection = Callable[[Tensor], Tensor]
 
 
 class SparseRule(ScaledRule[Sparse]):
     """A rule that keeps a part of each task vector, and adds all of it or what agrees in sign."""
 
     @abstractmethod
-    def sparse(self, tensor: TensorToMerge, expert: int, delta: Tensor, options: Sparse) -> Tensor:
-        """The part of a task vector that is kept, in the shape of the tensor.
+    def selection(self, tensor: TensorToMerge, expert: int, options: Sparse) -> Selection:
+        """What keeps a part of an expert's task vector.
 
         Args:
             tensor: what is merged.
             expert: k, from 0.
-            delta: its task vector, which may be changed in place.
             options: of the merge.
+
+        Returns:
+            A function of rows of the task vector, which it may change in place. It is called for all rows, in
+            order, in one or several parts.
         """
 
     def elects(self, options: Sparse) -> bool:
@@ -70,10 +75,23 @@ class SparseRule(ScaledRule[Sparse]):
 
     def edited(self, tensor: TensorToMerge, options: Sparse) -> Sequence[Tensor]:
         """What is kept of each vector, times the factor."""
-        vectors = [self.sparse(tensor, k, delta, options) for k, delta in enumerate(tensor.deltas)]
+        return self._selected(tensor, self._selections(tensor, options), options)
+
+    def combined(self, tensor: TensorToMerge, options: Sparse) -> Tensor:
+        """W + sum_k c_k dW'_k, some rows at a time."""
+        selections = self._selections(tensor, options)
+        return in_slices(tensor, lambda part: with_vectors(part, self._selected(part, selections, options)))
+
+    def _selections(self, tensor: TensorToMerge, options: Sparse) -> list[Selection]:
+        return [self.selection(tensor, k, options) for k in range(len(tensor.experts))]
+
+    def _selected(
+        self, part: TensorToMerge, selections: Sequence[Selection], options: Sparse
+    ) -> Sequence[Tensor]:
+        vectors = [select(delta) for select, delta in zip(selections, part.deltas, strict=True)]
         if self.elects(options):
-            _keep_elected(vectors, tensor, options)
-        return self.scaled(vectors, tensor, options)
+            _keep_elected(vectors, part, options)
+        return self.scaled(vectors, part, options)
 
 
 class TiesOptions(SparseOptions):
@@ -100,10 +118,9 @@ class Ties(SparseRule[TiesOptions]):
         """Always."""
         return True
 
-    def sparse(self, tensor: TensorToMerge, expert: int, delta: Tensor, options: TiesOptions) -> Tensor:
+    def selection(self, tensor: TensorToMerge, expert: int, options: TiesOptions) -> Selection:
         """The largest weights by magnitude."""
-        kept = _count(of_expert(options.density, tensor, expert), delta)
-        return _within(delta, delta.numel() - kept, delta.numel())
+        return _by_magnitude(tensor, expert, of_expert(options.density, tensor, expert), 0.0)
 
 
 class BreadcrumbsOptions(CombinedOptions):
@@ -129,36 +146,38 @@ class Breadcrumbs(SparseRule[BreadcrumbsOptions]):
     paper = "Davari and Belilovsky 2023, Model Breadcrumbs (arXiv 2312.06795)"
     options = BreadcrumbsOptions
 
-    def sparse(
-        self, tensor: TensorToMerge, expert: int, delta: Tensor, options: BreadcrumbsOptions
-    ) -> Tensor:
+    def selection(self, tensor: TensorToMerge, expert: int, options: BreadcrumbsOptions) -> Selection:
         """The weights of middle magnitude."""
-        size = delta.numel()
-        kept = _count(of_expert(options.density, tensor, expert), delta)
-        largest = min(round(of_expert(options.gamma, tensor, expert) * size), size - kept)
-        return _within(delta, size - kept - largest, size - largest)
+        density, gamma = (of_expert(each, tensor, expert) for each in (options.density, options.gamma))
+        return _by_magnitude(tensor, expert, density, gamma)
 
 
-def _count(density: float, delta: Tensor) -> int:
-    """How many weights are kept: the nearest whole number, at least one."""
-    return max(1, round(density * delta.numel()))
-
-
-def _within(delta: Tensor, begin: int, end: int) -> Tensor:
-    """A vector with zeros where its magnitude is not in a range of ranks.
+def _by_magnitude(tensor: TensorToMerge, expert: int, density: float, largest: float) -> Selection:
+    """What keeps weights of a task vector by the rank of their magnitude.
 
     Args:
-        delta: any shape; changed in place.
-        begin: how many of the smallest are dropped.
-        end: the same and how many are kept.
+        tensor: what is merged.
+        expert: k, from 0.
+        density: share that is kept; at least one weight is.
+        largest: share of the largest that is dropped first, if the density allows.
     """
-    magnitudes = delta.abs()
-    flat = magnitudes.flatten()
-    if begin:
-        delta.masked_fill_(magnitudes < flat.kthvalue(begin + 1).values, 0.0)
-    if end < flat.numel():
-        delta.masked_fill_(magnitudes > flat.kthvalue(end).values, 0.0)
-    return delta
+    magnitudes: np.ndarray[Any, Any] = (tensor.experts[expert] - tensor.base).abs_().numpy().reshape(-1)
+    size = magnitudes.size
+    kept = max(1, round(density * size))
+    end = size - min(round(largest * size), size - kept)
+    begin = end - kept
+    magnitudes.partition([begin, end - 1])
+    low, high = float(magnitudes[begin]), float(magnitudes[end - 1])
+
+    def select(delta: Tensor) -> Tensor:
+        sizes = delta.abs()
+        if begin:
+            delta.masked_fill_(sizes < low, 0.0)
+        if end < size:
+            delta.masked_fill_(sizes > high, 0.0)
+        return delta
+
+    return select
 
 
 def _keep_elected(vectors: Sequence[Tensor], tensor: TensorToMerge, options: SparseOptions) -> None:

@@ -130,8 +130,9 @@ def _towards(mean: Tensor, directions: Sequence[Tensor], weights: Sequence[float
     """sum_k w_k log_m(u_k), the tangent at m that points to the mean of the u_k."""
     total = torch.zeros_like(mean)
     for direction, weight in zip(directions, weights, strict=True):
-        across = direction - mean * torch.sum(mean * direction)
-        sine, cosine = float(torch.linalg.vector_norm(across)), float(torch.sum(mean * direction))
+        cosine = float(torch.sum(mean * direction))
+        across = torch.add(direction, mean, alpha=-cosine)
+        sine = float(torch.linalg.vector_norm(across))
         if sine:
             total.add_(across, alpha=weight * math.atan2(sine, cosine) / sine)
     return total
@@ -145,16 +146,23 @@ def interpolated(first: Tensor, second: Tensor, t: float) -> Tensor:
         second: the same shape.
         t: 0 gives the first, 1 the second.
     """
-    norms = [torch.linalg.vector_norm(each, dim=1, keepdim=True) for each in (first, second)]
-    tiny = torch.finfo(first.dtype).tiny
-    one, other = first / norms[0].clamp_min(tiny), second / norms[1].clamp_min(tiny)
-    chord, middle = (
-        torch.linalg.vector_norm(each, dim=1, keepdim=True) for each in (one - other, one + other)
-    )
+    lengths = [_lengths(first), _lengths(second)]
+    zero = (lengths[0] == 0) | (lengths[1] == 0)
+    one, other = (length.masked_fill(zero, 1.0) for length in lengths)
+    # The angle between the unit vectors u and v is 2 atan2(|u - v|, |u + v|), exact for small angles too.
+    between = (first / one).sub_(second / other)
+    chord = _lengths(between)
+    middle = _lengths(between.add_(second / other, alpha=2))
+    del between
     angle = 2 * torch.atan2(chord, middle)
     sine = torch.sin(angle)
-    linear = (sine < _PARALLEL) | (norms[0] == 0) | (norms[1] == 0)
+    linear = (sine < _PARALLEL) | zero
     sine = sine.masked_fill(linear, 1.0)
     left = torch.where(linear, 1 - t, torch.sin((1 - t) * angle) / sine)
     right = torch.where(linear, t, torch.sin(t * angle) / sine)
-    return left * first + right * second
+    return (left * first).addcmul_(right, second)
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return lengths
