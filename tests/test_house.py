@@ -18,20 +18,9 @@ PACKAGE = ROOT / "src" / "voxstrata"
 #: A room may import from itself and from rooms named before it.
 ROOMS = (
     *("errors", "documents", "labels", "vocabulary", "runs", "predictions", "evaluation"),
-    *(
-        "config",
-        "audio",
-        "corpora",
-        "batches",
-        "system",
-        "backbone",
-        "merging",
-        "heads",
-        "losses",
-        "training",
-    ),
-    *("methods", "recipes", "inference", "reporting", "analysis", "experiments", "benchmarks"),
-    *("notebook", "cli"),
+    *("config", "audio", "corpora", "batches", "system", "backbone", "merging", "heads", "losses"),
+    *("training", "methods", "recipes", "inference", "reporting", "analysis", "experiments", "exporting"),
+    *("benchmarks", "notebook", "cli"),
 )
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
