@@ -113,7 +113,7 @@ def test_averages_weigh_the_base_like_the_others(tmp_path):
     asked = read(
         tmp_path, merge_method="nuslerp", base_model="base", models=models({"weight": 1}, {"weight": 2})
     )
-    assert asked.options == {"along": "tensor", "of": "vectors"} and asked.base == "base"
+    assert asked.options == {"of": "vectors"} and asked.base == "base"
     asked = read(tmp_path, merge_method="model_stock", base_model="base", models=models({}, {}))
     assert asked.method == "model-stock" and given(asked) == {"runs/asr": 1.0, "runs/ser": 1.0}
 
@@ -146,6 +146,7 @@ PLAIN = {"merge_method": "task_arithmetic", "base_model": "b", "models": models(
         ({"parameters": {"lambda": [0, 1]}}, "has a list as lambda"),
         ({"parameters": {"nonsense": 1}}, "the parameter 'nonsense'"),
         ({"dtype": "int8"}, "has dtype 'int8'"),
+        ({"merge_method": "nuslerp", "parameters": {"nuslerp_flatten": False}}, "nuslerp_flatten false"),
     ],
 )
 def test_what_has_no_equal_is_refused_in_one_line(tmp_path, changes, words):

@@ -17,44 +17,50 @@ if TYPE_CHECKING:
     from voxstrata.merging.request import MergeRequest
 
 
+FILE = typer.Argument(
+    None, help="YAML: merge.yaml of an earlier merge, or a file of mergekit's. Options win over it."
+)
+BASE = typer.Option(
+    None, "--base", help="What the experts were fine-tuned from: folder, run, packaged name or Hub id."
+)
+VECTORS = typer.Option(
+    None,
+    "--vector",
+    metavar="NAME=PATH:COEFFICIENT",
+    help="An expert and its coefficient: a number, a list per layer (0.1,0.2,...), or a CSV file with the "
+    "columns layer and coefficient. Repeat it for each expert.",
+)
+OPTIONS = typer.Option(
+    None, "--set", metavar="OPTION=VALUE", help="Option of the method, e.g. density=0.2; may be repeated."
+)
+DTYPE = typer.Option(
+    None, "--dtype", help="float32, float16 or bfloat16. Default: the widest of base and experts."
+)
+PARTS = typer.Option(
+    None, "--parts", help="encoder, decoder or all. Default: all that base and experts hold."
+)
+FOREIGN = typer.Option(False, "--allow-foreign", help="Take experts that do not seem to come from the base.")
+CHECK = typer.Option(False, "--check", help="Look at headers only: say what would be merged, write nothing.")
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command."""
     app.command("merge")(merge)
 
 
 def merge(
-    file: Path | None = typer.Argument(
-        None, help="YAML: merge.yaml of an earlier merge, or a file of mergekit's. Options win over it."
-    ),
-    base: str | None = typer.Option(
-        None, "--base", help="What the experts were fine-tuned from: folder, run, packaged name or Hub id."
-    ),
-    vectors: list[str] | None = typer.Option(
-        None,
-        "--vector",
-        metavar="NAME=PATH:COEFFICIENT",
-        help="An expert and its coefficient: a number, a list per layer (0.1,0.2,...), or a CSV file with "
-        "the columns layer and coefficient. Repeat it for each expert.",
-    ),
+    file: Path | None = FILE,
+    base: str | None = BASE,
+    vectors: list[str] | None = VECTORS,
     method: str | None = typer.Option(None, "--method", help="Merge rule. Default: task-arithmetic."),
     out: Path | None = typer.Option(None, "--out", help="Folder to write; new or empty."),
-    options: list[str] | None = typer.Option(
-        None, "--set", metavar="OPTION=VALUE", help="Option of the method, e.g. density=0.2; may be repeated."
-    ),
-    dtype: str | None = typer.Option(
-        None, "--dtype", help="float32, float16 or bfloat16. Default: the widest of base and experts."
-    ),
-    parts: str | None = typer.Option(
-        None, "--parts", help="encoder, decoder or all. Default: all that base and experts hold."
-    ),
+    options: list[str] | None = OPTIONS,
+    dtype: str | None = DTYPE,
+    parts: str | None = PARTS,
     seed: int | None = typer.Option(None, "--seed", help="Seed of methods that draw at random. Default: 0."),
-    allow_foreign: bool = typer.Option(
-        False, "--allow-foreign", help="Take experts that do not seem to come from the base."
-    ),
+    allow_foreign: bool = FOREIGN,
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace an earlier merge in OUT."),
-    check: bool = typer.Option(
-        False, "--check", help="Look at headers only: say what would be merged, write nothing."
-    ),
+    check: bool = CHECK,
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
     """Merge fine-tuned checkpoints with their base, without training and without loading a model.

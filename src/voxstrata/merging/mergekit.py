@@ -207,9 +207,9 @@ class _File:
             if name in given or name in method.defaults:
                 options[ours] = self._constant(name, given.get(name, method.defaults.get(name)))
         if method.ours == "nuslerp":
-            flat = self._constant("nuslerp_flatten", given.get("nuslerp_flatten", True))
-            columns = self._constant("nuslerp_row_wise", given.get("nuslerp_row_wise", False))
-            options["along"] = "tensor" if flat else "columns" if columns else "rows"
+            if self._constant("nuslerp_flatten", given.get("nuslerp_flatten", True)) is not True:
+                # Of a convolution it takes the last axis alone, where rows here are output channels.
+                raise self._refused("has nuslerp_flatten false, which cuts convolutions otherwise; remove it")
             options["of"] = "weights" if self.content.get("base_model") is None else "vectors"
         known = {"weight", "t", "nuslerp_flatten", "nuslerp_row_wise", *_WITHOUT_EFFECT}
         for name in given:
