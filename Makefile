@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 BENCH := $(BENCH_VENV)/bin/voxstrata bench
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
-.PHONY: setup demo test test-all check lint types reference docs bench weights clean
+.PHONY: setup demo test test-all check lint types reference results docs bench weights clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -45,6 +45,9 @@ check: lint types test  ## lint, types and tests
 
 reference: setup  ## write docs/reference from the program
 	$(BIN)/python docs/generate.py
+
+results: setup  ## write the tables and figures of the results from docs/answers
+	$(BIN)/python docs/generate.py results
 
 $(VENV)/.docs-ready: $(VENV)/.ready constraints/docs.txt
 	$(BIN)/python -m pip install --quiet $(PIP_INDEX) --constraint constraints/tested.txt --constraint constraints/docs.txt --editable '.[docs]'

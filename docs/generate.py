@@ -1,7 +1,8 @@
-"""Writes the reference of commands, recipes, tables and the Python API from the program itself.
+"""Writes the generated pages: the reference from the program itself, the results from archived answers.
 
 python docs/generate.py          writes docs/reference/*.md
-python docs/generate.py --check  says which of them differ from the program
+python docs/generate.py results  writes tables and figures of docs/results.md, docs/results/ and README.md
+With --check it names the files that differ, and writes nothing.
 """
 
 from __future__ import annotations
@@ -148,17 +149,24 @@ def api_page() -> str:
 def main() -> int:
     """Writes the pages, or checks them; returns the exit code."""
     sys.path.insert(0, str(Path(__file__).parent))
+    check = "--check" in sys.argv
+    if "results" in sys.argv:
+        from result_pages import pages as written
+    else:
+
+        def written() -> dict[Path, str]:
+            return {FOLDER / name: content for name, content in pages().items()}
+
     stale = []
-    for name, content in pages().items():
-        path = FOLDER / name
+    for path, content in written().items():
         if path.is_file() and path.read_text(encoding="utf-8") == content:
             continue
-        stale.append(name)
-        if "--check" not in sys.argv:
-            FOLDER.mkdir(exist_ok=True)
+        stale.append(path.name)
+        if not check:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(content, encoding="utf-8")
-    print(f"{'differ' if '--check' in sys.argv else 'written'}: {', '.join(stale) or 'none'}")
-    return int("--check" in sys.argv and bool(stale))
+    print(f"{'differ' if check else 'written'}: {', '.join(stale) or 'none'}")
+    return int(check and bool(stale))
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from voxstrata.recipes.reading import read_recipe
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "voxstrata"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-#: Pages of results and of what was tried: records, in the words of their day.
-RECORDS = {"results.md", "results-wavlm-tiny.md", "experiments.md", "CHANGELOG.md"}
+#: Pages of the first version's results, and of changes: records, in the words of their day.
+RECORDS = {"results-wavlm-tiny.md", "CHANGELOG.md"}
 #: Words that the field does not use, and what it says.
 PRIVATE = {"yardstick": "baseline", "told": "stated", "seam": "interface", "heard": "seen in training"}
 COLUMNS = ("path", "id", "speaker", "split", "emotion", "start", "end", "offset", "duration", "fold")

@@ -197,6 +197,48 @@ def test_an_archive_gives_the_same_table_without_training_and_tells_no_places(
     assert not list((table.parent / "runs").glob("**/*.safetensors"))
 
 
+def test_a_table_is_written_from_what_is_finished_or_from_archives_alone(
+    table: Path, corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "write_report", lambda run: None)
+    early, whole = tmp_path / "early.tar.xz", tmp_path / "whole.tar.xz"
+    nothing = reproduce(table, corpus_folder, "--finished")
+    assert "no run of toy-toy is finished there" in str(nothing.exception)
+    reproduce(table, corpus_folder, "--only", "ser", "--seed", "0")
+    so_far = json.loads(reproduce(table, corpus_folder, "--finished", "--archive", str(early)).stdout)
+    assert [(row["name"], row["finished"], row["seeds"]) for row in so_far["rows"]] == [
+        ("ser", True, 1),
+        ("single", False, 0),
+    ]
+    given = json.loads(reproduce(table, corpus_folder, "--archive", str(whole)).stdout)
+
+    def from_archives(*answers: Path | str, table: Path = table) -> dict:
+        words = ["reproduce", str(table), "--scale", "toy", "--out", str(tmp_path / "elsewhere"), "--json"]
+        done = CliRunner().invoke(
+            app, [*words, *(part for one in answers for part in ("--answers", str(one)))]
+        )
+        assert done.exception is None, done.exception
+        return json.loads(done.stdout)
+
+    monkeypatch.setattr(run, "fit", pytest.fail)
+    monkeypatch.delenv("VOXSTRATA_DATA", raising=False)
+    for answers in ([whole], [tmp_path], [tmp_path / "*.tar.xz"], [early, whole]):
+        again = from_archives(*answers)
+        for row, before in zip(again["rows"], given["rows"], strict=True):
+            assert {**row, "runs": []} == {**before, "runs": []}
+    assert again["machine"] == given["machine"] and given["date"].startswith(again["date"])
+    assert [row["finished"] for row in from_archives(early)["rows"]] == [True, False]
+    another = yaml.safe_load(table.read_text())
+    another["scales"]["toy"]["set"]["all"]["training"] = {"epochs": 2}
+    (tmp_path / "another.yaml").write_text(yaml.safe_dump(another))
+    with pytest.raises(AssertionError, match="no run of another-toy is finished there"):
+        from_archives(whole, table=tmp_path / "another.yaml")
+    with pytest.raises(AssertionError, match="no archive is there"):
+        from_archives(tmp_path / "nowhere")
+    refused = reproduce(table, corpus_folder, "--answers", str(whole), "--finished")
+    assert "--answers needs archives alone; leave --data, --finished out" in str(refused.exception)
+
+
 @pytest.mark.parametrize("runs", ["runs", "deep/runs", "."])
 def test_paths_in_an_archive_are_relative_to_the_runs_and_others_are_left_a_name(
     runs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -39,7 +39,7 @@ def test_a_row_shows_the_setting_that_is_best_on_dev(choose, chosen, tmp_path):
         recipe = validate({"system": "statistics"}, name)
         planned.append(PlannedRun(name, recipe, run, (("$seed", 0), ("$fold", None), ("$part", None))))
     (found,) = rows_of(content, at, planned)
-    row = found.as_dict(content.columns, 1)
+    row = found.as_dict(content.columns, tmp_path / "tables" / "t")
     assert row["runs"] == [f"../../{chosen}"]
     point = content.members(at, "joint")[chosen]
     assert row["title"] == f"Joint (asr_weight {point['asr_weight']}, rates.encoder {point['rates.encoder']})"
@@ -176,8 +176,8 @@ def test_a_run_that_hangs_on_no_part_is_compared_with_every_part(tmp_path):
     ]
     rows = rows_of(content, content.scale("small"), [*single, *dual])
     (found,) = contrasts_of(content, rows)
-    values = {row.spec.run: row.as_dict(content.columns, 1) for row in rows}
-    assert values["single"]["runs"] == ["../../single"] and len(values["dual"]["runs"]) == 2
+    values = {row.spec.run: row.as_dict(content.columns, tmp_path) for row in rows}
+    assert values["single"]["runs"] == ["single"] and len(values["dual"]["runs"]) == 2
     uar = {name: row["metrics"]["uar"]["value"] for name, row in values.items()}
     assert uar == {"single": 1, "dual": 0.75}
     assert (found["clips"], found["differences"]["uar"]["difference"]) == (4, -0.25)
@@ -200,11 +200,13 @@ def test_two_runs_that_hang_on_no_fold_are_compared_once(tmp_path):
 def test_few_speakers_are_told_below_the_rows_that_have_them(tmp_path):
     content = table()
     planned = [answered(tmp_path / name, name, "abab", {}) for name in ("dual", "single")]
-    rows = [row.as_dict(content.columns, 1) for row in rows_of(content, content.scale("small"), planned)]
+    rows = [
+        row.as_dict(content.columns, tmp_path) for row in rows_of(content, content.scale("small"), planned)
+    ]
     told = "only 4 speakers: an interval by speaker is rough, and more likely too narrow"
     assert [row["warnings"] for row in rows] == [[told], [told]]
     finished = Finished(table="t", columns=content.columns, rows=rows)
-    assert f"- To be read with care: {told}\n" in markdown(finished)
+    assert f"Read with care: {told}.\n" in markdown(finished)
     rows[0]["warnings"] = []
     assert Finished(table="t", columns=content.columns, rows=rows).warnings == [f"{told} (Single)"]
 
@@ -215,7 +217,9 @@ def test_each_seed_is_told_beside_the_mean(tmp_path):
         answered(tmp_path / f"{name}-{seed}", name, answers, {"$seed": seed})
         for name, seed, answers in (("dual", 0, "abab"), ("dual", 1, "aaaa"), ("single", 0, "abab"))
     ]
-    rows = [row.as_dict(content.columns, 2) for row in rows_of(content, content.scale("small"), planned)]
+    rows = [
+        row.as_dict(content.columns, tmp_path) for row in rows_of(content, content.scale("small"), planned)
+    ]
     assert rows[0]["metrics"]["uar"]["value"] == 0.75
     assert [row["metrics"]["uar"]["by_seed"] for row in rows] == [[1.0, 0.5], []]
     told = markdown(Finished(table="t", columns=("uar",), rows=rows))
@@ -241,7 +245,7 @@ def test_a_further_seed_with_the_same_answers_changes_no_interval(speakers, tmp_
     for times in (1, 4):
         planned = seeds_of(tmp_path / str(times), speakers, **{n: a * times for n, a in answers.items()})
         rows = rows_of(content, content.scale("small"), planned)
-        metrics = [row.as_dict(content.columns, times)["metrics"] for row in rows]
+        metrics = [row.as_dict(content.columns, tmp_path)["metrics"] for row in rows]
         for of_row in metrics:
             for metric in of_row.values():
                 metric.pop("by_seed")
@@ -264,7 +268,7 @@ def test_parts_that_give_the_same_answers_change_no_interval(tmp_path):
         )
         for parts in ((1,), (1, 2))
     )
-    first, second = (rows[0].as_dict(content.columns, 1)["metrics"]["uar"] for rows in (once, twice))
+    first, second = (rows[0].as_dict(content.columns, tmp_path)["metrics"]["uar"] for rows in (once, twice))
     assert first["value"] == second["value"] and first["speaker"] == second["speaker"]
     assert first["iid"][1] - first["iid"][0] == pytest.approx(second["iid"][1] - second["iid"][0], abs=0.1)
 
@@ -273,7 +277,7 @@ def test_macro_f1_over_seeds_is_a_mean_in_rows_intervals_and_differences(tmp_pat
     content = table({"contrasts": [{"run": "dual", "over": "single"}]})
     planned = seeds_of(tmp_path, 4, dual=["a" * 8, "b" * 8], single=["a" * 8, "a" * 8])
     rows = rows_of(content, content.scale("small"), planned)
-    score = rows[0].as_dict(("macro_f1",), 2)["metrics"]["macro_f1"]
+    score = rows[0].as_dict(("macro_f1",), tmp_path)["metrics"]["macro_f1"]
     assert score["by_seed"] == pytest.approx([1 / 3, 1 / 3]) and score["value"] == pytest.approx(1 / 3)
     assert score["speaker"][0] <= 1 / 3 <= score["speaker"][1]
     (found,) = contrasts_of(content, rows)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,6 +15,23 @@ from voxstrata.cli.lines import one_line
 
 if TYPE_CHECKING:
     from voxstrata.experiments.tables.pieces import Piece
+
+
+CORPUS = typer.Option(
+    None,
+    "--corpus",
+    metavar="NAME=FOLDER",
+    help="Use the prepared corpus in FOLDER for the table's NAME; may be repeated.",
+)
+ARCHIVE = typer.Option(
+    None, "--archive", help="File (.tar.xz) for predictions and recipes, from which the table can be rebuilt."
+)
+ANSWERS = typer.Option(
+    None,
+    "--answers",
+    metavar="PATH",
+    help="The same from archives alone (files of --archive, folders, patterns); may be repeated.",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -26,12 +43,7 @@ def reproduce(
     table: str = typer.Argument(..., help="A packaged table, such as adaltm, or a YAML file."),
     scale: str = typer.Option(..., "--scale", help="A scale of the table, such as demo or real."),
     data: Path | None = typer.Option(None, "--data", help="Folder of the corpora. Default: VOXSTRATA_DATA."),
-    corpus: list[str] | None = typer.Option(
-        None,
-        "--corpus",
-        metavar="NAME=FOLDER",
-        help="Use the prepared corpus in FOLDER for the table's NAME; may be repeated.",
-    ),
+    corpus: list[str] | None = CORPUS,
     out: Path = typer.Option(Path("runs"), "--out", help="Folder for runs, corpora and tables."),
     only: str | None = typer.Option(
         None, "--only", help="Only these rows (comma-separated) and the runs that they need."
@@ -43,11 +55,11 @@ def reproduce(
     results: Path | None = typer.Option(
         None, "--results", help="Markdown file whose section for this table and scale is rewritten."
     ),
-    archive: Path | None = typer.Option(
-        None,
-        "--archive",
-        help="File (.tar.xz) for predictions and recipes, from which the table can be rebuilt.",
+    archive: Path | None = ARCHIVE,
+    finished: bool = typer.Option(
+        False, "--finished", help="Train nothing: a table of the finished runs; others read 'not run'."
     ),
+    answers: list[str] | None = ANSWERS,
     dry_run: bool = DRY_RUN,
     tflops: float | None = TFLOPS,
     as_json: bool = typer.Option(
@@ -57,24 +69,31 @@ def reproduce(
     """Run a table of experiments and print its rows; finished runs are not repeated.
 
     --only, --fold, --part and --seed select runs, for example one job each; their folders are printed.
+    With --finished or --answers nothing is trained.
     """
     from voxstrata.experiments.tables.pieces import WHOLE, Piece
 
     rows = None if only is None else tuple(filter(None, map(str.strip, only.split(","))))
     piece = Piece(rows, fold, part, seed)
+    tabled = as_table or finished or bool(answers)
     written = {"--results": results is not None, "--archive": archive is not None}
-    _refuse(piece, as_table, {} if as_table or dry_run else written)
+    _refuse(piece, as_table, {} if tabled or dry_run else written)
     ready = tuple(corpus or ())
     if dry_run:
-        _refuse_to_write(written | {"--table": as_table})
+        as_found = {"--finished": finished, "--answers": bool(answers)}
+        _refuse_to_write(written | as_found | {"--table": as_table})
         _check(table, scale, data, out, piece, ready, tflops, as_json)
         return
     refuse_without_dry_run({"--tflops": tflops is not None})
-    if piece != WHOLE and not as_table:
+    if piece != WHOLE and not tabled:
         runs = [str(run) for run in train_piece(table, scale, data, out, piece, ready)]
         typer.echo(json.dumps(runs, indent=2) if as_json else "\n".join(runs))
         return
-    folder = run_table(table, scale, data, out, piece, archive, ready)
+    if answers:
+        others = {"--data": data, "--corpus": corpus, "--archive": archive, "--finished": finished}
+        folder = _table_of_archives(table, scale, piece, answers, out, others)
+    else:
+        folder = run_table(table, scale, data, out, piece, archive, ready, train=not finished)
     show(folder, as_json)
     if results is not None:
         from voxstrata.experiments.tables.results import write_section
@@ -144,6 +163,8 @@ def run_table(
     piece: Piece | None = None,
     archive: Path | None = None,
     ready: Sequence[str] = (),
+    *,
+    train: bool = True,
 ) -> Path:
     """Runs a table, or a piece of it, under a progress bar; returns its folder."""
     from voxstrata.cli.progress import bar
@@ -164,9 +185,24 @@ def run_table(
             data=data_root(data),
             archive=archive,
             given=given,
+            train=train,
             notify=notify,
             tick=lambda now: advance(now.done, now.total, f"{now.run} {now.detail}"),
         )
+
+
+def _table_of_archives(
+    table: str, scale: str, piece: Piece, answers: Sequence[str], out: Path, others: dict[str, Any]
+) -> Path:
+    """The table of what archives hold; returns its folder."""
+    from voxstrata.errors import RecipeError
+    from voxstrata.experiments.tables.finished import Chosen
+    from voxstrata.experiments.tables.table import read_table
+    from voxstrata.experiments.tables.unpacked import table_of_archives
+
+    if given := [name for name, value in others.items() if value]:
+        raise RecipeError(f"--answers needs archives alone; leave {', '.join(given)} out")
+    return table_of_archives(Chosen(read_table(table), table, scale, piece), answers, out)
 
 
 def data_root(given: Path | None) -> Path | None:
@@ -217,7 +253,7 @@ def show(folder: Path, as_json: bool) -> None:
             console.width = max(console.width, Measurement.get(console, wide, shown).maximum)
             console.print(shown)
     for warning in table.warnings:
-        typer.echo(one_line(f"to be read with care: {warning}"))
+        typer.echo(one_line(f"read with care: {warning}"))
     if table.note:
         typer.echo(one_line(f"note: {table.note}"))
     typer.echo(f"report: {folder / 'report.html'}")

@@ -6,6 +6,7 @@ A bootstrap sample is a weight for each unit (how often it was drawn): its count
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from scipy.sparse import csr_array
 from voxstrata.errors import PredictionsError
 
 Array = NDArray[np.float64]
+
+#: Draws of clips are kept up to so many numbers (10 MB): each row of a table draws the same ones.
+_KEPT_DRAWS = 5_000_000
 
 #: Quantiles of the standard normal: 5 % two-sided, and 80 % power.
 SIGNIFICANCE, POWER = 1.96, 0.84
@@ -29,8 +33,17 @@ def toolkit_weights(units: int, resamples: int) -> Iterator[Array]:
     Yields:
         `[units]`, `resamples` times.
     """
-    for seed in range(resamples):
-        yield _weights(get_bootstrap_indices(units, None, seed), units)
+    if units * resamples > _KEPT_DRAWS:
+        yield from (_weights(get_bootstrap_indices(units, None, seed), units) for seed in range(resamples))
+    else:
+        yield from map(np.float64, _toolkit_draws(units, resamples))
+
+
+@lru_cache(maxsize=8)
+def _toolkit_draws(units: int, resamples: int) -> NDArray[np.uint16]:
+    """How often each clip is drawn, `[resamples, units]`: the same for all systems on the same clips."""
+    draws = (_weights(get_bootstrap_indices(units, None, seed), units) for seed in range(resamples))
+    return np.stack([weights.astype(np.uint16) for weights in draws])
 
 
 def check_resampling(resamples: int, seed: int) -> None:

@@ -43,19 +43,19 @@ def curve_figure(points: Sequence[Mapping[str, Any]]) -> Drawing:
         axes.grid(axis="y", color=GRID)
         legend_below(figure, axes, 1)
         svg = to_svg(figure)
-    told = "; ".join(_told(name, points) for name in names)
+    words = "; ".join(_in_words(name, points) for name in names)
     return Drawing(
         name="curve",
         title="Emotions and words against the coefficient",
-        alt=f"Line chart of percent against the coefficient. {told}.",
-        caption=f"{told}. Bands: 95 % intervals by resampling speakers. WER above 100 is not drawn.",
+        alt=f"Line chart of percent against the coefficient. {words}.",
+        caption="Bands: 95 % intervals by resampling speakers. WER above 100 is not drawn.",
         svg=svg,
         header=("series", "coefficient", "percent", "low", "high"),
         rows=tuple(rows),
     )
 
 
-def _told(name: str, points: Sequence[Mapping[str, Any]]) -> str:
+def _in_words(name: str, points: Sequence[Mapping[str, Any]]) -> str:
     values = ", ".join(
         f"{100 * float(point['scores'][name]['value']):.1f} at {point['coefficient']:g}" for point in points
     )

@@ -126,14 +126,22 @@ def label(text: str, width: int = 28) -> str:
 @contextmanager
 def canvas(width_in: float, height_in: float) -> Iterator[tuple[Figure, Axes]]:
     """A figure with one axes in the house style; draw and call `to_svg` inside."""
+    with panels(width_in, height_in, 1) as (figure, (axes,)):
+        yield figure, axes
+
+
+@contextmanager
+def panels(width_in: float, height_in: float, count: int) -> Iterator[tuple[Figure, list[Axes]]]:
+    """The same with several axes beside each other, over one vertical axis."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
-        axes = figure.add_subplot()
-        axes.set_axisbelow(True)
-        yield figure, axes
+        beside = list(figure.subplots(1, count, sharey=True, squeeze=False)[0])
+        for axes in beside:
+            axes.set_axisbelow(True)
+        yield figure, beside
 
 
 def to_svg(figure: Figure) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from voxstrata.reporting.contents import read_run
 from voxstrata.reporting.contrasts import contrast_figure
 from voxstrata.reporting.drawing import laid_out
+from voxstrata.reporting.fold_figures import EMOTIONS, WORDS, fold_difference_figure, trade_off_figure
 from voxstrata.reporting.forest import ForestRow, forest_figure, overlay_figure
 from voxstrata.reporting.runs_table import read_table, table_curves
 from voxstrata.reporting.sections import (
@@ -75,6 +76,11 @@ def write_table_report(folder: Path) -> Path:
         if any(row.metrics.get(column) or row.paper_number(column) is not None for row in table.rows)
     ]
     contrasts = [contrast_figure(column, table.contrasts) for column in table.contrast_columns]
+    trade_off = trade_off_figure(table)
+    forests += [trade_off] if trade_off else []
+    by_fold = [one for one in table.contrasts if one.by_fold and len(table.folds) > 1]
+    shown = [name for name in (EMOTIONS, WORDS) if any(name in one.differences for one in by_fold)]
+    contrasts += [fold_difference_figure(by_fold, shown)] if shown else []
     curves = table_curves(folder, table)
     overlays = [overlay_figure(curves)] if curves else []
     target = RunFolder(folder)

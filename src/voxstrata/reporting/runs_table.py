@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,16 +17,36 @@ from voxstrata.runs import RunFolder
 TABLE_FILE = "table.json"
 
 
-class TableRow(BaseModel):
-    """A row: its runs (relative to the table folder), scores, what warns of them, the paper's in percent."""
+class Counted(BaseModel):
+    """How many clips of how many speakers answer a task."""
 
     model_config = ConfigDict(frozen=True)
-    name: str
-    title: str = ""
-    runs: tuple[str, ...] = ()
-    seeds: int = 1
+    clips: int
+    speakers: int
+
+
+class RowScores(BaseModel):
+    """Scores, what warns of them, and task -> clips and speakers."""
+
+    model_config = ConfigDict(frozen=True)
     metrics: dict[str, Score | None] = {}
     warnings: tuple[str, ...] = ()
+    answered: dict[str, Counted] = {}
+
+
+class TableRow(RowScores):
+    """A row: its runs (relative to the table folder), scores, the paper's in percent.
+
+    Scores are of all its folds; `by_fold` has those of each.
+    """
+
+    name: str
+    title: str = ""
+    finished: bool = True
+    runs: tuple[str, ...] = ()
+    seeds: int = 1
+    folds: tuple[int, ...] = ()
+    by_fold: dict[int, RowScores] = {}
     paper: dict[str, float | None] | None = None
 
     @property
@@ -37,6 +58,11 @@ class TableRow(BaseModel):
         """A metric's value of each seed; empty where there is one seed only."""
         score = self.metrics.get(column)
         return () if score is None else score.by_seed
+
+    def of_folds(self, column: str) -> tuple[float, ...]:
+        """A metric's value of each fold; empty where there is one fold only, or no such metric."""
+        scores = [one.metrics.get(column) for one in self.by_fold.values()]
+        return tuple(score.value for score in scores if score is not None)
 
     def paper_number(self, column: str) -> float | None:
         """The paper's number of a metric, in percent."""
@@ -55,13 +81,17 @@ class Difference(BaseModel):
 
 
 class Contrast(BaseModel):
-    """A paired difference of two rows, per metric."""
+    """A paired difference of two rows, per metric: over all folds of both, and of each."""
 
     model_config = ConfigDict(frozen=True)
     name: str
     title: str
-    clips: int
+    run: str = ""
+    over: str = ""
+    clips: int = 0
     differences: dict[str, Difference]
+    folds: tuple[int, ...] = ()
+    by_fold: dict[int, dict[str, Difference]] = {}
 
 
 class Oracles(BaseModel):
@@ -87,6 +117,7 @@ class Table(BaseModel):
     machine: str = ""
     note: str = ""
     columns: tuple[str, ...]
+    all_folds: tuple[int, ...] = ()
     rows: tuple[TableRow, ...]
     contrasts: tuple[Contrast, ...] = ()
     oracles: tuple[Oracles, ...] = ()
@@ -107,24 +138,89 @@ class Table(BaseModel):
         return [name for name in self.columns if any(row.by_seed(name) for row in self.rows)]
 
     @property
-    def warnings(self) -> list[str]:
-        """What warns of the rows' intervals, and differences that give no verdict."""
-        told: dict[str, list[str]] = {}
+    def folds(self) -> list[int]:
+        """The folds that any row has; empty where the table has none."""
+        return sorted({fold for row in self.rows for fold in row.folds})
+
+    def row(self, name: str) -> TableRow | None:
+        """The row of a run; None where it is not there or not run."""
+        return next((row for row in self.rows if row.name == name and row.finished), None)
+
+    def contrast(self, run: str, over: str) -> Contrast | None:
+        """The paired difference of two rows; None where it is not there or has no numbers."""
+        named = (one for one in self.contrasts if (one.run, one.over) == (run, over) and one.differences)
+        return next(named, None)
+
+    def of_fold(self, fold: int) -> Table:
+        """The table of one fold of several; rows without it are not run."""
+        rows = [
+            row.model_copy(
+                update={
+                    **{
+                        name: getattr(row.by_fold.get(fold, RowScores()), name)
+                        for name in RowScores.model_fields
+                    },
+                    "finished": fold in row.by_fold,
+                    "folds": (fold,) if fold in row.by_fold else (),
+                    "by_fold": {},
+                }
+            )
+            for row in self.rows
+        ]
+        contrasts = [
+            one.model_copy(update={"differences": one.by_fold[fold], "folds": (fold,), "by_fold": {}})
+            for one in self.contrasts
+            if fold in one.by_fold
+        ]
+        return self.model_copy(update={"rows": tuple(rows), "contrasts": tuple(contrasts)})
+
+    @property
+    def answered(self) -> dict[str, Counted]:
+        """Task -> clips and speakers, of the row with the most clips."""
+        found: dict[str, Counted] = {}
         for row in self.rows:
-            for warning in row.warnings:
-                told.setdefault(warning, []).append(row.shown)
-        lacking: dict[str, list[str]] = {}
-        for one in self.contrasts:
-            for missing in {found.missing for found in one.differences.values()} - {""}:
-                lacking.setdefault(missing, []).append(one.title)
-        return [
-            warning if len(rows) == len(self.rows) else f"{warning} ({'; '.join(rows)})"
-            for warning, rows in told.items()
-        ] + [f"{missing} ({'; '.join(titles)})" for missing, titles in lacking.items()]
+            for task, one in row.answered.items():
+                found[task] = max(one, found.get(task, one), key=lambda counted: counted.clips)
+        return found
+
+    @property
+    def warnings(self) -> list[str]:
+        """What warns of the rows' intervals, and differences that give no verdict: a sentence each."""
+        rows = [row for row in self.rows if row.finished]
+        warned = _grouped((warning, row.shown) for row in rows for warning in row.warnings)
+        compared = [one for one in self.contrasts if one.differences]
+        lacking = _grouped(
+            (missing, one.name)
+            for one in compared
+            for missing in {found.missing for found in one.differences.values()} - {""}
+        )
+        return _about(warned, len(rows), "rows") + _about(lacking, len(compared), "differences")
 
     def has_paper(self, column: str) -> bool:
         """Whether the paper states this metric for any row."""
         return any(row.paper_number(column) is not None for row in self.rows)
+
+
+def _grouped(warnings: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Warning -> who has it; one that names its task takes those of the same words that name none."""
+    found: dict[str, list[str]] = {}
+    for warning, name in warnings:
+        found.setdefault(warning, []).append(name)
+    for warning in list(found):
+        task, _, plain = warning.partition(": ")
+        if task.replace(", ", "").isidentifier() and plain in found:
+            found[warning] += found.pop(plain)
+    return found
+
+
+def _about(found: Mapping[str, list[str]], count: int, what: str) -> list[str]:
+    """Warnings with whom they are about, where that is not all: two by name, more by their number."""
+    return [
+        warning
+        if len(names) == count
+        else f"{warning} ({'; '.join(names) if len(names) <= 2 else f'{len(names)} of {count} {what}'})"
+        for warning, names in found.items()
+    ]
 
 
 def read_table(folder: Path) -> Table:

@@ -1,6 +1,6 @@
-"""What a table's rows were read from, in one file: without weights, recordings or places of this machine.
+"""The answers behind a table in one file, without weights, recordings or paths of this machine.
 
-Unpacked into a folder for runs it gives the same table without training, and any row can be scored again.
+From such archives alone the table is written again, without training, and any row can be scored again.
 """
 
 from __future__ import annotations

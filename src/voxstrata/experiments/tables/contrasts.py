@@ -17,10 +17,20 @@ def contrasts_of(table: Table, rows: Sequence[Row]) -> list[dict[str, Any]]:
     Folds are pooled, and the difference is the mean over seeds; speakers are resampled with all of theirs.
     Rows that answer no clip or no task in common have no differences, and their title says why.
     """
-    return [
-        _told(table, spec, row.variant, f"{row.title}, less {over.spec.title}", [(row, over)])
-        for spec, row, over in _paired(table, rows)
-    ]
+    found = []
+    for spec, row, over in _paired(table, rows):
+        folds = sorted({*row.folds} & {*over.folds})
+        title = f"{row.title}, less {over.spec.title}"
+        whole = _compared(table, spec, row.variant, title, [(row, over)])
+        by_fold = {
+            str(fold): _compared(table, spec, "", "", [(row.at(fold), over.at(fold))])["differences"]
+            if len(folds) > 1
+            else whole["differences"]
+            for fold in folds
+            if whole["differences"]
+        }
+        found.append({**whole, "folds": folds, "by_fold": by_fold})
+    return found
 
 
 def changes_of(table: Table, rows: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
@@ -28,14 +38,14 @@ def changes_of(table: Table, rows: Mapping[str, Sequence[Row]]) -> list[dict[str
 
     Args:
         table: whose contrasts.
-        rows: variant -> its rows; nothing is told of one variant alone.
+        rows: variant -> its rows; one variant alone has no change.
     """
     first, last = next(iter(rows)), next(reversed(list(rows)))
     if first == last:
         return []
     change = f"{last}, less {first}"
     return [
-        _told(
+        _compared(
             table, spec, change, f"{row.spec.title}, less {over.spec.title}: {change}", [(row, over), after]
         )
         for (spec, row, over), (_, *after) in zip(
@@ -54,20 +64,23 @@ def _paired(table: Table, rows: Sequence[Row]) -> list[tuple[ContrastSpec, Row, 
     ]
 
 
-def _told(
+def _compared(
     table: Table, spec: ContrastSpec, variant: str, title: str, conditions: Sequence[Sequence[Row]]
 ) -> dict[str, Any]:
     """For JSON, with the table's columns; two conditions: the second difference less the first."""
     shared = [[(less, more) for more, less in row.beside(over)] for row, over in conditions]
     differences: Mapping[str, Difference] = {}
-    try:
-        if all(shared):
-            normalizer = conditions[0][0].spec.normalizer
-            differences = compare_repeats(*shared, normalizer=normalizer, clip_of=clip_of)
-        if not differences:
-            raise PredictionsError(NOTHING)
-    except PredictionsError as fault:
-        title = f"{title}: not compared ({fault})"
+    if not all(row.runs for rows in conditions for row in rows):
+        title = f"{title}: not run"
+    else:
+        try:
+            if all(shared):
+                normalizer = conditions[0][0].spec.normalizer
+                differences = compare_repeats(*shared, normalizer=normalizer, clip_of=clip_of)
+            if not differences:
+                raise PredictionsError(NOTHING)
+        except PredictionsError as fault:
+            title = f"{title}: not compared ({fault})"
     return {
         "run": spec.run,
         "over": spec.over,

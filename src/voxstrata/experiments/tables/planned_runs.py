@@ -7,18 +7,18 @@ what hangs on it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, reduce
 from operator import getitem
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from voxstrata.backbone.checkpoints import open_checkpoint
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.locate import locate
 from voxstrata.config.recipe import Recipe
-from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.experiments.tables.pieces import points
 from voxstrata.experiments.tables.recipes import content_key, order, run_values, substitute
 from voxstrata.experiments.tables.table import Scale, Table
@@ -42,6 +42,18 @@ _LATER: dict[str, Any] = {
 _LATER_OF_CORPORA: dict[str, Any] = {"trained": ["train"], "limit": None}
 
 
+class CorpusIdentity(Protocol):
+    """What a plan needs of a prepared corpus: where it lies, and the hash of its content."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of its content."""
+
+
 @dataclass(frozen=True)
 class PlannedRun:
     """One run at one point of the axes."""
@@ -52,7 +64,7 @@ class PlannedRun:
     point: tuple[tuple[str, Any], ...]
 
 
-def plan(table: Table, scale: Scale, corpora: dict[str, PreparedCorpus], out: Path) -> list[PlannedRun]:
+def plan(table: Table, scale: Scale, corpora: Mapping[str, CorpusIdentity], out: Path) -> list[PlannedRun]:
     """All runs of a scale, parents before children, each with its folder.
 
     Raises:

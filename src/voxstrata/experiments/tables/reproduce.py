@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from voxstrata.corpora.prepared import PreparedCorpus
-from voxstrata.corpora.synthetic.lexicon import Lexicon
-from voxstrata.corpora.synthetic.oracle import measure
 from voxstrata.experiments.parents import base_of, experts_of
 from voxstrata.experiments.provenance import commit, machine, now
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.tables.archive import write_archive
-from voxstrata.experiments.tables.contrasts import changes_of, contrasts_of
-from voxstrata.experiments.tables.corpora import prepare_corpus, synthesis_options
-from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, variants
+from voxstrata.experiments.tables.corpora import prepare_corpus
+from voxstrata.experiments.tables.finished import Chosen, finished_runs, write_table
+from voxstrata.experiments.tables.pieces import WHOLE, Piece, variants
 from voxstrata.experiments.tables.planned_runs import PlannedRun, plan
-from voxstrata.experiments.tables.rows import rows_of
 from voxstrata.experiments.tables.table import Scale, Table
 from voxstrata.methods.method import Notify
 from voxstrata.methods.registry import method_of
-from voxstrata.runs import folder_lock, is_held, write_json
+from voxstrata.runs import folder_lock, is_held
 from voxstrata.training.progress import Progress
 
 #: What tells a variant of a scale from the others -> its prepared corpora.
@@ -58,6 +53,7 @@ def reproduce(
     data: Path | None,
     archive: Path | None = None,
     given: Mapping[str, PreparedCorpus] | None = None,
+    train: bool = True,
     notify: Notify,
     tick: Callable[[Tick], None],
 ) -> Path:
@@ -70,37 +66,28 @@ def reproduce(
         piece: of that scale; its table lies beside that of the whole.
         out: folder for runs, corpora and tables.
         data: root of the corpora's folders, for scales on real recordings.
-        archive: file for what the table is read from, see `write_archive`.
+        archive: file for the answers of all runs shown, see `write_archive`.
         given: corpora that are prepared already, see `given_corpora`.
+        train: run what is not done yet; else the table shows the finished runs.
         notify: receives lines for the user.
         tick: receives progress over the whole table.
 
     Returns:
         The table's folder.
-    """
-    from voxstrata.reporting.page import write_table_report
 
-    scale = narrowed(table, table.scale(scale_name), piece)
+    Raises:
+        RecipeError: if the table does not hold, or nothing is finished and nothing may be trained.
+    """
+    chosen = Chosen(table, source, scale_name, piece)
+    scale = chosen.scale
     corpora = _prepared(scale, out, data, given or {}, notify, tick)
     planned = _planned(table, scale, corpora, out)
-    _execute_all([run for runs in planned.values() for run in runs], notify, tick)
-    name = Path(source).stem
-    folder = out / "tables" / f"{name}-{scale_name}{piece.name}"
-    told = [f"--scale {scale_name}", *([str(piece), "--table"] if piece != WHOLE else [])]
-    content = {
-        "table": name,
-        "title": table.title,
-        "scale": ", ".join([scale_name, *(f"{axis} {value}" for axis, value in piece.axes.items())]),
-        "command": " ".join(["voxstrata reproduce", shlex.quote(source), *told]),
-        "date": now(),
-        "commit": commit(),
-        "machine": machine(),
-        "note": scale.note,
-        **_collected(table, scale, planned),
-        "oracles": _oracles(scale),
-    }
-    write_json(folder / "table.json", content)
-    write_table_report(folder)
+    if train:
+        _execute_all([run for runs in planned.values() for run in runs], notify, tick)
+    else:
+        planned = {title: finished_runs(runs) for title, runs in planned.items()}
+    folder = out / "tables" / chosen.name
+    write_table(chosen, planned, folder, {"date": now(), "commit": commit(), "machine": machine()})
     if archive is not None:
         write_archive(archive, (run.folder for runs in planned.values() for run in runs))
     return folder
@@ -156,31 +143,6 @@ def _prepared(
 def _planned(table: Table, scale: Scale, corpora: _Corpora, out: Path) -> dict[str, list[PlannedRun]]:
     """The runs of each variant of a scale."""
     return {title: plan(table, variant, corpora[title], out) for title, variant in variants(scale).items()}
-
-
-def _oracles(scale: Scale) -> list[dict[str, Any]]:
-    """What is known of synthetic speech whose clips have emotions: the UAR of who knows how it was drawn."""
-    found = []
-    for title, variant in variants(scale).items():
-        for name, spec in variant.corpora.items():
-            options = None if spec.synth is None else synthesis_options(name, spec.synth)
-            if options is not None and not options.read:
-                oracles = measure(options, Lexicon.load())
-                found.append({"corpus": ", ".join(filter(None, (name, title))), **asdict(oracles)})
-    return found
-
-
-def _collected(table: Table, scale: Scale, planned: dict[str, list[PlannedRun]]) -> dict[str, Any]:
-    """Columns, rows and contrasts of all variants, and how these change."""
-    of_variants = {
-        title: rows_of(table, variant, planned[title], title) for title, variant in variants(scale).items()
-    }
-    rows = [
-        row.as_dict(table.columns, len(scale.axes.seed)) for found in of_variants.values() for row in found
-    ]
-    contrasts = [one for found in of_variants.values() for one in contrasts_of(table, found)]
-    columns = [name for name in table.columns if any(name in row["metrics"] for row in rows)]
-    return {"columns": columns, "rows": rows, "contrasts": contrasts + changes_of(table, of_variants)}
 
 
 def _corpora(

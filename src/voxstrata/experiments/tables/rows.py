@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from voxstrata.errors import RecipeError
 from voxstrata.evaluation.repeats import score_repeats
+from voxstrata.evaluation.tasks import tasks_in
 from voxstrata.experiments.tables.planned_runs import PlannedRun
 from voxstrata.experiments.tables.sweeps import best, told
 from voxstrata.experiments.tables.table import RowSpec, Scale, Table
@@ -23,7 +25,7 @@ class Row:
         spec: as the table names it.
         title: with what was chosen on dev, and the variant.
         variant: what tells a variant of the scale from the others; "" where there is one only.
-        runs: of all seeds, folds and parts; of a grid those of the chosen settings.
+        runs: of all seeds, folds and parts; of a grid those of the chosen settings. Empty: not run.
         tried: what each setting of a grid reached on dev, by fold and part; None where there is no grid.
     """
 
@@ -32,6 +34,15 @@ class Row:
     variant: str
     runs: list[PlannedRun]
     tried: list[dict[str, Any]] | None
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """The folds whose runs are there, in order."""
+        return tuple(sorted({fold for run in self.runs if (fold := dict(run.point)["$fold"]) is not None}))
+
+    def at(self, fold: int) -> Row:
+        """The row with the runs of one fold."""
+        return replace(self, runs=[run for run in self.runs if dict(run.point)["$fold"] == fold])
 
     def beside(self, other: Row) -> list[tuple[list[Prediction], list[Prediction]]]:
         """Answers of this row and of the other to the clips of both, for each seed.
@@ -53,24 +64,36 @@ class Row:
             found.append(([ours[clip] for clip in clips], [others[clip] for clip in clips]))
         return found
 
-    def as_dict(self, columns: tuple[str, ...], seeds: int) -> dict[str, Any]:
-        """For JSON, with scores."""
-        distinct = _distinct(self.runs)
-        metrics, warnings = _pooled_metrics(distinct, columns, self.spec.normalizer)
+    def as_dict(self, columns: tuple[str, ...], folder: Path) -> dict[str, Any]:
+        """For JSON, with scores over all folds and of each.
+
+        Args:
+            columns: metrics.
+            folder: of the table, from which its runs are named.
+        """
+        distinct, folds = _distinct(self.runs), self.folds
+        whole = _scored(distinct, columns, self.spec.normalizer)
         return {
             "name": self.spec.run,
             "title": self.title,
+            "finished": bool(self.runs),
             "tried_on_dev": self.tried,
-            "runs": [str(Path("../..") / run.folder.path.name) for run in distinct],
-            "seeds": seeds,
-            "metrics": metrics,
-            "warnings": list(warnings),
+            "runs": [os.path.relpath(run.folder.path, folder) for run in distinct],
+            "seeds": len({dict(run.point)["$seed"] for run in self.runs}),
+            **whole,
+            "folds": list(folds),
+            "by_fold": {
+                str(fold): _scored(_distinct(self.at(fold).runs), columns, self.spec.normalizer)
+                if len(folds) > 1
+                else whole
+                for fold in folds
+            },
             "paper": self.spec.paper or None,
         }
 
 
 def rows_of(table: Table, scale: Scale, planned: Sequence[PlannedRun], variant: str = "") -> list[Row]:
-    """The rows of a scale whose runs are done, each with the settings that are best on dev.
+    """The rows of a scale, each with the settings that are best on dev.
 
     A setting is chosen for each fold and part by that fold's own dev speakers: those of all folds together
     are its test speakers too.
@@ -78,7 +101,7 @@ def rows_of(table: Table, scale: Scale, planned: Sequence[PlannedRun], variant: 
     Args:
         table: whose rows.
         scale: one of its scales, or a variant of it.
-        planned: the scale's runs.
+        planned: the scale's runs that are done; a row lacks what is not.
         variant: what tells it from other variants, for the titles.
 
     Raises:
@@ -89,8 +112,10 @@ def rows_of(table: Table, scale: Scale, planned: Sequence[PlannedRun], variant: 
         members = table.members(scale, spec.run)
         runs, tried, chosen = [], [], []
         known: set[Path] = set()
-        for place, at_place in _places(run for run in planned if run.name in members):
+        for place, at_place in _places(_rectangle([run for run in planned if run.name in members])):
             settings = {name: [run for run in at_place if run.name == name] for name in members}
+            if not all(settings.values()):
+                continue
             dev = _dev_scores(spec, settings.values()) if len(members) > 1 else [0.0]
             name = list(members)[best(dev, spec.choose)]
             runs += settings[name]
@@ -101,7 +126,7 @@ def rows_of(table: Table, scale: Scale, planned: Sequence[PlannedRun], variant: 
                     for point, value in zip(members.values(), dev, strict=True)
                 ]
             known |= {run.folder.path for run in at_place}
-        choice = chosen[0] if len(set(chosen)) == 1 else "chosen for each fold"
+        choice = "chosen for each fold" if len(set(chosen)) > 1 else "".join(chosen[:1])
         title = ", ".join(filter(None, (f"{spec.title} ({choice})" if choice else spec.title, variant)))
         rows.append(Row(spec, title, variant, runs, tried if len(members) > 1 else None))
     return rows
@@ -117,6 +142,20 @@ def _places(runs: Iterable[PlannedRun]) -> list[tuple[dict[str, int], list[Plann
         ({name: n for name, n in zip(("fold", "part"), place, strict=True) if n is not None}, there)
         for place, there in found.items()
     ]
+
+
+def _rectangle(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Runs of seeds that have the same folds and parts, so that means over seeds are of the same clips.
+
+    The first seed with the most folds and parts, and those that have as many; others are left out.
+    """
+    places: dict[Any, set[tuple[Any, Any]]] = {}
+    for run in runs:
+        point = dict(run.point)
+        places.setdefault(point["$seed"], set()).add((point["$fold"], point["$part"]))
+    most = max(places.values(), key=len, default=set())
+    kept = [seed for seed, there in places.items() if there == most]
+    return [run for run in runs if dict(run.point)["$seed"] in kept]
 
 
 def _dev_scores(row: RowSpec, settings: Iterable[Sequence[PlannedRun]]) -> list[float]:
@@ -156,6 +195,19 @@ def _answers(runs: Iterable[PlannedRun], split: str = "test") -> list[Prediction
             replace(row, id=f"{row.id}@{where}") for row in read_predictions(run.folder.predictions(split))
         ]
     return sorted(found, key=lambda row: row.id)
+
+
+def _scored(runs: Sequence[PlannedRun], columns: tuple[str, ...], normalizer: str) -> dict[str, Any]:
+    """Metrics, warnings and how many clips of how many speakers answer each task; all empty without runs."""
+    if not runs:
+        return {"metrics": {}, "warnings": [], "answered": {}}
+    metrics, warnings = _pooled_metrics(runs, columns, normalizer)
+    first = [run for run in runs if dict(run.point)["$seed"] == dict(runs[0].point)["$seed"]]
+    answered = {
+        task: {"clips": len(set(map(clip_of, found.ids))), "speakers": len({*found.speakers} - {None})}
+        for task, found in tasks_in(_answers(first)).by_name.items()
+    }
+    return {"metrics": metrics, "warnings": list(warnings), "answered": answered}
 
 
 def _pooled_metrics(
