@@ -222,6 +222,21 @@ def test_files_of_openai_on_both_sides(tmp_path):
     same(model.state_dict(), expert.state_dict())
 
 
+def test_models_of_the_hub_are_named_by_their_ids(encoder_folder, expert_folders, tmp_path, monkeypatch):
+    places = {"me/base": encoder_folder, "me/asr": moved(expert_folders["asr"], tmp_path / "asr", 0)}
+    (places["me/asr"] / "README.md").write_text("---\nlicense: mit\nbase_model: me/base\n---\n")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(places[name]))
+    monkeypatch.chdir(tmp_path)
+    asked = request("me/base", asr=("me/asr", 0.5))
+    lines = {(line.about, line.topic): line for line in examine(asked).findings}
+    assert (
+        lines["asr", "kinship"].text == "names me/base as its base" and lines["asr", "kinship"].level == "ok"
+    )
+    made = merge_request(asked, tmp_path / "out")
+    assert [facts["title"] for facts in made.parents.values()] == ["me/base", "me/asr"]
+    assert "- me/base\n- me/asr\n" in (made.folder / "README.md").read_text()
+
+
 def test_packaged_whisper(tmp_path):
     from voxstrata.backbone.locate import locate
 

@@ -52,6 +52,7 @@ def test_checkers_of_types_know_every_public_name_and_refuse_others(tmp_path: Pa
     assert len(told) == len(names) + 1, done.stdout + done.stderr
     answers = {
         "load_backbone": vs.SpeechEncoder,
+        "merge_files": vs.FileMerge,
         "prepare": vs.PreparedCorpus,
         "train": vs.Run,
         "evaluate": vs.Scores,

@@ -14,10 +14,17 @@ _PLACES = ("model/encoder", "encoder", ".")
 _TORCH_FILES = ("pytorch_model.bin", "adapter_model.bin", "wav2vec2.ckpt", "final_ssl.pt")
 #: What tells the words of a CTC head or a decoder, beside tokenizer_config.json.
 _TOKENIZER_FILES = (
-    *("vocab.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json", "merges.txt"),
+    *(
+        "vocab.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "tokenizer.json",
+        "merges.txt",
+        "normalizer.json",
+    ),
 )
-#: Names the licence.
-_CARD = "README.md"
+#: What tells of a model's licence and base.
+_ABOUT = ("README.md", "LICENSE*", "NOTICE")
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 #: The folder that runs lie in, unless told otherwise.
 _RUNS = "runs"
@@ -99,7 +106,7 @@ def _download(name: str, *, local_only: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     def fetch(*patterns: str) -> Path:
-        wanted = ["*config.json", _CARD, *_TOKENIZER_FILES, *patterns]
+        wanted = ["*config.json", *_TOKENIZER_FILES, *_ABOUT, *patterns]
         return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=local_only))
 
     try:

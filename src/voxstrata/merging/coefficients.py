@@ -101,9 +101,10 @@ def expanded(given: Any, vector: str, groups: MergeGroups) -> tuple[float, ...]:
     if isinstance(given, list | tuple):
         values = tuple(_number(value, vector) for value in given)
         if len(values) != len(groups.labels):
+            alone = ", or merge the encoder alone (--parts encoder)" if groups.part == "all" else ""
             raise RecipeError(
                 f"{vector}: found {counted(len(values), 'coefficient')}, and this merge has "
-                f"{groups.described()}; give one of each, or one number for all"
+                f"{groups.described()}; give one of each, or one number for all{alone}"
             )
         return values
     return (_number(given, vector),) * len(groups.labels)

@@ -40,6 +40,9 @@ class FileMerge:
         notes: what else was found: warnings begin with "warning: ".
         tensors: how many were written.
         nbytes: of their values.
+
+    Example:
+        ``merge.coefficients["asr"]`` are the coefficients of `merge.layers` as they were used.
     """
 
     folder: Path
