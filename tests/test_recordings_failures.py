@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -219,3 +220,24 @@ def test_a_place_that_no_file_has_is_one_line_and_nothing_else_is_printed(size, 
     with pytest.raises(AudioError, match=r"cannot decode .*a\.caf") as told:
         load_audio(path)
     assert "\n" not in str(told.value) and capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names may hold no such letters there")
+def test_names_and_links_of_any_letters_are_one_line(tmp_path) -> None:
+    (tmp_path / "a\nlink.wav").symlink_to("no\nwhere")
+    for path, told in (
+        (tmp_path / "a\nlink.wav", r"a\\nlink\.wav: it is a link to no\\nwhere, which is not there"),
+        (tmp_path / "a\0b.wav", r"no file can be called .*a\\x00b\.wav"),
+    ):
+        with pytest.raises(AudioError, match=told) as fault:
+            load_audio(path)
+        assert "\n" not in str(fault.value)
+
+
+@pytest.mark.parametrize("content", [b"TAG" + bytes(125), b"ID3\4\0\0\0\0\0\0", b"\xff\xfb" * 64])
+def test_an_mp3_without_a_frame_is_one_line(tmp_path, capfd, content: bytes) -> None:
+    (tmp_path / "a.mp3").write_bytes(content * 1000)
+    with pytest.raises(AudioError, match=r"cannot decode .*a\.mp3: ") as fault:
+        load_audio(tmp_path / "a.mp3")
+    assert "\n" not in str(fault.value) and "not a regular file" not in str(fault.value)
+    assert capfd.readouterr().err == ""

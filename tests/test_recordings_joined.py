@@ -202,3 +202,39 @@ def test_a_stream_that_changes_its_rate_keeps_the_first(tmp_path: Path) -> None:
     (tmp_path / "a.aac").write_bytes(content)
     sound = read_sound(tmp_path / "a.aac")
     assert sound.sample_rate == 44_100 and len(sound.samples) / 44_100 == pytest.approx(5.1, abs=0.1)
+
+
+def test_a_second_stretch_of_sound_in_a_wav_is_named(tmp_path: Path) -> None:
+    one = encoded("WAV", "PCM_16")
+    (tmp_path / "a.wav").write_bytes(one + one[36:])
+    sound = read_sound(tmp_path / "a.wav")
+    assert len(sound.samples) == 2 * RATE
+    told = "header: it holds a second stretch of sound, of 64,000 bytes, which is not read"
+    assert [str(remark) for remark in sound.remarks] == [told]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_the_first_sound_track_of_a_video_is_read(tmp_path: Path, count: int) -> None:
+    av = pytest.importorskip("av", reason="PyAV (extra av) is not installed")
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream("mpeg4", rate=10)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        tracks = [container.add_stream("pcm_s16le", rate=RATE, layout="mono") for _ in range(count)]
+        for _ in range(20):
+            container.mux(pictures.encode(av.VideoFrame(64, 48, "yuv420p")))
+        container.mux(pictures.encode(None))
+        for number, track in enumerate(tracks):
+            samples = (voice(2.0, number) * 32768).astype(np.int16)[None]
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate = RATE
+            container.mux(track.encode(frame))
+            container.mux(track.encode(None))
+    if not count:
+        with pytest.raises(AudioError, match="has no audio stream; leave it out"):
+            read_sound(path)
+        return
+    sound = read_sound(path)
+    np.testing.assert_array_equal(sound.samples[:, 0], (voice() * 32768).astype(np.int16) / np.float32(32768))
+    told = [f"several sound tracks: it holds {count}; the first of them is read"]
+    assert [str(remark) for remark in sound.remarks] == (told if count > 1 else [])

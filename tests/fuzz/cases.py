@@ -56,7 +56,10 @@ def warm_up(kind: str, given: Path, work: Path) -> None:
 
 def _recordings(given: Path, work: Path, rng: Random) -> Case:
     name = rng.choice(sorted(seeds.RECORDINGS))
-    content = mutations.bytes_mutated((given / "recordings" / name).read_bytes(), rng, header=120)
+    # Most of the same kind.
+    other = name if rng.random() < 0.7 else rng.choice(sorted(seeds.RECORDINGS))
+    one, behind = ((given / "recordings" / file).read_bytes() for file in (name, other))
+    content = mutations.recording_mutated(one, rng, behind)
     # Named by another format now and then: content decides.
     suffix = Path(rng.choice(sorted(seeds.RECORDINGS))).suffix if rng.random() < 0.1 else Path(name).suffix
     (work / f"r{suffix}").write_bytes(content)

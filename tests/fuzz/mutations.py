@@ -42,6 +42,23 @@ def bytes_mutated(data: bytes, rng: Random, *, header: int = 512) -> bytes:
     return data
 
 
+def recording_mutated(data: bytes, rng: Random, behind: bytes) -> bytes:
+    """As `bytes_mutated`; now and then it has a hole instead, or another recording behind what is left of it.
+
+    Args:
+        data: of a recording.
+        rng: decides.
+        behind: the other recording.
+    """
+    act, start = rng.random(), rng.randrange(len(data))
+    if act < 0.15:
+        size = min(rng.choice((50, 500, 5000)), len(data) - start)
+        return data[:start] + rng.choice((bytes(size), rng.randbytes(size))) + data[start + size :]
+    if act < 0.3:
+        return data[: rng.choice((len(data), start))] + behind
+    return bytes_mutated(data, rng, header=120)
+
+
 def _place(data: bytes, rng: Random, header: int) -> int:
     end = len(data) if rng.random() < 0.3 else min(header, len(data))
     return rng.randrange(end + 1)

@@ -144,6 +144,9 @@ def _of_sound(
     sounding = size - layout.ahead
     if beyond <= 0 or (sounding > 0 and beyond < max(256, _MUCH_S * bytes_per_s)):
         return Claim()
+    if second := _next_chunk(file, layout, start + size, layout.sound):
+        detail = f"it holds a second stretch of sound, of {second:,} bytes, which is not read"
+        return Claim(remarks=(Remark("header", detail),))
     if _are_chunks(file, layout, start + size, end) or not _any_byte(file, start + size, end):
         return Claim()
     # A file that was cut, with another one behind it, which begins within the sound that the first declares.
@@ -164,6 +167,14 @@ def _all_of_it(end: int, declared: int, held: int, patches: Mapping[int, bytes])
     """The claim of a file whose header is made to tell of all the sound that is there."""
     remark = f"it declares {declared} of {held} bytes of sound; all of them are read"
     return Claim(remarks=(Remark("header", remark),), parts=(patched(end, patches),))
+
+
+def _next_chunk(file: BinaryIO, layout: _Layout, start: int, name: bytes) -> int:
+    """Bytes of the chunk that begins here, if it has this name; else 0."""
+    file.seek(start + -start % layout.align)
+    chunk = file.read(layout.head)
+    size = int.from_bytes(chunk[layout.name :], layout.order) - (layout.head if layout.whole else 0)
+    return max(0, size) if chunk[:4] == name else 0
 
 
 def _are_chunks(file: BinaryIO, layout: _Layout, start: int, end: int) -> bool:

@@ -16,11 +16,13 @@ class Claim:
         fault: what is wrong with the file, in words that follow its name; empty where it can be used.
         remarks: what one should know of it.
         parts: what is decoded in its place, one after the other; none: the file as it is.
+        in_order: it is decoded without going to any place in it, for behind a hole places are wrong.
     """
 
     fault: str = ""
     remarks: tuple[Remark, ...] = ()
     parts: tuple[Pieces, ...] = ()
+    in_order: bool = False
 
 
 def breaks_off(what: str) -> Claim:

@@ -15,6 +15,8 @@ WINDOW_S = 0.05
 CLICK = 32.0
 #: With clicks, what is over so many times the level is a part of one.
 CLICK_SIDE = 10.0
+#: A larger share of the samples than that is sound of some other kind.
+MOST_CLICKS = 0.1
 #: A lower level than that, a fourth of half a step of 16 bits, is silence.
 _LOWEST = 2.0**-18
 # Windows whose medians are computed at once.
@@ -42,7 +44,7 @@ def without_clicks(samples: NDArray[np.float32], sample_rate: int) -> NDArray[np
         if level < _LOWEST or peak <= CLICK * level:
             return samples
         clicks = np.flatnonzero(np.abs(samples - rest) > CLICK_SIDE * level)
-    return _bridged(samples, clicks)
+    return _bridged(samples, clicks) if len(clicks) <= MOST_CLICKS * len(samples) else samples
 
 
 def remarks_on_clicks(before: NDArray[np.float32], after: NDArray[np.float32]) -> tuple[Remark, ...]:

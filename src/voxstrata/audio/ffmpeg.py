@@ -72,7 +72,7 @@ def decode_av(
     av = _pyav(name)
     file.seek(0)
     parts: list[NDArray[np.float32]] = []
-    rate = channels = values = 0
+    rate = channels = values = streams = 0
     broken = ""
     declared_s = None
     gaps = _Gaps()
@@ -86,7 +86,7 @@ def decode_av(
                 raise Undecodable("there is no decoder for its codec")
             if av_format in _TELLS_LENGTH:
                 declared_s = _declared_s(container, stream)
-            rate, channels = stream.rate or 0, stream.channels
+            rate, channels, streams = stream.rate or 0, stream.channels, len(container.streams.audio)
             try:
                 for part in _planes(av, container, stream, gaps):
                     rate, values = part.sample_rate, values + part.samples * len(part.layout.channels)
@@ -97,15 +97,19 @@ def decode_av(
                 broken = fault.strerror or str(fault)
     except av.error.FFmpegError as fault:
         raise Undecodable(fault.strerror or str(fault)) from None
-    if broken and not parts:
-        raise Undecodable(broken)
+    if not parts and (broken or not rate):
+        raise Undecodable(broken or "it holds no frame of sound")
     samples = np.concatenate(parts, axis=1) if parts else np.zeros((max(1, channels), 0), np.float32)
     held_s = samples.shape[1] / rate if rate else 0.0
     if broken:
         raise AudioError(f"{name} breaks off, or is broken, after {held_s:.1f} s ({broken}); copy it again")
     if declared_s is not None and held_s < declared_s * (1 - _SLACK) - _SLACK_S:
         raise AudioError(f"{name} breaks off: {held_s:.1f} of {declared_s:.1f} s of sound; copy it again")
-    return np.ascontiguousarray(samples.T, dtype=np.float32), rate, gaps.remarks()
+    return (
+        np.ascontiguousarray(samples.T, dtype=np.float32),
+        rate,
+        (*_remarks_on_streams(streams), *gaps.remarks()),
+    )
 
 
 #: What to do with a recording that is too long.
@@ -160,6 +164,12 @@ def _planes(av: Any, container: Any, stream: Any, gaps: _Gaps) -> Iterator[Any]:
         yield from planar.resample(frame)
     if planar is not None:
         yield from planar.resample(None)
+
+
+def _remarks_on_streams(count: int) -> tuple[Remark, ...]:
+    if count < 2:
+        return ()
+    return (Remark("several sound tracks", f"it holds {count}; the first of them is read"),)
 
 
 def _declared_s(container: Any, stream: Any) -> float | None:

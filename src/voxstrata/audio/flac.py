@@ -49,7 +49,7 @@ def claim_of_flac(file: BinaryIO) -> Claim:
     file.seek(start)
     tail = file.read()
     held, any_frame = _held(tail, block)
-    if not any_frame and start > place and any(tail):
+    if not any_frame and start > place and tail.strip(b"\0"):
         detail = f"its last {len(tail):,} bytes hold no frames; they are not read"
         return Claim(remarks=(damaged(detail),))
     if held <= declared or held >= 1 << 36:

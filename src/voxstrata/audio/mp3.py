@@ -23,7 +23,7 @@ from voxstrata.audio.mpeg import (
 from voxstrata.audio.spliced import Piece, Pieces
 
 #: Larger files are not looked through.
-_MOST = 1 << 30
+_MOST = 1 << 28
 #: The sound of a frame begins so many bytes before it at most.
 _REACH = 511
 #: So many frames more than are counted are none of another recording.
@@ -260,10 +260,10 @@ def _remarks_on_ends(content: bytes, walk: _Walk, last: _Recording) -> tuple[Rem
     least = 2 * last.frames[-1][1]
     first = walk.recordings[0].head.start if walk.recordings[0].head else walk.recordings[0].frames[0][0]
     remarks = []
-    if walk.led_in >= least and any(content[first - walk.led_in : first]):
+    if walk.led_in >= least and content[first - walk.led_in : first].strip(b"\0"):
         remarks.append(damaged(f"its first {walk.led_in:,} bytes hold no frames; they are not read"))
     rest = content[walk.place :]
     # Zeros may be padding.
-    if len(rest) >= least and (not last.declared or any(rest)):
+    if len(rest) >= least and (not last.declared or rest.strip(b"\0")):
         remarks.append(damaged(f"its last {len(rest):,} bytes hold no frames; they are not read"))
     return tuple(remarks)

@@ -11,7 +11,7 @@ from voxstrata.audio.claim import Claim, breaks_off, damaged, joined
 from voxstrata.audio.content import Remark
 
 #: Larger files are not looked through.
-_MOST = 1 << 30
+_MOST = 1 << 28
 #: So many bytes behind the last page are a tag.
 _TAG = 1024
 _FIRST_PAGE, _LAST_PAGE = 2, 4
@@ -26,6 +26,7 @@ class _Chain:
         start: where they begin in the file.
         pages: that are there.
         lost: that are not, or are broken.
+        late: that are missing before the first one with sound, as where a listener joined a broadcast.
         numbers: of each stream, the number of its last page.
         times: of each stream, how many samples there are up to its last page.
         is_backward: a page says that there are fewer samples than an earlier one.
@@ -35,6 +36,7 @@ class _Chain:
     start: int
     pages: int = 0
     lost: int = 0
+    late: int = 0
     numbers: dict[int, int] = field(default_factory=dict)
     times: dict[int, int] = field(default_factory=dict)
     is_backward: bool = False
@@ -54,7 +56,7 @@ class _Page:
 def claim_of_ogg(file: BinaryIO) -> Claim:
     """Whether all pages are there, and the last one is marked as such; where chained streams begin.
 
-    libsndfile reads the first stream alone, and goes on behind a hole.
+    libsndfile reads the first stream alone, and leaves out what is in a hole.
 
     Args:
         file: at any place.
@@ -69,19 +71,24 @@ def claim_of_ogg(file: BinaryIO) -> Claim:
         return Claim()
     if _is_cut(content[place:]):
         return breaks_off("its last page is not whole")
-    rest = end - place if any(content[place:]) else 0
+    rest = end - place if content[place:].strip(b"\0") else 0
     if not chains[-1].closed and rest:
         chains[-1].lost += 1
     for chain in chains:
-        # Two pages at least hold no sound.
-        if 2 * chain.lost >= chain.lost + chain.pages - 2 and chain.lost:
-            total = chain.lost + chain.pages
+        # Two pages at least hold no sound. A stretch that is missing ahead of it counts as one.
+        lost = chain.lost + bool(chain.late)
+        if lost and lost >= chain.pages - 2:
+            total = chain.lost + chain.late + chain.pages
             return Claim(f"is damaged: {chain.pages} of {total} pages can be read; copy it again")
         if chain.is_backward:
             return Claim("is damaged: a later page ends before an earlier one; copy it again")
     stops = [chain.start for chain in chains[1:]] + [end]
     parts = tuple((slice(chain.start, stop),) for chain, stop in zip(chains, stops, strict=True))
-    return Claim(remarks=tuple(_remarks(chains, rest)), parts=parts if len(chains) > 1 else ())
+    return Claim(
+        remarks=tuple(_remarks(chains, rest)),
+        parts=parts if len(chains) > 1 else (),
+        in_order=any(chain.lost for chain in chains),
+    )
 
 
 def _chains(content: bytes) -> tuple[list[_Chain], int]:
@@ -98,10 +105,14 @@ def _chains(content: bytes) -> tuple[list[_Chain], int]:
             chain.lost += 1
             continue
         chain.pages += 1
-        chain.lost += max(0, page.number - chain.numbers.get(page.stream, page.number - 1) - 1)
+        missing = max(0, page.number - chain.numbers.get(page.stream, page.number - 1) - 1)
         chain.numbers[page.stream] = page.number
-        # Of a page on which nothing ends it is -1.
+        # Of pages on which no packet ends it is -1, and 0 of those without sound.
         before = chain.times.get(page.stream, 0)
+        if before:
+            chain.lost += missing
+        else:
+            chain.late += missing
         chain.is_backward |= 0 <= page.time < before
         chain.times[page.stream] = max(before, page.time)
         chain.closed |= {page.stream} if page.flags & _LAST_PAGE else set()
@@ -147,9 +158,11 @@ def _is_cut(rest: bytes) -> bool:
 def _remarks(chains: list[_Chain], rest: int) -> Iterator[Remark]:
     if len(chains) > 1:
         yield joined(len(chains))
+    if late := sum(chain.late for chain in chains):
+        yield Remark("header", f"its first {late} pages with sound are missing: it is a part of a recording")
     if lost := sum(chain.lost for chain in chains):
         total = lost + sum(chain.pages for chain in chains)
-        yield damaged(f"{lost} of {total} pages are missing or broken; what is there is read")
+        yield damaged(f"{lost} of {total} pages are missing or broken; they are left out")
     elif rest > _TAG:
         yield damaged(f"its last {rest:,} bytes hold no pages; they are not read")
     if not all(chain.closed for chain in chains):

@@ -152,9 +152,9 @@ def read_sound(path: Path, *, offset_s: float = 0.0, duration_s: float | None = 
             raise AudioError(f"{shown(path)} {claim.fault}")
         files: list[BinaryIO] = [io.BufferedReader(Spliced(file, part)) for part in claim.parts] or [file]
         if len(files) == 1:
-            sound = _decoded(path, files[0], kind, offset_s, duration_s)
+            sound = _decoded(path, files[0], kind, offset_s, duration_s, claim.in_order)
         else:
-            parts = [_decoded(path, part, kind, 0.0, None) for part in files]
+            parts = [_decoded(path, part, kind, 0.0, None, claim.in_order) for part in files]
             sound = _stretch(_one_after_the_other(path, parts), offset_s, duration_s)
     if not np.isfinite(sound.samples).all():
         raise AudioError(
@@ -225,8 +225,11 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         mode = lies_in.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        link = f": it is a link to {lies_in.readlink()}, which is not there" if lies_in.is_symlink() else ""
+        is_link = lies_in.is_symlink()
+        link = f": it is a link to {shown(lies_in.readlink())}, which is not there" if is_link else ""
         raise AudioError(f"no file at {shown(lies_in)}{link}") from None
+    except ValueError:
+        raise AudioError(f"no file can be called {shown(lies_in)}; give the path of a recording") from None
     if stat.S_ISDIR(mode):
         # Says so where it may not be looked into.
         os.scandir(lies_in).close()
@@ -258,13 +261,15 @@ def _one_after_the_other(path: Path, parts: Sequence[Sound]) -> Sound:
     return Sound(np.concatenate(samples), rate, tuple({r: None for part in parts for r in part.remarks}))
 
 
-def _decoded(path: Path, file: BinaryIO, kind: Kind, offset_s: float, duration_s: float | None) -> Sound:
+def _decoded(
+    path: Path, file: BinaryIO, kind: Kind, offset_s: float, duration_s: float | None, in_order: bool
+) -> Sound:
     """By libsndfile where it opens the file and reads it, else by FFmpeg."""
     fault: soundfile.SoundFileError | None = None
     is_open = False
     if kind.soundfile:
         try:
-            with quiet(), _soundfile(file) as opened:
+            with quiet(), _soundfile(file, _InOrder if in_order else soundfile.SoundFile) as opened:
                 is_open = True
                 return _of_soundfile(path, opened, offset_s, duration_s)
         except soundfile.SoundFileError as refused:
@@ -282,11 +287,18 @@ def _decoded(path: Path, file: BinaryIO, kind: Kind, offset_s: float, duration_s
     return _stretch(Sound(samples, rate, remarks), offset_s, duration_s)
 
 
-def _soundfile(file: BinaryIO) -> soundfile.SoundFile:
+class _InOrder(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is read from its beginning on; soundfile itself seeks the next place after each read."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _soundfile(file: BinaryIO, reader: type[soundfile.SoundFile]) -> soundfile.SoundFile:
     file.seek(0)
     if os.name == "posix" and isinstance(file, io.FileIO):
-        return soundfile.SoundFile(file.fileno(), closefd=False)
-    return soundfile.SoundFile(file)
+        return reader(file.fileno(), closefd=False)
+    return reader(file)
 
 
 def _of_soundfile(path: Path, file: soundfile.SoundFile, offset_s: float, duration_s: float | None) -> Sound:
