@@ -95,14 +95,10 @@ class Work:
         dtype = self.plan.dtype(slot)
         if self.progress is not None:
             self.progress(self.done, self.nbytes, slot.key)
-        base = slot.read()
-        require_finite([(slot.key, base)], self.plan.base.checkpoint.path)
         coefficients = self.plan.of(slot)
-        if coefficients is None:
-            self._compare_table(slot, base)
-            merged = base.to(dtype)
-        else:
-            merged = self._merged(slot, base, coefficients, dtype)
+        merged = (
+            self._copied(slot, dtype) if coefficients is None else self._merged(slot, coefficients, dtype)
+        )
         if dtype == torch.float16 and not bool(torch.isfinite(merged).all()):
             raise CheckpointError(
                 f"{slot.key} has values that float16 cannot hold; write the merge in bfloat16 or "
@@ -111,11 +107,20 @@ class Work:
         self.done += merged.nbytes
         return merged
 
-    def _merged(
-        self, slot: Slot, base: Tensor, coefficients: tuple[float, ...], dtype: torch.dtype
-    ) -> Tensor:
+    def _base(self, slot: Slot) -> Tensor:
+        base = slot.read()
+        require_finite([(slot.key, base)], self.plan.base.checkpoint.path)
+        return base
+
+    def _copied(self, slot: Slot, dtype: torch.dtype) -> Tensor:
+        base = self._base(slot)
+        self._compare_table(slot, base)
+        return base.to(dtype)
+
+    def _merged(self, slot: Slot, coefficients: tuple[float, ...], dtype: torch.dtype) -> Tensor:
         name = slot.name
         assert name is not None
+        base = self._base(slot)
         base = base.to(torch.promote_types(base.dtype, torch.float32))
         experts = [
             # One without a coefficient takes no part: it is not read.
