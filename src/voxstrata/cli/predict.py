@@ -180,8 +180,8 @@ def _checked(sources: list[PreparedCorpus | list[Path]], asked: _Asked) -> list[
         raise CorpusError("--split and --fold are of prepared corpora, and none was given; leave them out")
     if corpora and asked.timed:
         raise CorpusError(
-            f"{corpora[0].folder} is a prepared corpus, whose clips are answered whole; leave out the options "
-            "for segments, or give its recordings"
+            f"{corpora[0].folder} is a prepared corpus, whose clips are answered whole; leave out the "
+            "options for segments, or give its recordings"
         )
     return sources
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import accumulate
 
 #: Han, kana and their punctuation: scripts that put no space between words. A character is a word here.
 _UNSPACED = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff60"
@@ -13,6 +14,9 @@ _WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 _ONE_UNSPACED = re.compile(f"[{_UNSPACED}]")
 #: Words that are the same in both windows may stand so far apart in time, in seconds.
 _APART_S = 1.0
+
+#: The end of a clause, and so many words about a pause in which one is looked for.
+_ENDS, _NEAR = (".", ",", "?", "!", ";", ":", "。", "、", "？", "！"), 3
 
 #: Start and end in seconds.
 Span = tuple[float, float]
@@ -53,6 +57,8 @@ def text_of(words: Iterable[str]) -> str:
 def spread(words: Sequence[str], spans: Sequence[Span]) -> list[Word]:
     """Words over stretches of time, each as long as its letters: where only whole phrases have times.
 
+    Between two stretches is a pause, so they part at the end of a clause if one is near.
+
     Args:
         words: in order.
         spans: of speech, in order; at least one.
@@ -60,25 +66,31 @@ def spread(words: Sequence[str], spans: Sequence[Span]) -> list[Word]:
     >>> spread(["ab", "cd"], [(1.0, 2.0), (5.0, 6.0)])
     [Word(text='ab', start_s=1.0, end_s=2.0), Word(text='cd', start_s=5.0, end_s=6.0)]
     """
-    total_s = sum(end_s - start_s for start_s, end_s in spans)
-    letters = sum(map(len, words))
-    found, place = [], 0
-    for word in words:
-        start_s = _time_at(total_s * place / letters, spans, ahead=True)
-        place += len(word)
-        end_s = _time_at(total_s * place / letters, spans, ahead=False)
-        found.append(Word(word, start_s, max(start_s, end_s)))
+    letters = [0, *accumulate(map(len, words))]
+    seconds = [0.0, *accumulate(end_s - start_s for start_s, end_s in spans)]
+    total_s = seconds[-1] or 1.0
+    parts = [_part(words, letters, letters[-1] * time_s / total_s) for time_s in seconds[:-1]]
+    found = []
+    for (start_s, end_s), first, last in zip(spans, parts, [*parts[1:], len(words)], strict=True):
+        last = max(first, last)
+        each_s = (end_s - start_s) / max(1, letters[last] - letters[first])
+        for k in range(first, last):
+            times = (start_s + each_s * (place - letters[first]) for place in letters[k : k + 2])
+            found.append(Word(words[k], *times))
     return found
 
 
-def _time_at(seconds: float, spans: Sequence[Span], *, ahead: bool) -> float:
-    """When so many seconds of the stretches are over; between two of them: in the next one if `ahead`."""
-    for start_s, end_s in spans:
-        length_s = end_s - start_s
-        if seconds < length_s - 1e-9 or (not ahead and seconds <= length_s + 1e-9):
-            return start_s + min(max(0.0, seconds), length_s)
-        seconds -= length_s
-    return spans[-1][1]
+def _part(words: Sequence[str], letters: Sequence[int], place: float) -> int:
+    """The word from which on words belong to the next stretch: the nearest to a place among the letters."""
+    if place <= 0:
+        return 0
+    nearest = min(range(len(letters)), key=lambda k: abs(letters[k] - place))
+    clauses = [
+        k
+        for k in range(max(1, nearest - _NEAR), min(len(words), nearest + _NEAR) + 1)
+        if words[k - 1].rstrip("\"')”’»").endswith(_ENDS)
+    ]
+    return min(clauses, key=lambda k: abs(k - nearest), default=nearest)
 
 
 def joined(left: Sequence[Word], right: Sequence[Word], overlap: Span) -> tuple[list[Word], list[Word]]:
