@@ -12,7 +12,9 @@ def read_srt(text: str) -> list[tuple[float, float, str]]:
     for number, block in enumerate(text.rstrip("\n").split("\n\n") if text.strip() else [], start=1):
         index, times, *lines = block.split("\n")
         assert index == str(number) and lines and all(line.strip() for line in lines), block
-        match = re.fullmatch(r"(\d{2,}):([0-5]\d):([0-5]\d),(\d{3}) --> (\d{2,}):([0-5]\d):([0-5]\d),(\d{3})", times)
+        match = re.fullmatch(
+            r"(\d{2,}):([0-5]\d):([0-5]\d),(\d{3}) --> (\d{2,}):([0-5]\d):([0-5]\d),(\d{3})", times
+        )
         assert match, times
         h, m, s, ms, h2, m2, s2, ms2 = map(int, match.groups())
         start, end = 3600 * h + 60 * m + s + ms / 1000, 3600 * h2 + 60 * m2 + s2 + ms2 / 1000

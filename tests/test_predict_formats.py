@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,16 @@ from voxstrata.inference.subtitles import srt_lines, vtt_lines
 from voxstrata.inference.words import Word, among, joined, spread, text_of, words_in
 from voxstrata.predictions import Prediction
 
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for files that are written anew for each example."""
     return tmp_path_factory.mktemp("turns")
 
 
-TEXT = st.lists(st.sampled_from(["go", "-->", "a<b", "&amp;", "x" * 60, "öß", "你好", "<v", "1", "no."]), max_size=40)
+TEXT = st.lists(
+    st.sampled_from(["go", "-->", "a<b", "&amp;", "x" * 60, "öß", "你好", "<v", "1", "no."]), max_size=40
+)
 
 
 @st.composite
@@ -56,11 +60,9 @@ def test_subtitles_read_back_have_the_times_and_words_of_the_segments(found: Rec
     srt = read_srt("\n".join(srt_lines(found)) + "\n")
     vtt = read_vtt("\n".join(vtt_lines(found)) + "\n")
     assert [cue[:2] for cue in srt] == [cue[:2] for cue in vtt]
-    assert all(left[1] <= right[0] + 0.0021 for left, right in zip(srt, srt[1:], strict=False))
+    assert all(left[1] <= right[0] + 0.0021 for left, right in pairwise(srt))
     for segment in found.segments:
-        inside = [
-            cue for cue in vtt if segment.start_s - 0.002 <= cue[0] and cue[1] <= segment.end_s + 0.002
-        ]
+        inside = [cue for cue in vtt if segment.start_s - 0.002 <= cue[0] and cue[1] <= segment.end_s + 0.002]
         assert inside[0][0] == pytest.approx(segment.start_s, abs=0.001)
         assert inside[-1][1] == pytest.approx(segment.end_s, abs=0.002)
         speaker = segment.speaker or (None if segment.channel is None else f"channel {segment.channel}")
@@ -93,7 +95,9 @@ def test_turns_that_were_written_are_read(made: Path, found: Recognition) -> Non
             read_turns(path)
         return
     turns = Turns(path).of(path.with_suffix(".wav"))
-    assert [turn.start_s for turn in turns] == pytest.approx([part.start_s for part in found.segments], abs=1e-3)
+    assert [turn.start_s for turn in turns] == pytest.approx(
+        [part.start_s for part in found.segments], abs=1e-3
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,7 +126,11 @@ def test_a_broken_line_of_turns_is_named(line: str, message: str, tmp_path) -> N
 def test_what_is_no_file_of_turns_is_one_line(tmp_path) -> None:
     (tmp_path / "bytes.rttm").write_bytes(b"\xff\xfe\x00\x81" * 9 + b"\xff")
     (tmp_path / "empty.rttm").write_text("\n;; nothing\n")
-    for name, message in (("bytes", "no UTF-8|no RTTM|not UTF-8"), ("empty", "no turns"), ("none", "No such")):
+    for name, message in (
+        ("bytes", "no UTF-8|no RTTM|not UTF-8"),
+        ("empty", "no turns"),
+        ("none", "No such"),
+    ):
         with pytest.raises(AudioError, match=message) as fault:
             Turns(tmp_path / f"{name}.rttm")
         assert "\n" not in str(fault.value)
@@ -151,14 +159,33 @@ def test_turns_of_one_speaker_that_overlap_are_one_and_end_with_the_recording(tm
         within(Turns(path).of(tmp_path / "x.wav"), 5.0, "x.wav")
 
 
-@given(st.lists(st.sampled_from(["a.wav", "x/a.wav", "x/a.flac", "a b.wav", "a_b.wav", "-", "a"]), unique=True))
+@given(
+    st.lists(st.sampled_from(["a.wav", "x/a.wav", "x/a.flac", "a b.wav", "a_b.wav", "-", "a"]), unique=True)
+)
 def test_recordings_have_names_of_their_own_in_turns(paths: list[str]) -> None:
     names = file_ids(paths)
     assert list(names) == paths and len(set(names.values())) == len(paths)
     assert not any(" " in name for name in names.values())
 
 
-SAID = "the quick brown fox jumps over the lazy dog and runs away from all the hounds".split()
+SAID = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "the",
+    "lazy",
+    "dog",
+    "and",
+    "runs",
+    "away",
+    "from",
+    "all",
+    "the",
+    "hounds",
+]
 
 
 @given(st.integers(0, 12), st.integers(0, 4), st.floats(-0.3, 0.3))
@@ -174,8 +201,8 @@ def test_words_of_two_windows_stand_once(cut: int, common: int, shift: float) ->
 
 
 def test_a_word_that_one_window_heard_otherwise_is_taken_once() -> None:
-    left = [Word(word, k, k + 0.9) for k, word in enumerate("we go to the sto".split())]
-    right = [Word(word, 2 + k, 2.9 + k) for k, word in enumerate("two The store, now".split())]
+    left = [Word(word, k, k + 0.9) for k, word in enumerate(["we", "go", "to", "the", "sto"])]
+    right = [Word(word, 2 + k, 2.9 + k) for k, word in enumerate(["two", "The", "store,", "now"])]
     ours, theirs = joined(left, right, (2, 5))
     assert text_of(word.text for word in [*ours, *theirs]) == "we go to the store, now"
 
@@ -193,7 +220,7 @@ def test_words_spread_over_speech_stay_in_it_and_in_order(words: list[str], coun
 
 
 def test_words_part_at_the_end_of_a_clause() -> None:
-    words = "I see it. You do not know".split()
+    words = ["I", "see", "it.", "You", "do", "not", "know"]
     assert [word.start_s < 5 for word in spread(words, [(0, 2), (5, 7)])] == [True] * 3 + [False] * 4
 
 

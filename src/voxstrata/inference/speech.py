@@ -89,7 +89,7 @@ def speech_by_level(levels: NDArray[np.float32]) -> list[Span]:
     """
     if not len(levels) or levels.max() < _SILENT_DB:
         return []
-    smooth = uniform_filter1d(levels.astype(np.float64), 3, mode="nearest")
+    smooth = 10 * np.log10(uniform_filter1d(10 ** (levels.astype(np.float64) / 10), 3, mode="nearest"))
     loudest = float(np.percentile(levels[levels >= _SILENT_DB], _LOUDEST_PERCENT))
     # In steps of half a second: a percentile over each frame's neighbourhood would take too long.
     step = round(0.5 / FRAME_S)
