@@ -168,24 +168,7 @@ def test_recordings_have_names_of_their_own_in_turns(paths: list[str]) -> None:
     assert not any(" " in name for name in names.values())
 
 
-SAID = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "the",
-    "lazy",
-    "dog",
-    "and",
-    "runs",
-    "away",
-    "from",
-    "all",
-    "the",
-    "hounds",
-]
+SAID = words_in("the quick brown fox jumps over the lazy dog and runs away from all the hounds")
 
 
 @given(st.integers(0, 12), st.integers(0, 4), st.floats(-0.3, 0.3))

@@ -24,7 +24,7 @@ from voxstrata.inference.given import Given
 from voxstrata.inference.path import predict
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.inference.scan import scan
-from voxstrata.inference.speech import LONGEST_S, chunks_of, pieces_of, speech_by_level, stretches
+from voxstrata.inference.speech import LONGEST_S, Lengths, chunks_of, pieces_of, speech_by_level, stretches
 from voxstrata.inference.windows import windows
 from voxstrata.labels import LabelSet
 from voxstrata.methods.encoder_models import DimensionModel, EmotionModel, TranscriptionModel
@@ -393,3 +393,22 @@ def test_files_that_are_refused_whole_are_refused_in_blocks(tmp_path: Path) -> N
     )
     with pytest.raises(AudioError, match="not finite"), sound_blocks(tmp_path / "nan.wav") as found:
         list(found.blocks)
+
+
+@pytest.mark.parametrize("window_s", [2.0, 7.5, 30.0])
+@given(bursts())
+@settings(max_examples=20)
+def test_windows_are_as_long_as_a_model_takes(window_s: float, made) -> None:
+    """A shorter limit than 30 seconds, as of a small Whisper."""
+    spans, length_s = made
+    lengths = Lengths(window_s)
+    levels = np.zeros(round(length_s * 50), np.float32)
+    pieces = pieces_of(spans, levels, length_s, lengths)
+    assert [spans[0][0], spans[-1][1]] == [pieces[0].start_s, pytest.approx(pieces[-1].end_s)]
+    for chunk in chunks_of(pieces, lengths):
+        assert chunk.window[1] - chunk.window[0] < window_s
+        assert all(0 < p.end_s - p.start_s <= lengths.longest_s + 1e-6 for p in chunk.pieces)
+    for left, right in pairwise(pieces):
+        assert left.end_s <= right.start_s
+        if left.end_s == right.start_s:
+            assert left.window[1] > right.window[0]

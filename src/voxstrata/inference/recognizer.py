@@ -34,6 +34,7 @@ from voxstrata.inference.rows import (
     remarks_on_segments,
 )
 from voxstrata.inference.rttm import Turns
+from voxstrata.inference.speech import Lengths
 from voxstrata.inference.timeline import METHODS, Listener, Options, Timeline
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.encoder_models import DimensionModel
@@ -318,6 +319,14 @@ class Recognizer:
             ]
         return found
 
+    @property
+    def longest_s(self) -> float:
+        """What is answered as one clip, in seconds: 30, or less where the models take less."""
+        encoders = [module for model in self.models for module in model.modules()]
+        encoders += [model.encoder.base for model in self.models if isinstance(model.encoder, MergedBackbone)]
+        limits = [one.longest / SAMPLE_RATE for one in encoders if isinstance(one, SpeechEncoder)]
+        return min([ONE_CLIP_S, *limits])
+
     def _listener(self) -> Listener:
         """What answers the windows of a long recording."""
         whisper = [model for model in self.models if isinstance(model, WhisperTranscriber)]
@@ -338,7 +347,7 @@ class Recognizer:
                 (found,) = phrases(whisper[0], whisper[0].heard(batch.to(device_of(whisper[0]))))
             return found
 
-        return Listener(answers if others else None, words if whisper else None)
+        return Listener(answers if others else None, words if whisper else None, Lengths(self.longest_s))
 
     def _recognize(
         self,
@@ -350,7 +359,7 @@ class Recognizer:
         with given(recording, sample_rate) as found:
             name = printable(found.name)
             path = name if isinstance(recording, str | Path) else None
-            if options.segments or found.is_longer_than(ONE_CLIP_S):
+            if options.segments or found.is_longer_than(self.longest_s):
                 line = Timeline(found, self._listener(), options)
                 parts = []
                 for part in line.segments():

@@ -15,12 +15,10 @@ from voxstrata.inference.words import Span
 
 #: Speech that lasts less, and pauses that last less, are none, in seconds; so much is kept around speech.
 MIN_SPEECH_S, MIN_PAUSE_S, PAD_S = 0.3, 0.3, 0.1
-#: Segments are no longer; speech without a pause is cut at its quietest place, not before `EARLIEST_CUT_S`.
-LONGEST_S, EARLIEST_CUT_S = 10.0, 4.0
-#: What a window has of the speech around a cut, on either side.
-OVERLAP_S = 1.0
-#: A window for words: what Whisper's decoder takes at once is 30 seconds.
-LONGEST_WINDOW_S = 29.9
+#: Segments are no longer, in seconds.
+LONGEST_S = 10.0
+#: The longest window: Whisper's decoder takes 30 seconds at once; rounding must not make them more.
+WINDOW_S, _ROUNDING_S = 30.0, 0.1
 
 #: A frame may be speech where it is above this level of full scale, in dB.
 _SILENT_DB = -70.0
@@ -36,6 +34,41 @@ _LOUDEST_PERCENT = 95
 FEWEST_QUIET = 0.1
 #: Below this length that is not looked at, in seconds.
 LONG_ENOUGH_S = 4.0
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long segments and windows may be, in seconds.
+
+    Args:
+        window_s: what the models take at once.
+    """
+
+    window_s: float = WINDOW_S
+
+    @property
+    def longest_window_s(self) -> float:
+        """Of a window."""
+        return min(self.window_s, WINDOW_S) - _ROUNDING_S
+
+    @property
+    def longest_s(self) -> float:
+        """Of a segment: speech without a pause is cut at its quietest place."""
+        return min(LONGEST_S, self.longest_window_s / 1.2)
+
+    @property
+    def earliest_cut_s(self) -> float:
+        """Of a segment that is followed by a cut."""
+        return 0.4 * self.longest_s
+
+    @property
+    def overlap_s(self) -> float:
+        """What a window has of the speech around a cut, on either side."""
+        return 0.1 * self.longest_s
+
+
+#: Those of models that take 30 seconds.
+LENGTHS = Lengths()
 
 
 @dataclass(frozen=True)
@@ -126,6 +159,7 @@ def pieces_of(
     spans: Iterable[Span],
     levels: NDArray[np.float32],
     duration_s: float,
+    lengths: Lengths = LENGTHS,
     *,
     channel: int | None = None,
     speaker: str | None = None,
@@ -136,6 +170,7 @@ def pieces_of(
         spans: in order.
         levels: [F] of the track, see `speech_by_level`.
         duration_s: of the recording.
+        lengths: of segments and windows.
         channel: of the track.
         speaker: of the pieces.
     """
@@ -143,30 +178,31 @@ def pieces_of(
     for start_s, end_s in spans:
         end_s = min(end_s, duration_s)
         cuts = [start_s]
-        while end_s - cuts[-1] > LONGEST_S:
-            cuts.append(_quietest(levels, cuts[-1], end_s))
+        while end_s - cuts[-1] > lengths.longest_s:
+            cuts.append(_quietest(levels, cuts[-1], end_s, lengths))
         cuts.append(end_s)
         for left_s, right_s in pairwise(cuts):
-            window = (max(start_s, left_s - OVERLAP_S), min(end_s, right_s + OVERLAP_S))
+            window = (max(start_s, left_s - lengths.overlap_s), min(end_s, right_s + lengths.overlap_s))
             found.append(Piece(left_s, right_s, window, channel, speaker))
     return found
 
 
-def _quietest(levels: NDArray[np.float32], start_s: float, end_s: float) -> float:
+def _quietest(levels: NDArray[np.float32], start_s: float, end_s: float, lengths: Lengths) -> float:
     """The middle of the quietest tenth of a second in which a segment may end; a rest is no crumb."""
-    last_s = min(start_s + LONGEST_S, end_s - 0.5 * EARLIEST_CUT_S)
-    first, last = round((start_s + EARLIEST_CUT_S) / FRAME_S), round(last_s / FRAME_S)
+    last_s = min(start_s + lengths.longest_s, end_s - 0.5 * lengths.earliest_cut_s)
+    first, last = round((start_s + lengths.earliest_cut_s) / FRAME_S), round(last_s / FRAME_S)
     part = levels[first:last].astype(np.float64)
     if not len(part):
         return last_s
     return round((first + int(uniform_filter1d(part, 5, mode="nearest").argmin()) + 0.5) * FRAME_S, 6)
 
 
-def chunks_of(pieces: Sequence[Piece]) -> list[Chunk]:
+def chunks_of(pieces: Sequence[Piece], lengths: Lengths = LENGTHS) -> list[Chunk]:
     """Neighbouring pieces of one track and speaker together, as many as fit a window for words.
 
     Args:
         pieces: of all tracks and speakers.
+        lengths: of windows.
 
     Returns:
         In the order in which their windows start.
@@ -178,7 +214,7 @@ def chunks_of(pieces: Sequence[Piece]) -> list[Chunk]:
         fits = (
             chunk is not None
             and chunk.pieces[-1].speaker == piece.speaker
-            and max(piece.window[1], chunk.window[1]) - chunk.window[0] <= LONGEST_WINDOW_S
+            and max(piece.window[1], chunk.window[1]) - chunk.window[0] <= lengths.longest_window_s
         )
         if chunk is None or not fits:
             chunk = last[piece.channel] = Chunk()

@@ -20,6 +20,7 @@ from voxstrata.inference.rttm import Turns, within
 from voxstrata.inference.scan import Scan, Track, scan
 from voxstrata.inference.speech import (
     Chunk,
+    Lengths,
     Piece,
     chunks_of,
     hardly_varies,
@@ -70,11 +71,13 @@ class Listener:
 
     Args:
         answers: to a batch of windows: a row each.
-        phrases: in a window of 30 seconds at most; None where `answers` gives all the words there are.
+        phrases: in a window; None where `answers` gives all the words there are.
+        lengths: of what the models take at once.
     """
 
     answers: Callable[[Batch], list[Prediction]] | None
     phrases: Callable[[Batch], list[Phrase]] | None
+    lengths: Lengths
 
 
 class Timeline:
@@ -93,7 +96,7 @@ class Timeline:
         self.given, self.listener = given, listener
         self.scan = scan(given, split=options.split)
         self.tracks = {track.channel: k for k, track in enumerate(self.scan.tracks)}
-        self.pieces = _pieces(given, self.scan, options)
+        self.pieces = _pieces(given, self.scan, options, listener.lengths)
 
     @property
     def duration_s(self) -> float:
@@ -114,7 +117,7 @@ class Timeline:
 
     def segments(self) -> Iterator[Segment]:
         """The segments, as soon as they are answered; of each channel and speaker in order of time."""
-        chunks = chunks_of(self.pieces)
+        chunks = chunks_of(self.pieces, self.listener.lengths)
         asked = [(chunk.window, self.tracks[chunk.pieces[0].channel]) for chunk in chunks]
         before: dict[tuple[int | None, str | None], _Answered] = {}
         for chunk, samples in zip(chunks, windows(self.given, self.scan.tracks, asked), strict=True):
@@ -247,10 +250,10 @@ def short_remark(length_s: float) -> Remark:
     return Remark("short", f"{length_s:.2f} s; so little speech tells little of an emotion")
 
 
-def _pieces(given: Given, found: Scan, options: Options) -> list[Piece]:
+def _pieces(given: Given, found: Scan, options: Options, lengths: Lengths) -> list[Piece]:
     """What is to be answered: speaker turns, or what is found to be speech."""
     if options.turns is not None:
-        return _turn_pieces(given, found, options.turns, options.split)
+        return _turn_pieces(given, found, options, lengths)
     method = ("silero" if is_installed() else "energy") if options.speech == "auto" else options.speech
     pieces: list[Piece] = []
     for track in found.tracks:
@@ -261,16 +264,17 @@ def _pieces(given: Given, found: Scan, options: Options) -> list[Piece]:
             if method == "silero"
             else speech_by_level(track.levels)
         )
-        pieces += pieces_of(spans, track.levels, found.duration_s, channel=track.channel)
+        pieces += pieces_of(spans, track.levels, found.duration_s, lengths, channel=track.channel)
     return pieces
 
 
-def _turn_pieces(given: Given, found: Scan, turns: Turns, split: bool) -> list[Piece]:
-    named = within(turns.of(Path(given.name), named=given.has_name), found.duration_s, given.name)
+def _turn_pieces(given: Given, found: Scan, options: Options, lengths: Lengths) -> list[Piece]:
+    assert options.turns is not None
+    named = within(options.turns.of(Path(given.name), named=given.has_name), found.duration_s, given.name)
     tracks: dict[int | None, Track] = {track.channel: track for track in found.tracks}
     pieces: list[Piece] = []
     for turn in named:
-        channel = turn.channel if split else None
+        channel = turn.channel if options.split else None
         if channel not in tracks:
             raise AudioError(
                 f"a turn of {turn.speaker!r} is on channel {turn.channel} (line {turn.line}), and "
@@ -280,6 +284,7 @@ def _turn_pieces(given: Given, found: Scan, turns: Turns, split: bool) -> list[P
             [(turn.start_s, turn.end_s)],
             tracks[channel].levels,
             found.duration_s,
+            lengths,
             channel=channel,
             speaker=turn.speaker,
         )
