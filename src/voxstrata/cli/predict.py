@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from voxstrata.inference.recognition import Recognition
     from voxstrata.inference.recognizer import Recognizer
 
-DEMO_TABLE = Path("tables") / "adaltm-demo"
-DEMO_ROW = "joint"
-
 LANGUAGE = typer.Option(
     None,
     "--language",
@@ -223,6 +220,8 @@ class _Answering:
         for row in rows:
             self.count += 1
             self.failed += row.error is not None
+            if row.error is not None and self.output.keeps_faults:
+                self.notify(f"{row.row.path or row.row.id}: {row.error}")
             yield row
 
     def _recordings(self, source: list[Path], left: set[Path]) -> Iterator[Recognition]:
@@ -260,40 +259,19 @@ def _nothing(done: int, total: int, text: str) -> None:
     """Shows no progress."""
 
 
-def _model(given: str | None, transcribes: bool) -> str | Path | None:
+def _model(given: str | None, transcribes: bool) -> str | None:
     """The model to ask; None where there is none, and a transcriber answers alone."""
     from voxstrata.errors import CheckpointError
+    from voxstrata.inference.best_model import best_model
 
     if given is not None:
         return given
     try:
-        return demo_model(Path("runs"))
-    except CheckpointError:
+        found, which = best_model(Path("runs"))
+    except CheckpointError as fault:
         if not transcribes:
             raise
-        tell("no emotions: there is no demo here, and no --model was given")
+        tell(f"no emotions, and no --model was given: {fault}")
         return None
-
-
-def demo_model(runs: Path) -> Path:
-    """The run of the demo's main row.
-
-    Raises:
-        CheckpointError: if there was no demo here.
-    """
-    from voxstrata.documents import read_json_object
-    from voxstrata.errors import CheckpointError
-
-    table = runs / DEMO_TABLE / "table.json"
-    if not table.is_file():
-        raise CheckpointError(
-            f"no model: {table} is not there; run `voxstrata demo` here first, or give --model RUN"
-        )
-    advice = "run `voxstrata demo` again, or give --model RUN"
-    rows = read_json_object(table, error=CheckpointError, advice=advice).get("rows")
-    try:
-        runs_of = {row["name"]: row["runs"] for row in rows or ()}
-        run: str = runs_of[DEMO_ROW][0]
-        return (table.parent / run).resolve()
-    except (KeyError, TypeError, IndexError, ValueError):
-        raise CheckpointError(f"{table} names no run for the row {DEMO_ROW!r}; {advice}") from None
+    tell(f"model: {which}")
+    return found

@@ -39,9 +39,20 @@ def sources_of(paths: Sequence[Path], listed: Path | None) -> list[PreparedCorpu
         )
     if [*paths, listed].count(DASH) > 1:
         raise VoxstrataError("standard input (-) can be read once; give the other recordings as files")
-    every = [found for path in paths for found in _matching(path)]
-    every += [] if listed is None else list(_listed(listed))
-    return once([_source(path) for path in every])
+    groups = [_matching(path) for path in paths]
+    groups += [] if listed is None else [list(_listed(listed))]
+    return once([source for group in groups for source in _sources(group)])
+
+
+def _sources(group: Sequence[Path]) -> list[PreparedCorpus | list[Path]]:
+    """What paths stand for that were given together: the recordings among them are one source."""
+    found: list[PreparedCorpus | list[Path]] = []
+    for source in map(_source, group):
+        if found and isinstance(source, list) and isinstance(found[-1], list):
+            found[-1] += source
+        else:
+            found.append(source)
+    return found
 
 
 def _matching(path: Path) -> list[Path]:

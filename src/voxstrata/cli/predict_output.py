@@ -25,6 +25,8 @@ class Output(ABC):
     #: Recordings that are answered already, and how many of them failed.
     done: frozenset[str] = frozenset()
     failed: int = 0
+    #: Whether faults go to a file, where nobody sees them while they come.
+    keeps_faults = False
 
     def left(self, paths: Sequence[Path]) -> list[Path]:
         """The recordings that are not answered yet."""
@@ -108,6 +110,7 @@ class _Appended(_Stream):
         except (OSError, UnicodeDecodeError) as fault:
             reason = getattr(fault, "strerror", None) or "it is there, and no text in UTF-8"
             raise VoxstrataError(f"cannot write to {path}: {reason}; name another file") from None
+        self.keeps_faults = kind in ("json", "csv")
         self.done, self.failed, self.columns = before.done, before.failed, before.columns
         if self.done:
             tell(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 #: Bytes that are looked at, at once, for the end of a file.
 _STEP = 1 << 16
+#: How the first line of each format begins.
+_BEGINS = {"json": b'{"id": ', "csv": b"path,", "rttm": b"SPEAKER "}
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,14 @@ def kept(path: Path, kind: str, timed: bool) -> Kept:
     if not path.exists() or not path.stat().st_size:
         return Kept()
     whole = _end_of_last_line(path)
+    if not whole:
+        # A first line that is torn is our own where it begins as all of them do.
+        with path.open("rb") as file:
+            head = file.read(len(_BEGINS[kind]))
+        if not _BEGINS[kind].startswith(head):
+            raise _other(path, "no line in it is whole")
+        os.truncate(path, 0)
+        return Kept()
     if kind == "json":
         found = _of_json(path, whole)
     elif kind == "csv":
@@ -73,11 +83,8 @@ def _of_json(path: Path, whole: int) -> Kept:
     from voxstrata.errors import PredictionsError
     from voxstrata.predictions import parse_predictions
 
-    content = path.read_bytes()[:whole]
-    if not whole:
-        raise _other(path, "no line in it is whole")
     try:
-        rows = parse_predictions(content, str(path))
+        rows = parse_predictions(path.read_bytes()[:whole], str(path))
     except PredictionsError as fault:
         raise _other(path, str(fault)) from None
     return Kept(frozenset(row.id for row in rows), sum(row.error is not None for row in rows))
