@@ -183,6 +183,17 @@ def test_words_of_two_windows_stand_once(cut: int, common: int, shift: float) ->
     assert len(ours) <= len(left) and len(theirs) <= len(right)
 
 
+def test_a_word_that_a_window_cuts_is_taken_whole() -> None:
+    left = [Word(word, k, k + 0.9) for k, word in enumerate(words_in("he had been a shopboy."))]
+    right = [Word(word, 4.5 + k, 5.4 + k) for k, word in enumerate(words_in("boy. You do not"))]
+    ours, theirs = joined(left, right, (4, 5))
+    assert text_of(word.text for word in [*ours, *theirs]) == "he had been a shopboy. You do not"
+    left = [Word(word, k, k + 0.9) for k, word in enumerate(words_in("I like the under"))]
+    right = [Word(word, 3 + k, 3.9 + k) for k, word in enumerate(words_in("understanding of it"))]
+    ours, theirs = joined(left, right, (3, 4))
+    assert text_of(word.text for word in [*ours, *theirs]) == "I like the understanding of it"
+
+
 def test_a_word_that_one_window_heard_otherwise_is_taken_once() -> None:
     left = [Word(word, k, k + 0.9) for k, word in enumerate(["we", "go", "to", "the", "sto"])]
     right = [Word(word, 2 + k, 2.9 + k) for k, word in enumerate(["two", "The", "store,", "now"])]

@@ -96,8 +96,8 @@ def _part(words: Sequence[str], letters: Sequence[int], place: float) -> int:
 def joined(left: Sequence[Word], right: Sequence[Word], overlap: Span) -> tuple[list[Word], list[Word]]:
     """The words of two windows that overlap, so that those spoken in both stand once.
 
-    The longest run of words that both windows have about the overlap is where one goes over into the other.
-    Where they have none in common, the middle of the overlap is.
+    The longest run of words that both windows have about the overlap is where one goes over into the other;
+    else a word that one window cuts and the other has whole; else the middle of the overlap.
 
     Args:
         left: of the earlier window, in order.
@@ -116,11 +116,24 @@ def joined(left: Sequence[Word], right: Sequence[Word], overlap: Span) -> tuple[
         last, first = ours[run.a + run.size - 1], theirs[run.b + run.size - 1]
         if abs(left[last].middle_s - right[first].middle_s) <= _APART_S + (end_s - start_s):
             return list(left[: last + 1]), list(right[first + 1 :])
+    if ours and theirs:
+        # The second window may begin within a word, and the first one end within one.
+        whole = next((k for k in reversed(ours) if _is_part(keys[1][0], of_end=_key(left[k].text))), None)
+        if whole is not None:
+            return list(left[: whole + 1]), list(right[theirs[0] + 1 :])
+        whole = next((k for k in theirs if _is_part(keys[0][-1], of_begin=_key(right[k].text))), None)
+        if whole is not None:
+            return list(left[: ours[-1]]), list(right[whole:])
     middle_s = (start_s + end_s) / 2
     return (
         [word for word in left if word.middle_s < middle_s],
         [word for word in right if word.middle_s >= middle_s],
     )
+
+
+def _is_part(cut: str, *, of_begin: str = "", of_end: str = "") -> bool:
+    """Whether a word that was cut is the begin, or the end, of a longer one."""
+    return len(cut) > 1 and ((of_begin != cut and of_begin.startswith(cut)) or of_end.endswith(cut))
 
 
 def _key(word: str) -> str:
