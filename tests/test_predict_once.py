@@ -12,8 +12,8 @@ import soundfile
 from typer.testing import CliRunner
 
 from voxstrata.cli.main import app
-from voxstrata.cli.predict import demo_model
 from voxstrata.errors import CheckpointError
+from voxstrata.inference.best_model import demo_model
 
 RATE = 16_000
 

@@ -64,7 +64,10 @@ def test_a_merged_run_tells_emotion_and_its_experts_words(runs, recordings):
     assert words.transcript
     assert (found.emotion, found.probabilities) == (emotion.emotion, emotion.probabilities)
     assert found.transcript == words.transcript
-    assert found.segments == ((0.0, soundfile.info(recordings[0]).duration),)
+    (segment,) = found.segments
+    assert (segment.start_s, segment.end_s) == (0.0, soundfile.info(recordings[0]).duration)
+    assert (segment.emotion, segment.transcript) == (emotion.emotion, words.transcript)
+    assert found.summaries == () and found.as_dict() == found.row.as_dict()
 
 
 def test_probabilities_sum_to_one_and_the_emotion_is_the_highest(runs, recordings):

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from voxstrata.audio import AUDIO_SUFFIXES, folder_content
-from voxstrata.cli.predict import recordings
+from voxstrata.cli.predict_input import recordings
 from voxstrata.corpora.files import audio_files
 from voxstrata.corpora.prepare import prepare
 from voxstrata.corpora.readers import READERS

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from voxstrata.corpora.prepared import PreparedCorpus
     from voxstrata.evaluation.comparison import Comparison
     from voxstrata.evaluation.score import Scores
-    from voxstrata.inference.recognizer import Recognition, Recognizer
+    from voxstrata.inference.recognition import Recognition
+    from voxstrata.inference.recognizer import Recognizer
     from voxstrata.merging.files import FileMerge
     from voxstrata.methods.adaltm.merged import MergedBackbone
     from voxstrata.methods.adaltm.task_vector import TaskVector
@@ -59,7 +60,7 @@ _PLACES = {
     "train": "notebook.trained",
     "Run": "notebook.trained",
     "Recognizer": "inference.recognizer",
-    "Recognition": "inference.recognizer",
+    "Recognition": "inference.recognition",
     "Prediction": "predictions",
     "evaluate": "notebook.scoring",
     "Scores": "evaluation.score",

@@ -328,7 +328,18 @@ def _of_soundfile(path: Path, file: soundfile.SoundFile, offset_s: float, durati
 
 def _in_blocks(path: Path, file: soundfile.SoundFile, wanted: int | None, most: int) -> NDArray[np.float32]:
     """Frames from where the file stands, up to `wanted` or the end, whatever its header says of it."""
-    blocks: list[NDArray[np.float32]] = []
+    blocks, count = list[NDArray[np.float32]](), 0
+    for block in _blocks(file, wanted):
+        blocks.append(block)
+        count += len(block)
+        _check_length(path, count, most)
+    if len(blocks) == 1:
+        return blocks[0]
+    return np.concatenate(blocks) if blocks else np.zeros((0, file.channels), np.float32)
+
+
+def _blocks(file: soundfile.SoundFile, wanted: int | None) -> Iterator[NDArray[np.float32]]:
+    """The same in blocks [n, channels]; a FLAC that is cut or damaged ends there."""
     count = 0
     while wanted is None or count < wanted:
         size = _BLOCK if wanted is None else min(_BLOCK, wanted - count)
@@ -342,16 +353,12 @@ def _in_blocks(path: Path, file: soundfile.SoundFile, wanted: int | None, most: 
             got = int(unread.argmax()) if unread.any() else size
             if file.format != "FLAC" or not got + count:
                 raise
-            blocks.append(block[:got])
-            break
+            yield block[:got]
+            return
         if not got:
-            break
-        blocks.append(block[:got])
+            return
+        yield block[:got]
         count += got
-        _check_length(path, count, most)
-    if len(blocks) == 1:
-        return blocks[0]
-    return np.concatenate(blocks) if blocks else np.zeros((0, file.channels), np.float32)
 
 
 def _check_rate(path: Path, rate: int) -> None:

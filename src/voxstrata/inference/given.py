@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from voxstrata.audio import Remark, Sound, leveled, load_with_remarks, resample, shown
+from voxstrata.audio.blocks import BLOCK, SoundBlocks, sound_blocks
 from voxstrata.audio.reading import HIGHEST_RATE, LOWEST_RATE
 from voxstrata.errors import AudioError
 
@@ -23,30 +28,107 @@ Recording = str | Path | bytes | BinaryIO | Samples | tuple[Samples, float]
 
 #: What stands in a message for a recording without a name.
 SAMPLES, BYTES = "the array", "the bytes"
+#: Bytes of an open file that are copied at once.
+_COPIED = 1 << 20
 _SUFFIX = re.compile(r"\.\w{1,8}")
 # Full scale and zero of samples that are whole numbers.
 _WHOLE = {"int16": (2.0**15, 0.0), "int32": (2.0**31, 0.0), "uint8": (2.0**7, 128.0)}
 
 
-def heard(
-    recording: Recording, sample_rate: float | None = None
-) -> tuple[NDArray[np.float32], tuple[Remark, ...], str]:
-    """Mono samples at 16 kHz [N], what one should know of them, and a name for the recording.
+@dataclass(frozen=True)
+class Given:
+    """A recording that can be read at once, or in blocks, as often as asked.
+
+    Args:
+        name: for messages, and in rows.
+        path: of the file that it lies in; None: `sound` holds it.
+        sound: samples that were given.
+        renamed: the file is a copy; messages name the recording.
+    """
+
+    name: str
+    path: Path | None = None
+    sound: Sound | None = None
+    renamed: bool = False
+
+    @property
+    def has_name(self) -> bool:
+        """Whether it lies in a file of its own."""
+        return self.path is not None and not self.renamed
+
+    def whole(self) -> tuple[NDArray[np.float32], tuple[Remark, ...]]:
+        """Mono samples at 16 kHz [N], and what one should know of them.
+
+        Raises:
+            AudioError: see `audio.load_audio`.
+        """
+        if self.sound is not None:
+            mono, remarks = self.sound.mono(self.name)
+            return resample(leveled(mono), self.sound.sample_rate), remarks
+        assert self.path is not None
+        with self._named():
+            return load_with_remarks(self.path)
+
+    @contextmanager
+    def blocks(self) -> Iterator[SoundBlocks]:
+        """The recording in blocks, from its beginning.
+
+        Raises:
+            AudioError: see `audio.blocks.sound_blocks`.
+        """
+        if self.sound is not None:
+            samples = self.sound.samples
+            parts = (samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK))
+            yield SoundBlocks(self.sound.sample_rate, samples.shape[1], len(samples), (), parts)
+            return
+        assert self.path is not None
+        with self._named(), sound_blocks(self.path) as found:
+            yield found
+
+    def is_longer_than(self, seconds: float) -> bool:
+        """Whether it lasts longer; one that cannot be read does not: reading it gives the reason."""
+        try:
+            with self.blocks() as found:
+                limit = seconds * found.sample_rate
+                if found.frames is not None:
+                    return found.frames > limit
+                count = 0
+                for block in found.blocks:
+                    count += len(block)
+                    if count > limit:
+                        return True
+        except AudioError:
+            pass
+        return False
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Messages name the recording, not the copy of it that is read."""
+        try:
+            yield
+        except AudioError as fault:
+            if not self.renamed:
+                raise
+            text = str(fault).replace(str(self.path), shown(Path(self.name)))
+            raise type(fault)(text) from None
+
+
+@contextmanager
+def given(recording: Recording, sample_rate: float | None = None) -> Iterator[Given]:
+    """A recording in whatever form it is given; open files and bytes are copied to a file of their own.
 
     Args:
         recording: in any form.
-        sample_rate: of samples, in Hz; a file tells its own.
+        sample_rate: of samples, in Hz; a file has its own.
 
     Raises:
-        AudioError: if it is of another form, its rate is missing or not to be taken, or its content is
-            refused as a file's would be.
+        AudioError: if it is of another form, or its rate is missing or not to be taken.
     """
     if isinstance(recording, tuple):
         recording, sample_rate = _with_rate(recording, sample_rate)
     if isinstance(recording, np.ndarray | Tensor):
-        sound = Sound(_channels(recording), _rate(sample_rate))
-        mono, remarks = sound.mono(SAMPLES)
-        return resample(leveled(mono), sound.sample_rate), remarks, SAMPLES
+        yield Given(SAMPLES, sound=Sound(_channels(recording), _rate(sample_rate)))
+        return
     readable = callable(getattr(recording, "read", None))
     if not readable and not isinstance(recording, str | Path | bytes | bytearray | memoryview):
         raise AudioError(
@@ -56,11 +138,32 @@ def heard(
         )
     if sample_rate is not None:
         raise AudioError(f"sample_rate is {sample_rate}, and a file has its own; leave it out")
-    if readable:
-        return _of_file(recording)
     if isinstance(recording, str | Path):
-        return *load_with_remarks(Path(recording)), str(recording)
-    return *_of_bytes(bytes(recording), BYTES), BYTES  # type: ignore[arg-type]
+        yield Given(str(recording), Path(recording))
+        return
+    name, file = _named_file(recording) if readable else (BYTES, io.BytesIO(bytes(recording)))  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory(prefix="voxstrata-") as folder:
+        # Its end is a hint at what it holds, where it is one that a file may have.
+        suffix = Path(name).suffix
+        path = Path(folder) / f"recording{suffix if _SUFFIX.fullmatch(suffix) else ''}"
+        _copy(file, path, name)
+        yield Given(name, path, renamed=True)
+
+
+def heard(
+    recording: Recording, sample_rate: float | None = None
+) -> tuple[NDArray[np.float32], tuple[Remark, ...], str]:
+    """Mono samples at 16 kHz [N], what one should know of them, and a name for the recording.
+
+    Args:
+        recording: in any form.
+        sample_rate: of samples, in Hz; a file has its own.
+
+    Raises:
+        AudioError: see `given`; or its content is refused as a file's would be.
+    """
+    with given(recording, sample_rate) as found:
+        return *found.whole(), found.name
 
 
 def _with_rate(pair: tuple[Any, ...], sample_rate: float | None) -> tuple[Samples, float]:
@@ -73,34 +176,30 @@ def _with_rate(pair: tuple[Any, ...], sample_rate: float | None) -> tuple[Sample
     return pair
 
 
-def _of_file(file: Any) -> tuple[NDArray[np.float32], tuple[Remark, ...], str]:
-    """What an open file holds, from where it stands."""
+def _named_file(file: Any) -> tuple[str, Any]:
+    """An open file, and what to call it."""
     told = getattr(file, "name", None)
-    name = told if isinstance(told, str) else "the open file"
+    return (told if isinstance(told, str) else "the open file"), file
+
+
+def _copy(file: Any, path: Path, name: str) -> None:
+    """Writes what an open file holds, from where it stands, to another one."""
     try:
-        content = file.read()
-    except (OSError, ValueError) as fault:
-        raise AudioError(f"cannot read {shown(Path(name))}: {fault}; open it again") from None
-    if not isinstance(content, bytes):
-        raise AudioError(f"{shown(Path(name))} is open as text; open it as bytes ('rb')")
-    return *_of_bytes(content, name), name
-
-
-def _of_bytes(content: bytes, name: str) -> tuple[NDArray[np.float32], tuple[Remark, ...]]:
-    """What an audio file of these bytes holds; they are read as any file is."""
-    with tempfile.TemporaryDirectory(prefix="voxstrata-") as folder:
-        # Its end is a hint at what it holds, where it is one that a file may have.
-        suffix = Path(name).suffix
-        path = Path(folder) / f"recording{suffix if _SUFFIX.fullmatch(suffix) else ''}"
-        try:
-            path.write_bytes(content)
-            return load_with_remarks(path)
-        except OSError as fault:
-            raise AudioError(
-                f"cannot keep {shown(Path(name))} to read it: {fault.strerror}; free space in {folder}"
-            ) from None
-        except AudioError as fault:
-            raise AudioError(str(fault).replace(str(path), shown(Path(name)))) from None
+        with path.open("wb") as copy:
+            while True:
+                try:
+                    content = file.read(_COPIED)
+                except (OSError, ValueError) as fault:
+                    raise AudioError(f"cannot read {shown(Path(name))}: {fault}; open it again") from None
+                if not isinstance(content, bytes):
+                    raise AudioError(f"{shown(Path(name))} is open as text; open it as bytes ('rb')")
+                if not content:
+                    return
+                copy.write(content)
+    except OSError as fault:
+        raise AudioError(
+            f"cannot keep {shown(Path(name))} to read it: {fault.strerror}; free space in {path.parent}"
+        ) from None
 
 
 def _channels(samples: NDArray[Any] | Tensor) -> NDArray[np.float32]:

@@ -10,6 +10,11 @@ import torch
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.documents import read_json_object, read_yaml_file
 from voxstrata.errors import CheckpointError, VoxstrataError
+from voxstrata.inference.published_classifier import (
+    PublishedClassifier,
+    find_classifier,
+    load_classifier,
+)
 from voxstrata.methods.encoder_models import ClipModel, MultitaskModel, TranscriptionModel
 from voxstrata.methods.model_description import WORDS
 from voxstrata.methods.model_folder import Model, find_model, load_model, model_kind
@@ -18,7 +23,7 @@ from voxstrata.methods.transcribers.published_whisper import find_transcriber, l
 from voxstrata.methods.transcribers.whisper_decoder import WhisperTranscriber
 from voxstrata.runs import RunFolder
 
-AnyModel = Model | WhisperTranscriber
+AnyModel = Model | PublishedClassifier | WhisperTranscriber
 
 
 def find_models(
@@ -77,6 +82,9 @@ def _own(source: str | Path, language: str | None) -> tuple[list[AnyModel], list
     """The model of a folder, without what stands beside it."""
     if (found := find_model(source)) is not None:
         return [load_model(found)], []
+    if (place := find_classifier(source)) is not None:
+        classifier, notes = load_classifier(place)
+        return [classifier], notes
     if (place := find_published(source)) is not None:
         model, notes = load_published(place)
         return [model], notes
@@ -84,8 +92,8 @@ def _own(source: str | Path, language: str | None) -> tuple[list[AnyModel], list
         return [load_transcriber(source, language=language)], []
     raise CheckpointError(
         f"{source} holds no model: give a finished run (with model/ in it), a model folder, a transformers "
-        "folder with a CTC head and its vocab.json, or a whole Whisper with its tokenizer; "
-        "`voxstrata demo` makes a run"
+        "folder of an audio classifier, or with a CTC head and its vocab.json, or a whole Whisper with its "
+        "tokenizer; `voxstrata demo` makes a run"
     )
 
 

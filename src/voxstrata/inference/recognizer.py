@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,74 +12,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from voxstrata.audio import SAMPLE_RATE, Remark, remarks_on_band, shown
+from voxstrata.audio import SAMPLE_RATE, remarks_on_band
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.batches.batch import Batch, Reference
 from voxstrata.batches.buckets import drawn
 from voxstrata.batches.processes import Share
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.corpora.prepared import PreparedCorpus
-from voxstrata.errors import AudioError, VoxstrataError
-from voxstrata.evaluation.shown import html_table, percent
-from voxstrata.inference.given import Recording, heard
+from voxstrata.errors import AudioError, CheckpointError
+from voxstrata.inference.given import Recording, given
 from voxstrata.inference.models import AnyModel, find_models
 from voxstrata.inference.one_pass import one_pass
 from voxstrata.inference.path import device_of, fastest_device, predict
-from voxstrata.labels import DIMENSIONS, is_one_line
+from voxstrata.inference.recognition import Recognition, Segment, of_one_clip, of_segments
+from voxstrata.inference.rows import (
+    asked_only,
+    noted,
+    printable,
+    reason,
+    remarks_on_clip,
+    remarks_on_segments,
+)
+from voxstrata.inference.rttm import Turns
+from voxstrata.inference.speech import Lengths
+from voxstrata.inference.timeline import METHODS, Listener, Options, Timeline
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.encoder_models import DimensionModel
+from voxstrata.methods.transcribers.timed_decoding import Phrase, phrases
 from voxstrata.methods.transcribers.whisper_decoder import WhisperTranscriber
-from voxstrata.predictions import Prediction, in_short, one_row_each
+from voxstrata.predictions import Prediction, one_row_each
 
-
-@dataclass(frozen=True)
-class Recognition:
-    """The prediction for a recording; what the model cannot predict is None.
-
-    Args:
-        emotion: the most probable class.
-        probabilities: class name -> probability.
-        transcript: recognised words.
-        ratings: arousal, valence, dominance on the scale of the training corpus.
-        classes: of further tasks, field -> class name -> probability.
-        segments: (start, end) in seconds of what was used, in order.
-        note: a remark on the recording, e.g. that its band is narrow.
-
-    Example:
-        ``found = recognizer("call.wav")``; then ``found.emotion`` and ``found.probabilities["anger"]``.
-    """
-
-    emotion: str | None
-    probabilities: Mapping[str, float] | None
-    transcript: str | None
-    segments: tuple[tuple[float, float], ...]
-    ratings: Mapping[str, float] | None = None
-    classes: Mapping[str, Mapping[str, float]] | None = None
-    note: str | None = None
-
-    def __repr__(self) -> str:
-        """One line: what was recognised, long texts cut."""
-        share = None if self.emotion is None else (self.probabilities or {}).get(self.emotion)
-        told = {
-            "emotion": self.emotion,
-            "probability": None if share is None else round(share, 3),
-            "transcript": self.transcript,
-            "ratings": self.ratings,
-            "classes": self.classes,
-            "note": self.note,
-        }
-        return f"Recognition({in_short(told)})"
-
-    def _repr_html_(self) -> str:
-        shares = {"": self.probabilities or {}, **(self.classes or {})}
-        rows = [
-            (f"{field} {name}".strip(), percent(share))
-            for field, found in shares.items()
-            for name, share in sorted(found.items(), key=lambda pair: -pair[1])
-        ]
-        rows += [(name, f"{value:.2f}") for name, value in (self.ratings or {}).items()]
-        notes = [text for text in (self.transcript, self.note) if text]
-        return html_table(self.emotion or "recognised", ("class", "percent, or rating"), rows, notes)
+#: A recording up to this length is answered as one clip, as a clip of a corpus is; a longer one in segments.
+ONE_CLIP_S = 30.0
+#: How the channels of a recording are answered.
+CHANNELS = ("mix", "split")
 
 
 class Recognizer:
@@ -133,14 +98,32 @@ class Recognizer:
         where = f"; on {device_of(self.models[0])}" if self.models else ""
         return f"Recognizer({models or 'no models'}{where})"
 
-    def __call__(self, recording: Recording, *, sample_rate: float | None = None) -> Recognition:
+    def __call__(
+        self,
+        recording: Recording,
+        *,
+        sample_rate: float | None = None,
+        timeline: bool = False,
+        channels: str = "mix",
+        turns: str | Path | None = None,
+        speech: str = "auto",
+    ) -> Recognition:
         """Listens to one recording.
+
+        Up to 30 seconds are answered as one clip. A longer recording is answered in segments of speech, read
+        in blocks, so that its length is no matter.
 
         Args:
             recording: a path; the bytes of an audio file, or a file that is open for bytes; or samples (numpy
                 or torch), [N] or [channels, N]: floats in [-1, 1], int16, int32 or uint8; or a pair
                 (samples, sample_rate).
             sample_rate: of samples, in Hz; a file tells its own.
+            timeline: answer a short recording in segments too.
+            channels: "mix" for their mean, "split" for segments and a summary of each.
+            turns: an RTTM file, or a folder of them: its speaker turns are answered, with a summary of each
+                speaker.
+            speech: how segments are found: "energy", "silero" (the extra `vad`), or "auto" for silero where
+                it is installed.
 
         Returns:
             Emotion with probabilities, words and ratings, as far as the models tell them.
@@ -151,12 +134,39 @@ class Recognizer:
         Example:
             ``vs.Recognizer.load("runs/ser")("call.wav").emotion``
         """
-        row, duration_s = self._recognize(recording, sample_rate)
-        ratings = {name: value for name in DIMENSIONS if (value := getattr(row, name)) is not None}
-        segments = ((0.0, duration_s),)
-        return Recognition(
-            row.emotion, row.probabilities, row.transcript, segments, ratings or None, row.classes, row.note
-        )
+        options = _options(timeline, channels, turns, speech)
+        return self._recognize(recording, sample_rate, options)
+
+    def segments(
+        self,
+        recording: Recording,
+        *,
+        sample_rate: float | None = None,
+        channels: str = "mix",
+        turns: str | Path | None = None,
+        speech: str = "auto",
+    ) -> Iterator[Segment]:
+        """The segments of one recording, each as soon as it is answered: for long recordings.
+
+        Args:
+            recording: as above; also the other arguments.
+            sample_rate: in Hz, of samples.
+            channels: "mix" or "split".
+            turns: an RTTM file, or a folder of them.
+            speech: "auto", "energy" or "silero".
+
+        Yields:
+            The segments of each channel and speaker in order of time.
+
+        Raises:
+            AudioError: as above.
+
+        Example:
+            ``for part in recognizer.segments("meeting.flac"): print(part.start_s, part.emotion)``
+        """
+        options = _options(True, channels, turns, speech)
+        with given(recording, sample_rate) as found:
+            yield from Timeline(found, self._listener(), options).segments()
 
     def predictions(
         self, recordings: Iterable[Recording], *, sample_rate: float | None = None
@@ -183,19 +193,41 @@ class Recognizer:
                 f"one recording was given ({type(recordings).__name__}); call recognizer(recording), or give "
                 "a list"
             )
-        return self._predictions(recordings, sample_rate)
+        return (found.row for found in self.recognitions(recordings, sample_rate=sample_rate))
 
-    def _predictions(
-        self, recordings: Iterable[Recording], sample_rate: float | None
-    ) -> Iterator[Prediction]:
+    def recognitions(
+        self,
+        recordings: Iterable[Recording],
+        *,
+        sample_rate: float | None = None,
+        timeline: bool = False,
+        channels: str = "mix",
+        turns: str | Path | None = None,
+        speech: str = "auto",
+        progress: Callable[[float, float], None] | None = None,
+    ) -> Iterator[Recognition]:
+        """As `predictions`, with segments and summaries beside each row; arguments as of a single call.
+
+        Args:
+            recordings: of any form; also the other arguments.
+            sample_rate: in Hz, of samples that come without a rate.
+            timeline: answer short recordings in segments too.
+            channels: "mix" or "split".
+            turns: an RTTM file, or a folder of them.
+            speech: "auto", "energy" or "silero".
+            progress: called within long recordings, with the seconds that are answered and all of them.
+        """
+        options = _options(timeline, channels, turns, speech)
         for number, recording in enumerate(recordings, start=1):
             bare = isinstance(recording, np.ndarray | Tensor)
             try:
-                row = self._recognize(recording, sample_rate if bare else None)[0]
+                found = self._recognize(recording, sample_rate if bare else None, options, progress)
             except Exception as fault:
-                path = _printable(str(recording)) if isinstance(recording, str | Path) else None
-                row = Prediction(id=path or "", path=path, error=_reason(fault))
-            yield row if row.path is not None else replace(row, id=f"recording {number}")
+                path = printable(str(recording)) if isinstance(recording, str | Path) else None
+                found = Recognition((), None, (), Prediction(id=path or "", path=path, error=reason(fault)))
+            if found.row.path is None:
+                found = replace(found, row=replace(found.row, id=f"recording {number}"))
+            yield found
 
     def corpus_predictions(self, source: BatchSource) -> Iterator[Prediction]:
         """One row a clip of a prepared corpus, with its references; one that fails has `error`, as above."""
@@ -210,7 +242,7 @@ class Recognizer:
                     # Once more, clip by clip, to see which one it was; then on behind this batch.
                     rows, failed = [self._alone(source, done, k, ids) for k in range(len(ids))], True
                 asked |= {name for row in rows if row.error is None for name in row.as_dict()}
-                yield from (row if row.error is None else _asked_only(row, asked) for row in rows)
+                yield from (row if row.error is None else asked_only(row, asked) for row in rows)
                 done += 1
                 if failed:
                     break
@@ -228,7 +260,7 @@ class Recognizer:
                 "reference_classes": about.classes,
                 **ratings,
             }
-            return Prediction(about.id, about.path, about.speaker, error=_reason(fault), **fields)
+            return Prediction(about.id, about.path, about.speaker, error=reason(fault), **fields)
         return row
 
     def answers(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
@@ -237,7 +269,7 @@ class Recognizer:
             for place, rows in enumerate(zip(*self._rows(batch), strict=True)):
                 (answer,) = one_row_each(rows)
                 samples = batch.waveforms[place, : int(batch.lengths[place])].float().cpu().numpy()
-                yield _noted(answer, remarks_on_band(samples))
+                yield noted(answer, remarks_on_band(samples))
 
     def batches_of(
         self,
@@ -247,6 +279,7 @@ class Recognizer:
         *,
         batch_size: int = 8,
         limit: int | None = None,
+        without: Collection[str] = (),
     ) -> BatchSource:
         """The clips of a prepared corpus, from short to long; for a model of ratings those that are rated.
 
@@ -256,6 +289,7 @@ class Recognizer:
             fold: of it; None: its own division.
             batch_size: clips in a batch.
             limit: at most so many clips, drawn by a hash of their ids; None: all.
+            without: ids of clips to leave out.
 
         Raises:
             CorpusError: if split or fold does not exist, or no clip is left.
@@ -268,7 +302,8 @@ class Recognizer:
             cache_bytes=0,
         )
         found = partial(corpus.stream, split, fold)
-        return BatchSource(found() if limit is None else drawn(found, limit), options)
+        clips = found() if limit is None else drawn(found, limit)
+        return BatchSource((clip for clip in clips if clip.id not in without) if without else clips, options)
 
     def _rows(self, batch: Batch) -> list[list[Prediction]]:
         """The rows of each model."""
@@ -284,14 +319,74 @@ class Recognizer:
             ]
         return found
 
-    def _recognize(self, recording: Recording, sample_rate: float | None = None) -> tuple[Prediction, float]:
-        mono, remarks, told = heard(recording, sample_rate)
+    @property
+    def longest_s(self) -> float:
+        """What is answered as one clip, in seconds: 30, or less where the models take less."""
+        encoders = [module for model in self.models for module in model.modules()]
+        encoders += [model.encoder.base for model in self.models if isinstance(model.encoder, MergedBackbone)]
+        limits = [one.longest / SAMPLE_RATE for one in encoders if isinstance(one, SpeechEncoder)]
+        return min([ONE_CLIP_S, *limits])
+
+    def _listener(self) -> Listener:
+        """What answers the windows of a long recording."""
+        whisper = [model for model in self.models if isinstance(model, WhisperTranscriber)]
+        others = [model for model in self.models if not isinstance(model, WhisperTranscriber)]
+
+        def answers(batch: Batch) -> list[Prediction]:
+            batch = batch.to(device_of(others[0]))
+            with one_pass(others):
+                found = [list(predict(model, [batch])) for model in others]
+            rows = [one_row_each(rows)[0] for rows in zip(*found, strict=True)]
+            failed = next((row.error for row in rows if row.error is not None), None)
+            if failed is not None:
+                raise CheckpointError(failed)
+            return rows
+
+        def words(batch: Batch) -> list[Phrase]:
+            with torch.no_grad():
+                (found,) = phrases(whisper[0], whisper[0].heard(batch.to(device_of(whisper[0]))))
+            return found
+
+        return Listener(answers if others else None, words if whisper else None, Lengths(self.longest_s))
+
+    def _recognize(
+        self,
+        recording: Recording,
+        sample_rate: float | None,
+        options: Options,
+        progress: Callable[[float, float], None] | None = None,
+    ) -> Recognition:
+        with given(recording, sample_rate) as found:
+            name = printable(found.name)
+            path = name if isinstance(recording, str | Path) else None
+            if options.segments or found.is_longer_than(self.longest_s):
+                line = Timeline(found, self._listener(), options)
+                parts = []
+                for part in line.segments():
+                    parts.append(part)
+                    if progress is not None:
+                        progress(part.end_s, line.duration_s)
+                answered = of_segments(Prediction(name, path), parts, line.duration_s)
+                row = noted(noted(answered.row, line.notes()), remarks_on_segments(answered.segments))
+                return replace(answered, row=row)
+            mono, remarks = found.whole()
         samples = torch.from_numpy(mono)
-        name = _printable(told)
-        path = name if isinstance(recording, str | Path) else None
         batch = Batch((Reference(id=name, path=path),), samples.unsqueeze(0), torch.tensor([len(samples)]))
         (row,) = self.answers([batch])
-        return _noted(row, remarks), len(samples) / SAMPLE_RATE
+        return of_one_clip(noted(row, [*remarks, *remarks_on_clip(mono)]), len(samples) / SAMPLE_RATE)
+
+
+def _options(timeline: bool, channels: str, turns: str | Path | None, speech: str) -> Options:
+    """The options of a call, checked.
+
+    Raises:
+        AudioError: if one is none of those allowed, or the turns cannot be read.
+    """
+    for name, value, allowed in (("channels", channels, CHANNELS), ("speech", speech, METHODS)):
+        if value not in allowed:
+            raise AudioError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
+    found = None if turns is None else Turns(Path(turns))
+    return Options(timeline, channels == "split", speech, found)
 
 
 def _described(model: AnyModel) -> str:
@@ -299,34 +394,3 @@ def _described(model: AnyModel) -> str:
     encoder = model.encoder
     base = encoder.base if isinstance(encoder, MergedBackbone) else encoder
     return base.described() if isinstance(base, SpeechEncoder) else type(base).__name__
-
-
-def _asked_only(row: Prediction, asked: Collection[str]) -> Prediction:
-    """A row that failed, without references to what the other rows are not asked for."""
-    told = row.as_dict()
-    odd = [name for name in told if asked and name.startswith("reference_") and name not in asked]
-    nothing: dict[str, Any] = dict.fromkeys(odd)
-    return replace(row, **nothing)
-
-
-def _noted(row: Prediction, remarks: Iterable[Remark]) -> Prediction:
-    """The row with remarks in its note, behind those that it has."""
-    told = [*([row.note] if row.note else []), *map(str, remarks)]
-    return replace(row, note="; ".join(told)) if told else row
-
-
-def _printable(text: str) -> str:
-    """Text that UTF-8 can hold, in one line: what a file's name has of other bytes is escaped."""
-    if not is_one_line(text):
-        text = shown(Path(text))
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _reason(fault: Exception) -> str:
-    """Why a recording has no answer, in one line; torch writes its stack below the first."""
-    told = _printable(next((line.strip() for line in str(fault).splitlines() if line.strip()), ""))
-    if isinstance(fault, VoxstrataError):
-        return told
-    if isinstance(fault, MemoryError) or re.search(r"allocate memory|out of memory", told, re.IGNORECASE):
-        return "too long for the memory there is; cut it into shorter recordings, or use a larger machine"
-    return f"cannot be recognised ({type(fault).__name__}: {told}); leave the recording out or mend it"

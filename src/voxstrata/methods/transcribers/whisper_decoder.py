@@ -106,7 +106,7 @@ class WhisperTranscriber(nn.Module):
         asked: dict[str, Any] = {} if self.num_beams is None else {"num_beams": self.num_beams}
         if self.multilingual:
             asked |= {"task": self._task(), "language": self.language}
-        with _quiet():
+        with quiet():
             found = self.decoder.generate(
                 encoder_outputs=BaseModelOutput(last_hidden_state=heard),
                 return_timestamps=False,
@@ -262,7 +262,7 @@ class WhisperTranscriber(nn.Module):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps back what transformers warns of: its own call of itself, and a mask that Whisper does not use."""
 
     def worth_telling(record: logging.LogRecord) -> bool:

@@ -1,0 +1,144 @@
+"""What a file of answers has already: whole rows are kept, what a kill left of the last one is cut off."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Bytes that are looked at, at once, for the end of a file.
+_STEP = 1 << 16
+#: How the first line of each format begins.
+_BEGINS = {"json": b'{"id": ', "csv": b"path,", "rttm": b"SPEAKER "}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a file.
+
+    Args:
+        done: the recordings that are answered in it: ids, in a table paths, in RTTM names of files.
+        failed: how many of them failed.
+        columns: of a table.
+    """
+
+    done: frozenset[str] = frozenset()
+    failed: int = 0
+    columns: Sequence[str] | None = None
+
+
+def kept(path: Path, kind: str, timed: bool) -> Kept:
+    """Cuts off what is torn, and reads what is left.
+
+    Where a recording has several lines it is not known whether all of the last one were written: they are cut
+    off as well.
+
+    Args:
+        path: of the file.
+        kind: "json", "csv" or "rttm".
+        timed: a table has a row for each segment.
+
+    Raises:
+        PredictionsError: if the file holds something else.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return Kept()
+    whole = _end_of_last_line(path)
+    if not whole:
+        # A first line that is torn is our own where it begins as all of them do.
+        with path.open("rb") as file:
+            head = file.read(len(_BEGINS[kind]))
+        if not _BEGINS[kind].startswith(head):
+            raise _other(path, "no line in it is whole")
+        os.truncate(path, 0)
+        return Kept()
+    if kind == "json":
+        found = _of_json(path, whole)
+    elif kind == "csv":
+        found, whole = _of_csv(path, whole, timed)
+    else:
+        found, whole = _of_rttm(path, whole)
+    if whole < path.stat().st_size:
+        os.truncate(path, whole)
+    return found
+
+
+def _end_of_last_line(path: Path) -> int:
+    """Bytes up to the end of the last whole line."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - _STEP)
+            file.seek(start)
+            place = file.read(end - start).rfind(b"\n")
+            if place >= 0:
+                return start + place + 1
+            end = start
+    return 0
+
+
+def _of_json(path: Path, whole: int) -> Kept:
+    from voxstrata.errors import PredictionsError
+    from voxstrata.predictions import parse_predictions
+
+    try:
+        rows = parse_predictions(path.read_bytes()[:whole], str(path))
+    except PredictionsError as fault:
+        raise _other(path, str(fault)) from None
+    return Kept(frozenset(row.id for row in rows), sum(row.error is not None for row in rows))
+
+
+def _of_csv(path: Path, whole: int, timed: bool) -> tuple[Kept, int]:
+    from voxstrata.inference.printed import first_columns
+
+    first = first_columns(timed)
+    columns: list[str] = []
+    places: dict[str, int] = {}
+    failed = set()
+    place = 0
+    for line in _lines(path, whole):
+        (cells,) = csv.reader([line.decode("utf-8")]) or [[]]
+        if not columns:
+            columns = cells
+            if columns[: len(first)] != first or columns[-1] != "error":
+                raise _other(
+                    path, f"its columns are not those of this table ({', '.join(first)}, ..., error)"
+                )
+        elif len(cells) != len(columns):
+            raise _other(path, f"a row has {len(cells)} cells and there are {len(columns)} columns")
+        else:
+            places.setdefault(cells[0], place)
+            failed |= {cells[0]} if cells[-1] else set()
+        place += len(line)
+    if timed and places:
+        last, whole = places.popitem()
+        failed.discard(last)
+    return Kept(frozenset(places), len(failed), columns or None), whole
+
+
+def _of_rttm(path: Path, whole: int) -> tuple[Kept, int]:
+    places: dict[str, int] = {}
+    place = 0
+    for line in _lines(path, whole):
+        cells = line.decode("utf-8").split()
+        if len(cells) != 10 or cells[0] != "SPEAKER":
+            raise _other(path, f"{line.decode('utf-8').strip()[:60]!r} is no speaker turn")
+        places.setdefault(cells[1], place)
+        place += len(line)
+    if places:
+        _, whole = places.popitem()
+    return Kept(frozenset(places)), whole
+
+
+def _lines(path: Path, whole: int) -> list[bytes]:
+    return path.read_bytes()[:whole].splitlines(keepends=True)
+
+
+def _other(path: Path, why: str) -> Exception:
+    from voxstrata.errors import PredictionsError
+
+    return PredictionsError(
+        f"{path} is there and cannot be gone on with: {why}; name another file, or remove it"
+    )
