@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field
 
 from voxstrata.errors import VoxstrataError
 from voxstrata.reporting.coefficients import read_coefficients
-from voxstrata.reporting.files import first_fault, read_json
+from voxstrata.reporting.files import Stored, read_stored
 from voxstrata.reporting.forest import LayerCurve, layer_curves
 from voxstrata.reporting.scores import Score
 from voxstrata.runs import RunFolder
@@ -16,15 +16,14 @@ from voxstrata.runs import RunFolder
 TABLE_FILE = "table.json"
 
 
-class TableRow(BaseModel):
+class TableRow(Stored):
     """A row: its runs (relative to the table folder), scores, what warns of them, the paper's in percent."""
 
-    model_config = ConfigDict(frozen=True)
     name: str
     title: str = ""
     runs: tuple[str, ...] = ()
     seeds: int = 1
-    metrics: dict[str, Score | None] = {}
+    metrics: dict[str, Score | None] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     paper: dict[str, float | None] | None = None
 
@@ -43,10 +42,9 @@ class TableRow(BaseModel):
         return (self.paper or {}).get(column)
 
 
-class Difference(BaseModel):
+class Difference(Stored):
     """A metric's paired difference, as a rate, with its 95 % interval over `unit` (speaker or clip)."""
 
-    model_config = ConfigDict(frozen=True)
     difference: float
     interval: tuple[float, float]
     smallest: float
@@ -54,30 +52,27 @@ class Difference(BaseModel):
     missing: str = ""
 
 
-class Contrast(BaseModel):
+class Contrast(Stored):
     """A paired difference of two rows, per metric."""
 
-    model_config = ConfigDict(frozen=True)
     name: str
     title: str
     clips: int
     differences: dict[str, Difference]
 
 
-class Oracles(BaseModel):
+class Oracles(Stored):
     """The UAR, as a rate, of who knows how words, prosody or both of a synthetic corpus were drawn."""
 
-    model_config = ConfigDict(frozen=True)
     corpus: str
     words: float
     prosody: float
     both: float
 
 
-class Table(BaseModel):
+class Table(Stored):
     """`table.json`."""
 
-    model_config = ConfigDict(frozen=True)
     table: str
     title: str = ""
     scale: str = ""
@@ -136,10 +131,7 @@ def read_table(folder: Path) -> Table:
     path = folder / TABLE_FILE
     if not path.is_file():
         raise VoxstrataError(f"{folder} has no {TABLE_FILE}; name a folder that `voxstrata reproduce` wrote")
-    try:
-        table = Table.model_validate(read_json(path))
-    except ValidationError as fault:
-        raise VoxstrataError(f"{path}: {first_fault(fault)}; run `voxstrata reproduce` again") from None
+    table: Table = read_stored(Table, path, "run `voxstrata reproduce` again")
     for row in table.rows:
         for metric, number in (row.paper or {}).items():
             if number is not None and 0 < number <= 1:
