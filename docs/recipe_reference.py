@@ -82,10 +82,14 @@ def values_of(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
 def bounds(schema: dict[str, Any]) -> str:
     """The limits of a number, where they say more than that it is sensible."""
     # Where a number is read from text first, pydantic names its limits otherwise.
-    low, high = schema.get("minimum", schema.get("ge")), schema.get("maximum", schema.get("exclusiveMaximum"))
-    above = schema.get("exclusiveMinimum", schema.get("gt"))
+    low, most = schema.get("minimum", schema.get("ge")), schema.get("maximum", schema.get("le"))
+    above, end = (
+        schema.get(f"exclusive{name}", schema.get(key))
+        for name, key in (("Minimum", "gt"), ("Maximum", "lt"))
+    )
+    high = end if most is None else most
     if high is not None and high < 100 and low is not None:
-        below = "below " if "exclusiveMaximum" in schema else ""
+        below = "below " if most is None else ""
         return f" {low:g} to {below}{high:g}"
     if above is not None:
         return " ≥ 1" if schema["type"] == "integer" else " > 0"

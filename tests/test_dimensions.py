@@ -126,7 +126,7 @@ def test_a_run_on_ratings_writes_model_predictions_and_ccc(
     page = CliRunner().invoke(app, ["report", str(run.path)], catch_exceptions=False)
     assert page.exit_code == 0 and "CCC arousal" in (run.path / "report.html").read_text()
     shown = CliRunner().invoke(app, ["evaluate", str(run.predictions("test"))], catch_exceptions=False)
-    assert "CCC of valence" in shown.stdout
+    assert "CCC valence" in shown.stdout
 
 
 def lin(x, y):
@@ -250,8 +250,11 @@ def test_head_targets_smoothing_and_final_norm_of_a_recipe_reach_the_run(rated, 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"head": {"form": "b", "batch_norm": True}}, "batch_norm is of form a"),
-        ({"task": "asr", "data": {"targets": "dimensions"}}, "dimensions is of task ser"),
+        (
+            {"head": {"form": "b", "batch_norm": True}},
+            "batch_norm is true and form is b, and only form a has it",
+        ),
+        ({"task": "asr", "data": {"targets": "dimensions"}}, "data.targets is dimensions and task is asr"),
         ({"head": {"form": "e"}}, "head.form"),
         ({"data": {"smoothing": 1.5}}, "data.smoothing"),
     ],

@@ -132,7 +132,7 @@ def test_a_table_without_faults_is_told_in_whole_and_exits_with_0(place: Path) -
     assert runs["dual"]["costs"]["one_gpu_s"] > 20 * runs["static"]["costs"]["one_gpu_s"]
     unverified = " ".join(runs["dual"]["notes"])
     assert f"ser {SER}: given without a list of its training clips" in unverified
-    assert f"ser {SER} does not tell its base" in unverified
+    assert f"ser {SER} does not name its base" in unverified
     assert not list((place / "runs").glob("dual*")), "nothing was started"
     told = table().stdout
     assert "train 24 (paper 89,752, -89,728), dev 8 (paper 25,232, -25,224)" in told

@@ -80,10 +80,10 @@ def test_answers_follow_and_errors_and_transcripts_stay() -> None:
             "1 rows answer without them: '1'",
         ),
         ([Prediction("1", transcript="a", reference_transcript="a")], None, None, "no row has them"),
-        ([prediction("1", a=0.6, b=0.4)], {"a": 1}, None, "--train-prior lacks b; the classes are a, b"),
-        ([prediction("1", a=0.6, b=0.4)], None, {"a": 1, "b": 1, "c": 1}, "--prior names c;"),
-        ([prediction("1", a=0.6, b=0.4)], {"a": 1, "b": 0}, None, "--train-prior gives b no share"),
-        ([prediction("1", a=1.0, b=0.0)], None, {"a": 0, "b": 1}, "clip '1': --prior gives no class a share"),
+        ([prediction("1", a=0.6, b=0.4)], {"a": 1}, None, "train_prior lacks b; the classes are a, b"),
+        ([prediction("1", a=0.6, b=0.4)], None, {"a": 1, "b": 1, "c": 1}, "^prior names c;"),
+        ([prediction("1", a=0.6, b=0.4)], {"a": 1, "b": 0}, None, "train_prior gives b no share"),
+        ([prediction("1", a=1.0, b=0.0)], None, {"a": 0, "b": 1}, "clip '1': prior gives no class a share"),
         ([prediction("1", a=1.5, b=-0.5)], None, None, "clip '1': probabilities must be numbers from 0 on"),
         ([prediction("1", a=1, b=0), prediction("2", a=1, c=0)], None, None, "one label set at a time"),
     ],
@@ -91,6 +91,17 @@ def test_answers_follow_and_errors_and_transcripts_stay() -> None:
 def test_what_does_not_fit_is_refused(rows, trained, new, message: str) -> None:
     with pytest.raises(PredictionsError, match=message):
         adjust(rows, trained, new)
+
+
+@pytest.mark.parametrize("largest", [1.0, 1e10, 1e308, 1.7e308])
+def test_shares_may_be_as_large_or_small_as_numbers_are(largest: float) -> None:
+    rows = [prediction("1", a=0.5, b=0.5), prediction("2", a=0.25, b=0.75)]
+    found = adjust(rows, None, {"a": largest, "b": largest / 3}).predictions
+    # By hand: 1/2 * 3 : 1/2 * 1, and 1/4 * 3 : 3/4 * 1.
+    assert [row.probabilities["a"] for row in found] == pytest.approx([0.75, 0.5])
+    odd = adjust(rows, {"a": 1.0, "b": largest}, {"a": largest, "b": 1.0}).predictions
+    assert all(math.isfinite(share) for row in odd for share in row.probabilities.values())
+    assert [sum(row.probabilities.values()) for row in odd] == pytest.approx([1, 1])
 
 
 @pytest.mark.parametrize(
@@ -147,10 +158,14 @@ def test_the_command_scores_the_adjusted_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_option", "lacking"), [("--prior", "--train-prior"), ("--train-prior", "--prior")]
+    ("given_option", "message"),
+    [
+        ("--prior", "^prior needs train_prior beside it"),
+        ("--train-prior", "^train_prior needs prior beside it"),
+    ],
 )
-def test_one_prior_alone_is_refused(tmp_path: Path, given_option: str, lacking: str) -> None:
+def test_one_prior_alone_is_refused(tmp_path: Path, given_option: str, message: str) -> None:
     write_predictions(tmp_path / "p.jsonl", [prediction("1", a=0.6, b=0.4)])
     refused = CliRunner().invoke(app, ["evaluate", str(tmp_path / "p.jsonl"), given_option, "uniform"])
-    with pytest.raises(PredictionsError, match=f"{given_option} needs {lacking}"):
+    with pytest.raises(PredictionsError, match=message):
         raise refused.exception or AssertionError(refused.output)

@@ -1,6 +1,7 @@
 """Intervals against the toolkit and a plain loop; what is scored, what is left out, and what is said."""
 
 import json
+import warnings
 
 import confidence_intervals
 import jiwer
@@ -10,6 +11,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, 
 
 from voxstrata.errors import LabelError, PredictionsError
 from voxstrata.evaluation.answers import answers_to, pooled
+from voxstrata.evaluation.comparison import compare
 from voxstrata.evaluation.intervals import cluster_weights, resampled_sums, toolkit_weights
 from voxstrata.evaluation.score import score
 from voxstrata.evaluation.tally import emotion_tally
@@ -166,7 +168,7 @@ def test_what_cannot_be_scored_is_said():
     good = system(clips=12)
     bare = Prediction(id="x", error="broken")
     with pytest.raises(
-        PredictionsError, match=r"1 rows hold an error and no reference \('x'\).*--errors leave-out"
+        PredictionsError, match=r"1 rows hold an error and no reference \('x'\).*errors: leave-out"
     ):
         score([*good, bare])
     assert score([*good, bare], resamples=5, errors="leave-out").clips == 12
@@ -198,7 +200,49 @@ def test_names_that_no_reference_has_are_pointed_out():
     rows = [Prediction("a", emotion="angry", reference_emotion="anger"), *system(clips=12)]
     found = score(rows, resamples=5)
     assert "angry" in found.emotion.labels
-    assert any("1 answers are names that no reference has" in w and "'angry'" in w for w in found.warnings)
+    assert found.warnings[0] == (
+        "emotion: no reference is 'angry': UAR, precision and F1 are means over the other 3 classes; 1 "
+        "answer of them counted as wrong"
+    )
+
+
+def test_classes_without_a_reference_are_named_and_left_out_as_scikit_learn_does():
+    rows = [
+        Prediction(
+            str(number),
+            emotion="aabd"[number % 4],
+            reference_emotion="ab"[number % 2],
+            probabilities={name: float(name == "aabd"[number % 4]) for name in "abde"},
+            classes={"sex": {"f": 1.0, "m": 0.0}},
+            reference_classes={"sex": "f"},
+        )
+        for number in range(20)
+    ]
+    found = score(rows, resamples=5, labels=("a", "b", "c", "d"))
+    references, answers = ([getattr(row, name) for row in rows] for name in ("reference_emotion", "emotion"))
+    theirs = {"labels": ["a", "b"], "average": "macro", "zero_division": 0}
+    with warnings.catch_warnings():
+        # "y_pred contains classes not in y_true"
+        warnings.simplefilter("ignore")
+        uar = balanced_accuracy_score(references, answers)
+    assert found.emotion.metrics["uar"].value == pytest.approx(uar)
+    for name, measure in {"precision": precision_score, "macro_f1": f1_score, "uar": recall_score}.items():
+        value = measure(references, answers, **theirs)
+        assert found.emotion.metrics[name].value == pytest.approx(value)
+    assert found.warnings[:2] == (
+        "emotion: no reference is 'c', 'd', 'e': UAR, precision and F1 are means over the other 2 classes; "
+        "5 answers of them counted as wrong",
+        "sex: no reference is 'm': UAR, precision and F1 are means over the other 1 class",
+    )
+    both = compare(rows, rows, resamples=5).warnings
+    assert [note for note in both if "no reference is" in note][1] == f"the first file: {found.warnings[1]}"
+
+
+def test_references_of_one_class_are_pointed_out():
+    rows = [Prediction(str(number), emotion="a", reference_emotion="a") for number in range(4)]
+    assert score(rows, resamples=5).warnings[0] == (
+        "emotion: all references are 'a'; add clips of other classes"
+    )
 
 
 @pytest.mark.parametrize(

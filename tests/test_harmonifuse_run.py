@@ -143,10 +143,10 @@ def test_text_outside_the_vocabulary_is_refused_in_dev_and_scored_in_test(encode
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"data": {"crop_s": 2}}, "crop_s cuts words off"),
+        ({"data": {"crop_s": 2}}, "crops cut words off"),
         ({"data": {"labels": ["a", "b"]}}, "tasks.ser.labels"),
         ({"data": {"targets": "dimensions"}}, "no task of harmonifuse"),
-        ({"encoder_fusion": {"mode": "fixed"}}, "layer goes with mode fixed"),
+        ({"encoder_fusion": {"mode": "fixed"}}, "mode fixed needs a layer"),
         ({"lm": {"size": 36, "heads": 4}}, "multiple of twice"),
         ({"decoding": {"repeats": 1}}, "repeats is 1"),
         ({"tasks": {"asr": None, "ser": None}}, "1 or more are needed"),

@@ -130,7 +130,7 @@ def test_options_of_a_head_reach_it():
         assert type(default) is type(set_to) is kind
         assert (default.classifier.in_features, default.dropout.p) == (width, dropout)
         assert (set_to.classifier.in_features, set_to.dropout.p) == (7, 0.3)
-    with pytest.raises(ValueError, match="batch_norm is of form a"):
+    with pytest.raises(ValueError, match="batch_norm is true and form is c, and only form a has it"):
         HeadOptions(form="c", batch_norm=True)
 
 

@@ -119,9 +119,9 @@ def test_an_export_on_a_full_disk_leaves_nothing_and_can_be_given_again(
     with monkeypatch.context() as patched:
         patched.setattr(name, full)
         with pytest.raises(VoxstrataError, match=rf"cannot write {out}[^:]*: No space left") as caught:
-            export(str(encoder_folder), out, "float32")
+            export(str(encoder_folder), out, dtype="float32", decoder=None)
     assert "\n" not in str(caught.value) and not any(tmp_path.iterdir())
-    export(str(encoder_folder), out, "float32")
+    export(str(encoder_folder), out, dtype="float32", decoder=None)
     assert load_backbone(out).num_layers == 2
 
 

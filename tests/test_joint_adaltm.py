@@ -314,9 +314,9 @@ def test_with_heads_given_and_no_epoch_a_run_answers_as_the_heads_do(
         ({"tasks": {"ser": {}}}, "both ser and asr"),
         ({"tasks": {}, "coefficients": "per_task"}, "with tasks only"),
         ({"tasks": {}, "start_heads": {"ser": "x"}}, "with tasks only"),
-        ({"coefficients": "per_task", "granularity": "static"}, "learned ones"),
+        ({"coefficients": "per_task", "granularity": "static"}, "learns none"),
         ({"data": {"labels": ["a", "b"]}}, "belong to a task"),
-        ({"data": {"crop_s": 2.0}}, "cuts words off"),
+        ({"data": {"crop_s": 2.0}}, "crops cut words off"),
     ],
 )
 def test_recipes_that_do_not_hold_are_refused(encoder_folder, expert_folders, corpora, changes, match):

@@ -252,7 +252,7 @@ def test_layers_may_learn_more_slowly_behind_a_warm_head(recipe):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": {"crop_s": 3}}, "cuts words off"),
+        ({"data": {"crop_s": 3}}, "crops cut words off"),
         ({"data": {"targets": "dimensions"}}, "no task of multitask"),
     ],
 )

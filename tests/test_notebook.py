@@ -189,7 +189,7 @@ def test_a_comparison_is_that_of_the_command(run: vs.Run, tmp_path: Path) -> Non
         (([{"id": "a"}],), {"split": "dev"}, "leave the split out"),
         (([{"id": "a"}],), {"seed": -1}, "seed of a resampling is -1"),
         (([{"id": "a"}],), {"labels": "a,b"}, "labels are a list of names"),
-        (([{"id": "a"}],), {"prior": "uniform"}, "both priors"),
+        (([{"id": "a"}],), {"prior": "uniform"}, "prior needs train_prior beside it"),
         (("no/such.jsonl",), {}, "no predictions file at"),
     ],
 )

@@ -156,3 +156,18 @@ def test_a_list_a_pipe_and_a_key_that_stands_twice_are_told(tmp_path: Path) -> N
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(PredictionsError, match="is a pipe or device, not a file"):
         read_predictions(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\n\r\n", "\r\r"])
+@pytest.mark.parametrize("marks", [0, 1, 2])
+def test_lines_end_as_on_any_system(tmp_path, end, marks):
+    rows = [{"id": "a", "transcript": "x\u2028y\u0085z"}, {"id": "b", "transcript": "c\rd\n"}]
+    text = "\ufeff" * marks + end.join(json.dumps(row, ensure_ascii=False) for row in rows) + end
+    (tmp_path / "p.jsonl").write_bytes(text.encode())
+    found = read_predictions(tmp_path / "p.jsonl")
+    assert [(row.id, row.transcript) for row in found] == [(row["id"], row["transcript"]) for row in rows]
+    bad = text.replace('"b"', "b")
+    (tmp_path / "p.jsonl").write_bytes(bad.encode())
+    line = 3 if len(end.replace("\r\n", "\n")) == 2 else 2
+    with pytest.raises(PredictionsError, match=rf"p\.jsonl, line {line} is not JSON"):
+        read_predictions(tmp_path / "p.jsonl")

@@ -291,7 +291,7 @@ def test_the_command_prints_a_table_and_writes_the_numbers(run, encoder_folder, 
     assert told["targets"]["energy"]["layers"][0]["value"] > 0.3
     assert told["encoder"]["layers"] == 2 and len(told["encoder"]["sha256"]) == 64
     assert told["settings"]["seed"] == 0 and "scikit-learn" in told["provenance"]["versions"]
-    assert "note: emotion: 2 speakers in the test clips" in err
+    assert "note: emotion: 2 test speakers" in err
 
 
 def test_the_same_seed_gives_the_same_numbers(encoder_folder, corpus):

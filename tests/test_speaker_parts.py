@@ -103,7 +103,7 @@ def test_what_cannot_be_divided_is_refused(corpus):
         speakers_of(corpus, of=12)
     values = data(corpus).model_dump()
     values["corpora"][0]["speakers"]["part"] = 6
-    with pytest.raises(RecipeError, match="no part 6 of 5"):
+    with pytest.raises(RecipeError, match="part is 6 of 5"):
         validate({"system": "statistics", "data": values}, "part")
 
 

@@ -165,7 +165,9 @@ def test_a_text_has_no_more_tokens_than_positions_are_left(beam, cache):
 
 
 def test_a_shape_that_cannot_be_built_is_refused():
-    with pytest.raises(ValueError, match=r"multiple of twice lm\.heads"):
+    with pytest.raises(
+        ValueError, match=r"size is 12 and lm\.heads is 4; size must be a multiple of twice heads"
+    ):
         LMOptions(size=12, heads=4)
 
 

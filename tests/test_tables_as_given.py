@@ -251,3 +251,60 @@ def test_a_device_is_refused(tmp_path: Path) -> None:
     (tmp_path / "zero.csv").symlink_to("/dev/zero")
     with pytest.raises(CorpusError, match="is a device, not a file"):
         table.read(tmp_path / "zero.csv")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_quotation_mark_opens_a_field_behind_spaces_too(tmp_path: Path, delimiter: str) -> None:
+    lines = [
+        ("path", " speaker", "  text"),
+        ("a.wav", ' "ann"', '  "go; on, now\t""here"""'),
+        ("b.wav", " bob", ""),
+    ]
+    found = read(tmp_path, "x.csv", "".join(f"{delimiter.join(line)}\n" for line in lines))
+    assert [(clip.speaker, clip.text) for clip in found] == [("x-ann", "go on now here"), ("x-bob", None)]
+    # As pandas reads it with skipinitialspace=True.
+    told = refused(tmp_path, "y.csv", 'path, text\na.wav, "go\nb.wav, on"\n')
+    assert (
+        "line 2: a quotation mark opens a field here and takes in what look like rows, up to line 3" in told
+    )
+    for odd in ('a.wav,"go" on', 'a.wav,"go" ', 'a.wav, "go"on"'):
+        told = refused(tmp_path, "z.csv", f"path,text\n{odd}\n")
+        assert (
+            "line 2: a quotation mark closes before its field ends" in told and "expected after" not in told
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", "path,emotion,,\na.wav,joy,,\nb.wav,joy,1,2\n"),
+        ("x.csv", ",path, ,emotion\n0,a.wav,1,joy\n1,b.wav,,joy\n"),
+        ("x.tsv", "path\t\temotion\t\na.wav\t1\tjoy\t2\nb.wav\t\tjoy\t\n"),
+        (
+            "x.jsonl",
+            '{"path": "a.wav", "emotion": "joy", "": 1, " ": 2}\n{"path": "b.wav", "emotion": "joy"}\n',
+        ),
+    ],
+)
+def test_columns_without_a_name_are_passed_over(tmp_path: Path, name: str, content: str) -> None:
+    found = read(tmp_path, name, content)
+    assert [(clip.id, clip.emotion, clip.extras) for clip in found] == [
+        ("x/a", "joy", {}),
+        ("x/b", "joy", {}),
+    ]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.jsonl"])
+@pytest.mark.parametrize("marks", [1, 2, 3])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
+def test_byte_order_marks_drop_however_many(tmp_path: Path, name: str, marks: int, encoding: str) -> None:
+    text = '{"path": "a.wav"}\n' if name == "x.jsonl" else "path\na.wav\n"
+    (clip,) = read(tmp_path, name, ("\ufeff" * marks + text).encode(encoding))
+    assert clip.id == "x/a"
+
+
+def test_a_fold_of_thousands_of_digits_is_one_short_line(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.sin(np.arange(16_000) / 5), 16_000)
+    (tmp_path / "x.csv").write_text(f"path,speaker,fold\na.wav,ann,{'9' * 5_000}\n")
+    with pytest.raises(CorpusError, match=r"clip 'x/a' is in fold '9{40}'; number folds 1, 2, \.\.\.$"):
+        prepare("table", tmp_path / "x.csv", tmp_path / "prepared")

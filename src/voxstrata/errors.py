@@ -51,13 +51,13 @@ class Interrupted(VoxstrataError):
     exit_code = 130
 
 
-def counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str, plural: str = "") -> str:
     """A number of things, in words of a message.
 
-    >>> counted(1, "clip"), counted(1200, "clip")
-    ('1 clip', '1,200 clips')
+    >>> counted(1, "clip"), counted(1200, "clip"), counted(2, "class", "classes")
+    ('1 clip', '1,200 clips', '2 classes')
     """
-    return f"{count:,} {noun}{'s' * (count != 1)}"
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def did_you_mean(given: str, known: Iterable[str], *, likeness: float = 0.6) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from voxstrata.documents import parse_json, text_encoding
+from voxstrata.documents import parse_json, text_encoding, without_mark
 from voxstrata.errors import PredictionsError
 from voxstrata.labels import DIMENSIONS, LARGEST_RATING, is_one_line
 from voxstrata.runs import atomic_write
@@ -161,7 +162,7 @@ def parse_predictions(content: bytes, name: str) -> list[Prediction]:
         text = content.decode(text_encoding(content))
     except UnicodeDecodeError as fault:
         raise PredictionsError(f"{name} is not UTF-8 text (byte {fault.start}); write it as UTF-8") from None
-    if text.lstrip()[:1] == "[":
+    if without_mark(text).lstrip()[:1] == "[":
         raise PredictionsError(
             f"{name} is a JSON list, and predictions are JSON lines; write one object a line"
         )
@@ -171,7 +172,7 @@ def parse_predictions(content: bytes, name: str) -> list[Prediction]:
 def _objects(text: str, name: str) -> Iterator[tuple[str, Any]]:
     """Where each line with content stands, and the JSON in it."""
     # Not splitlines: that also breaks at U+2028 and its like, which JSON allows inside a string.
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(_LINE_END.split(text), start=1):
         if line.strip():
             place = f"line {number}"
             where, advice = f"{name}, {place}", "one object a line is needed"
@@ -260,6 +261,8 @@ def _fault(field: str, value: Any) -> str:
     return "one line of text, without control characters" if field == "id" and not is_one_line(value) else ""
 
 
+#: Of Unix, Windows, and the Macs of old; none of them stands inside a string of JSON.
+_LINE_END = re.compile(r"\r\n|\r|\n")
 #: What a class answer is.
 _PROBABILITIES = "probabilities: finite numbers from 0 to 1"
 

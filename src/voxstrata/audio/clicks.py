@@ -17,6 +17,8 @@ CLICK = 32.0
 CLICK_SIDE = 10.0
 #: A larger share of the samples than that is sound of some other kind.
 MOST_CLICKS = 0.1
+#: More of them in a second are pulses of a voice or an instrument: no voice has so low a pitch, in Hz.
+MOST_A_SECOND = 30.0
 #: A lower level than that, a fourth of half a step of 16 bits, is silence.
 _LOWEST = 2.0**-18
 # Windows whose medians are computed at once.
@@ -44,7 +46,10 @@ def without_clicks(samples: NDArray[np.float32], sample_rate: int) -> NDArray[np
         if level < _LOWEST or peak <= CLICK * level:
             return samples
         clicks = np.flatnonzero(np.abs(samples - rest) > CLICK_SIDE * level)
-    return _bridged(samples, clicks) if len(clicks) <= MOST_CLICKS * len(samples) else samples
+    apart = np.count_nonzero(np.diff(clicks) > 1) + 1
+    if len(clicks) > MOST_CLICKS * len(samples) or apart - 1 > MOST_A_SECOND * len(samples) / sample_rate:
+        return samples
+    return _bridged(samples, clicks)
 
 
 def remarks_on_clicks(before: NDArray[np.float32], after: NDArray[np.float32]) -> tuple[Remark, ...]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
+
+#: A word that is longer is no word: a number of thousands of digits, a file in the place of a name.
+_LONG_WORD = re.compile(r"\S{1000,}")
 
 
 def one_line(text: str) -> str:
@@ -16,11 +20,16 @@ def one_line(text: str) -> str:
     return "".join(c if is_one_line(c) else ascii(c)[1:-1] for c in text)
 
 
+def _shorter(text: str) -> str:
+    return _LONG_WORD.sub(lambda word: f"{word[0][:100]}...{word[0][-100:]}", text)
+
+
 def tell(line: str, label: str = "voxstrata") -> None:
     """Prints a line to standard error.
 
     Args:
-        line: may hold anything, also more than a line.
+        line: may hold anything, also more than a line; of words of 1,000 characters the middle is left out.
         label: what it is: "warning", "fault", "note", or whose; "" for none.
     """
-    print(f"{label}: {one_line(line)}" if label else one_line(line), file=sys.stderr, flush=True)
+    text = _shorter(one_line(line))
+    print(f"{label}: {text}" if label else text, file=sys.stderr, flush=True)

@@ -40,6 +40,10 @@ _UNCLOSED = (
     'a quotation mark opens a field here and {closes}; double it ("") where it belongs to the text, write '
     "a row on one line, or save the table as TSV, which has no quoting"
 )
+_BEHIND_QUOTE = (
+    "a quotation mark closes before its field ends: nothing may stand between it and the next field, no "
+    'space either; double it ("") where it belongs to the text'
+)
 
 
 class RowError(Exception):
@@ -68,9 +72,10 @@ class _Record:
 def rows_of(path: Path, needs: str = "path") -> Iterator[Row]:
     """The rows of a table, in order; empty lines are passed over.
 
-    TSV has no quoting: a quotation mark is a character as any other. CSV has it, read strictly; its columns
-    are parted by what parts its header: commas, or the semicolons or tabs of some spreadsheets.
-    Columns that mean something are known in capitals too, and with spaces around them (`column_name`).
+    TSV has no quoting: a quotation mark is a character as any other. CSV has it, read strictly, also behind
+    spaces; its columns are parted by what parts its header: commas, or the semicolons or tabs of some
+    spreadsheets. Columns that mean something are known in capitals too, and with spaces around them
+    (`column_name`); one without a name, as pandas writes for its index, is passed over.
 
     Args:
         path: of the table.
@@ -99,7 +104,7 @@ def column_name(given: str) -> str:
 def column_fault(names: Iterable[str]) -> str:
     """What is wrong with the columns of a table, or of a row of JSONL, or ""."""
     given: dict[str, str] = {}
-    for name in names:
+    for name in filter(str.strip, names):
         known = column_name(name)
         if known in given:
             spelled = f", as {given[known]!r} and {name!r}" if given[known] != name else ""
@@ -131,7 +136,7 @@ def _objects(path: Path, lines: Iterable[str]) -> Iterator[Row]:
         elif told := column_fault(row):
             yield number, RowError(told)
         else:
-            yield number, {column_name(name): value for name, value in row.items()}
+            yield number, {column_name(name): value for name, value in row.items() if name.strip()}
 
 
 def _require_json_lines(path: Path, beginning: Sequence[str]) -> None:
@@ -152,7 +157,8 @@ def _cells(path: Path, lines: Iterable[str], needs: str) -> Iterator[Row]:
         if isinstance(cells, RowError):
             yield record.line, cells
         elif any(
-            len(next(csv.reader([line], delimiter=delimiter), [])) == len(header) for line in record.lines[1:]
+            len(next(_reader([line], delimiter, strict=False), [])) == len(header)
+            for line in record.lines[1:]
         ):
             opened = _opened(record.lines, delimiter)[0] or 0
             yield (
@@ -164,7 +170,7 @@ def _cells(path: Path, lines: Iterable[str], needs: str) -> Iterator[Row]:
                 yield last, RowError(f"{len(cells)} fields where the header has {len(header)}")
                 continue
             row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-            yield last, {name: cell for name, cell in row.items() if cell}
+            yield last, {name: cell for name, cell in row.items() if name and cell}
 
 
 def _parted(lines: Iterator[str]) -> tuple[str, int, Iterator[str]]:
@@ -175,7 +181,7 @@ def _parted(lines: Iterator[str]) -> tuple[str, int, Iterator[str]]:
     for delimiter in DELIMITERS:
         # A header that is broken is found as such with commas.
         with suppress(csv.Error):
-            if "path" in map(column_name, next(csv.reader([first], delimiter=delimiter), [])):
+            if "path" in map(column_name, next(_reader([first], delimiter, strict=False), [])):
                 return delimiter, skipped, chain([first], lines)
     return ",", skipped, chain([first], lines)
 
@@ -189,9 +195,10 @@ def _header(path: Path, record: _Record, needs: str) -> list[str]:
     if needs not in header:
         wanted = "tabs" if path.suffix.lower() == ".tsv" else "commas"
         advice = f"; columns are parted by {wanted}" if len(header) == 1 and header[0] else ""
+        found = ", ".join(filter(None, header)) or "nothing"
         raise CorpusError(
-            f"{path}, line {record.line}: a column {needs!r} is needed; found "
-            f"{', '.join(header) or 'nothing'}{advice}{meant_path(header) if needs == 'path' else ''}"
+            f"{path}, line {record.line}: a column {needs!r} is needed; found {found}{advice}"
+            f"{meant_path(header) if needs == 'path' else ''}"
         )
     return header
 
@@ -211,10 +218,7 @@ def _records(lines: Iterable[str], delimiter: str, quoted: bool, skipped: int) -
             taken.append(line)
             yield line
 
-    if quoted:
-        reader = csv.reader(noted(), delimiter=delimiter, strict=True)
-    else:
-        reader = csv.reader(noted(), delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    reader = _reader(noted(), delimiter, strict=True) if quoted else _unquoted(noted(), delimiter)
     while True:
         line = skipped + reader.line_num + 1
         taken.clear()
@@ -227,9 +231,19 @@ def _records(lines: Iterable[str], delimiter: str, quoted: bool, skipped: int) -
             if opened is not None:
                 yield _Record(line + opened, RowError(_UNCLOSED.format(closes="none closes it")), taken)
                 return
-            yield _Record(line + len(taken) - 1, RowError(f"not a row of a table: {fault}"), list(taken))
+            why = _BEHIND_QUOTE if "expected after" in str(fault) else f"not a row of a table: {fault}"
+            yield _Record(line + len(taken) - 1, RowError(why), list(taken))
         else:
             yield _Record(line, cells, list(taken))
+
+
+def _reader(lines: Iterable[str], delimiter: str, *, strict: bool) -> Any:
+    """Cells of CSV; a quotation mark opens a field behind spaces too."""
+    return csv.reader(lines, delimiter=delimiter, strict=strict, skipinitialspace=True)
+
+
+def _unquoted(lines: Iterable[str], delimiter: str) -> Any:
+    return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
 
 
 def _opened(lines: Sequence[str], delimiter: str) -> list[int | None]:
@@ -244,6 +258,7 @@ def _opened(lines: Sequence[str], delimiter: str) -> list[int | None]:
                 opened = None
             elif character == '"' and before in (delimiter, '"'):
                 opened = number
-            before = character
+            # Spaces before a quotation mark do not count.
+            before = before if character == " " and before == delimiter else character
         found.append(opened)
     return found

@@ -135,7 +135,7 @@ def _fold(clip: str, text: str) -> int | None:
     except ValueError:
         number = 0.0
     if not (number.is_integer() and 1 <= number <= _MOST_FOLDS):
-        raise CorpusError(f"clip {clip!r} is in fold {text!r}; number folds 1, 2, ...")
+        raise CorpusError(f"clip {clip!r} is in fold {text[:40]!r}; number folds 1, 2, ...")
     return int(number)
 
 

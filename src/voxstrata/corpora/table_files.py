@@ -5,10 +5,10 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import TextIO
 
-from voxstrata.documents import text_encoding
+from voxstrata.documents import text_encoding, without_mark
 from voxstrata.errors import CorpusError
 
 SUFFIXES = (".jsonl", ".csv", ".tsv")
@@ -39,8 +39,8 @@ _MARKUP = (b"<!doctype", b"<html", b"<?xml")
 
 
 @contextmanager
-def opened_table(path: Path) -> Iterator[TextIO]:
-    """The text of a table; UTF-8, or UTF-16 or UTF-32 with a byte order mark. Ends of lines stay.
+def opened_table(path: Path) -> Iterator[Iterator[str]]:
+    """The lines of a table; UTF-8, or UTF-16 or UTF-32 with a byte order mark. Ends of lines stay.
 
     Raises:
         CorpusError: if it is no file (a pipe would be waited for), cannot be read, or is no text.
@@ -53,7 +53,7 @@ def opened_table(path: Path) -> Iterator[TextIO]:
     encoding = text_encoding(head)
     try:
         with path.open(encoding=encoding, newline="") as lines:
-            yield lines
+            yield chain([without_mark(next(lines, ""))], lines)
     except UnicodeError:
         name = encoding.removesuffix("-sig").upper()
         raise CorpusError(f"{path} is not {name}; save it as UTF-8 (in Excel: 'CSV UTF-8')") from None

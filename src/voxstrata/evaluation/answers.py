@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from voxstrata.errors import PredictionsError
+from voxstrata.errors import PredictionsError, counted
 from voxstrata.labels import DIMENSIONS, differing_in_case
 from voxstrata.predictions import Prediction, sum_to_one
 
@@ -122,7 +122,7 @@ def check_errors(errors: str, predictions: Sequence[Prediction], name: str = "th
     if lost:
         raise PredictionsError(
             f"{name}: {len(lost)} rows hold an error and no reference ({first_few(lost)}), so they cannot "
-            "count as wrong; add their references, or leave such rows out with --errors leave-out"
+            "count as wrong; add their references, or leave such rows out (errors: leave-out)"
         )
 
 
@@ -170,6 +170,40 @@ def notes_on_classes(predictions: Sequence[Prediction], name: str = "") -> list[
                 f"{field}: {', '.join(alike)} differ only in capitals or spaces and count as different "
                 "classes; write them alike"
             )
+    return [f"{name}: {note}" if name else note for note in notes]
+
+
+def notes_on_support(
+    tasks: Mapping[str, Answers],
+    predictions: Sequence[Prediction],
+    labels: Sequence[str] | None = None,
+    name: str = "",
+) -> list[str]:
+    """Plain warnings where the references lack classes: averages over classes leave those out.
+
+    That is what scikit-learn's `balanced_accuracy_score` does, and its macro averages over the labels of the
+    references alone: an answer that no reference has is wrong, and no class of its own.
+
+    Args:
+        tasks: those whose answers are classes, by name.
+        predictions: rows of one system.
+        labels: of emotions, where some are given.
+        name: of the system, in front of a warning.
+    """
+    known = _class_names(predictions)
+    known["emotion"] = sorted({*known["emotion"], *(labels or ())})
+    notes = []
+    for field, found in tasks.items():
+        there = sorted(set(found.references))
+        strange = [answer for answer in found.answers if answer is not None and answer not in there]
+        if absent := [one for one in known[field] if one not in there]:
+            wrong = f"; {counted(len(strange), 'answer')} of them counted as wrong" if strange else ""
+            notes.append(
+                f"{field}: no reference is {first_few(absent)}: UAR, precision and F1 are means over the "
+                f"other {counted(len(there), 'class', 'classes')}{wrong}"
+            )
+        elif len(there) == 1:
+            notes.append(f"{field}: all references are {there[0]!r}; add clips of other classes")
     return [f"{name}: {note}" if name else note for note in notes]
 
 

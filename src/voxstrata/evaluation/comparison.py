@@ -17,6 +17,7 @@ from voxstrata.evaluation.answers import (
     check_shares,
     notes_on_classes,
     notes_on_speakers,
+    notes_on_support,
 )
 from voxstrata.evaluation.concordance import Ratings
 from voxstrata.evaluation.intervals import (
@@ -191,7 +192,9 @@ def compare(
     check_shares(a, "the first file")
     check_shares(b, "the second file")
     pairs, notes = _pairs(a, b)
-    notes += notes_on_classes(a, "the first file") + notes_on_classes(b, "the second file")
+    for rows, system in ((a, "the first file"), (b, "the second file")):
+        classes = {task: found for task, found in tasks_in(rows).class_tasks.items() if task in pairs}
+        notes += notes_on_classes(rows, system) + notes_on_support(classes, rows, labels, system)
     unanswered = {clip for pair in pairs.values() for found in pair for clip in found.unanswered}
     if errors == "leave-out":
         pairs = {task: _both_answered(task, pair) for task, pair in pairs.items()}
@@ -277,7 +280,7 @@ def _both_answered(task: str, pair: Pair) -> Pair:
     kept = pair[0].without(lost), pair[1].without(lost)
     if not len(kept[0]):
         raise PredictionsError(
-            f"no clip has an answer for {task} in both files; count gaps as wrong with --errors wrong"
+            f"no clip has an answer for {task} in both files; count gaps as wrong (errors: wrong)"
         )
     return kept
 

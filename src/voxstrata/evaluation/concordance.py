@@ -109,7 +109,7 @@ def rating_tally(found: Ratings) -> Tally:
     if lost := found.unanswered:
         raise PredictionsError(
             f"{len(lost)} clips lack a rating ({first_few(lost)}), and a gap cannot count as wrong; "
-            "leave such clips out with --errors leave-out"
+            "leave such clips out (errors: leave-out)"
         )
     # About the references' mean, so that the differences of sums lose no digits.
     x, y = (values - found.references.mean(axis=0) for values in (found.references, found.answers))

@@ -86,7 +86,7 @@ def adjust(predictions: Sequence[Prediction], trained: Prior, new: Prior) -> Adj
     bare = [p.id for p in predictions if p.error is None and p.emotion is not None and not p.probabilities]
     if bare or not rows:
         what = f"{len(bare)} rows answer without them: {first_few(bare)}" if bare else "no row has them"
-        raise PredictionsError(f"a prior needs probabilities; {what}; score without --prior")
+        raise PredictionsError(f"a prior needs probabilities; {what}; score without a prior")
     # Of equal shares the first name in the alphabet is the answer, whatever order the file has.
     names = tuple(sorted(rows[0].probabilities or ()))
     for row in rows:
@@ -96,10 +96,10 @@ def adjust(predictions: Sequence[Prediction], trained: Prior, new: Prior) -> Adj
                 f"clip {rows[0].id!r} of {', '.join(names)}; adjust files of one label set at a time"
             )
     table = np.array([[(row.probabilities or {})[name] for name in names] for row in rows], dtype=np.float64)
-    of_training, wanted = _over(trained, names, "--train-prior"), _over(new, names, "--prior")
+    of_training, wanted = _over(trained, names, "train_prior"), _over(new, names, "prior")
     if empty := [name for name, share in zip(names, of_training, strict=True) if share == 0]:
         raise PredictionsError(
-            f"--train-prior gives {', '.join(empty)} no share, but the model answers it; give a share above 0"
+            f"train_prior gives {', '.join(empty)} no share, but the model answers it; give a share above 0"
         )
     _check_rows(rows, table, wanted)
     probabilities = adjusted(table, of_training, wanted)
@@ -123,8 +123,8 @@ def adjust_as_given(
         PredictionsError: if one of the two is missing; see `adjust` and `read_prior`.
     """
     if prior is None or train_prior is None:
-        given, lacking = ("--prior", "--train-prior") if train_prior is None else ("--train-prior", "--prior")
-        raise PredictionsError(f"{given} needs {lacking}: both priors enter the adjustment")
+        given, lacking = ("prior", "train_prior") if train_prior is None else ("train_prior", "prior")
+        raise PredictionsError(f"{given} needs {lacking} beside it: both enter the adjustment")
     return adjust(predictions, read_prior(train_prior), read_prior(prior))
 
 
@@ -181,6 +181,7 @@ def _numbers(values: Mapping[str, Any], text: str) -> dict[str, float]:
 
 
 def _over(prior: Prior, names: Sequence[str], option: str) -> Array:
+    """Shares of the classes, which sum to 1."""
     if prior is None:
         return np.full(len(names), 1 / len(names))
     missing, strange = sorted(set(names) - set(prior)), sorted(set(prior) - set(names))
@@ -189,6 +190,8 @@ def _over(prior: Prior, names: Sequence[str], option: str) -> Array:
         said += [f"names {', '.join(strange)}"] if strange else []
         raise PredictionsError(f"{option} {' and '.join(said)}; the classes are {', '.join(names)}")
     shares = np.array([prior[name] for name in names], dtype=np.float64)
+    # By the largest first: a sum of large shares may be no number.
+    shares /= shares.max()
     return np.asarray(shares / shares.sum())
 
 
@@ -201,7 +204,7 @@ def _check_rows(rows: Sequence[Prediction], table: Array, new: Array) -> None:
     if gone.any():
         row = rows[int(gone.argmax())]
         raise PredictionsError(
-            f"clip {row.id!r}: --prior gives no class a share whose probability is above 0"
+            f"clip {row.id!r}: prior gives no class a share whose probability is above 0; give one to others"
         )
 
 

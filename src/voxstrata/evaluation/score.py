@@ -11,10 +11,10 @@ from voxstrata.evaluation.answers import (
     Answers,
     check_errors,
     check_shares,
-    first_few,
     notes_on,
     notes_on_classes,
     notes_on_speakers,
+    notes_on_support,
 )
 from voxstrata.evaluation.classification import confusion_matrix
 from voxstrata.evaluation.concordance import Ratings, notes_on_ratings, rating_tally
@@ -267,7 +267,8 @@ def score(
         tasks = tasks.without_gaps()
         if empty := [name for name, task in tasks.by_name.items() if not len(task)]:
             raise PredictionsError(
-                f"no clip has a complete answer for {', '.join(empty)}, so none is left; take --errors wrong"
+                f"no clip has a complete answer for {', '.join(empty)}, so none is left; count "
+                "gaps as wrong (errors: wrong)"
             )
     emotion, transcript, rated = tasks.emotion, tasks.transcript, tasks.dimensions
     scored = {
@@ -284,7 +285,7 @@ def score(
         classes={f: _emotion_scores(task, None, resamples, seed) for f, task in tasks.classes.items()},
         unanswered=len(unanswered),
         errors=errors,
-        warnings=warnings_of(predictions, tasks),
+        warnings=warnings_of(predictions, tasks, labels),
     )
 
 
@@ -318,13 +319,21 @@ def _transcript_scores(found: Answers, normalizer: str, resamples: int, seed: in
     )
 
 
-def warnings_of(predictions: Sequence[Prediction], tasks: Tasks) -> tuple[str, ...]:
-    """Plain sentences for whoever reads the numbers."""
+def warnings_of(
+    predictions: Sequence[Prediction], tasks: Tasks, labels: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """Plain sentences for whoever reads the numbers.
+
+    Args:
+        predictions: of one system.
+        tasks: what of them is scored.
+        labels: of emotions, where some are given.
+    """
     return (
         *notes_on("emotion", predictions),
         *notes_on("transcript", predictions),
         *notes_on_classes(predictions),
-        *(_notes_on_names(tasks.emotion) if tasks.emotion else []),
+        *notes_on_support(tasks.class_tasks, predictions, labels),
         *(notes_on_ratings(predictions, tasks.dimensions) if tasks.dimensions else []),
         *notes_on_speakers({name: task.speakers for name, task in tasks.by_name.items()}),
     )
@@ -370,12 +379,3 @@ def metrics_of(
         )
         for name, measure in tally.measures.items()
     }
-
-
-def _notes_on_names(found: Answers) -> list[str]:
-    known = {*found.references, None}
-    strange = [answer for answer in found.answers if answer is not None and answer not in known]
-    if not strange:
-        return []
-    names = first_few(sorted(set(strange)))
-    return [f"{len(strange)} answers are names that no reference has, and count as wrong: {names}"]

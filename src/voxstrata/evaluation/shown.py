@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from voxstrata.evaluation.recognition import WordErrors
     from voxstrata.evaluation.score import Metric, Scores
 
-#: Metric in `metrics.json` -> name in print.
-TITLES = {
-    "uar": "UAR",
-    "precision": "macro precision",
-    "macro_f1": "macro F1",
-    "accuracy": "accuracy",
-    "wer": "WER",
-    "cer": "CER",
-    "ccc": "CCC, mean",
-    "ccc_arousal": "CCC of arousal",
-    "ccc_valence": "CCC of valence",
-    "ccc_dominance": "CCC of dominance",
+#: Metric in `metrics.json` -> name in print, and what it is.
+METRICS = {
+    "uar": ("UAR", "unweighted average recall"),
+    "precision": ("Precision", "macro average over classes"),
+    "macro_f1": ("Macro-F1", "mean F1 of the classes"),
+    "accuracy": ("Accuracy", "share of clips right"),
+    "wer": ("WER", "word error rate, lower is better"),
+    "cer": ("CER", "character error rate, lower is better"),
+    "ccc": ("CCC", "mean concordance of ratings"),
+    "ccc_arousal": ("CCC arousal", "concordance with the annotators"),
+    "ccc_valence": ("CCC valence", "concordance with the annotators"),
+    "ccc_dominance": ("CCC dominance", "concordance with the annotators"),
 }
 
 #: Of the rows that `metric_rows` and `difference_rows` give.
@@ -39,9 +39,9 @@ def metric_and_field(name: str) -> tuple[str | None, str]:
     >>> metric_and_field("wer"), metric_and_field("uar_gender"), metric_and_field("other")
     (('wer', ''), ('uar', 'gender'), (None, ''))
     """
-    if name in TITLES:
+    if name in METRICS:
         return name, ""
-    of = max((key for key in TITLES if name.startswith(f"{key}_")), key=len, default=None)
+    of = max((key for key in METRICS if name.startswith(f"{key}_")), key=len, default=None)
     return of, "" if of is None else name.removeprefix(f"{of}_")
 
 
@@ -52,7 +52,7 @@ def title(name: str) -> str:
     ('WER', 'UAR gender', 'other')
     """
     metric, field = metric_and_field(name)
-    return name if metric is None else " ".join(filter(None, (TITLES[metric], field)))
+    return name if metric is None else " ".join(filter(None, (METRICS[metric][0], field)))
 
 
 def percent(value: float) -> str:

@@ -40,7 +40,7 @@ def _metrics(part: Mapping[str, Any]) -> dict[str, Metric]:
     """The metrics of a task: what has a value and intervals."""
     return {
         name: Metric(
-            float(found["value"]),
+            _number(found["value"]),
             _interval(found["iid"]),
             None if found["speaker"] is None else _interval(found["speaker"]),
         )
@@ -50,8 +50,14 @@ def _metrics(part: Mapping[str, Any]) -> dict[str, Metric]:
 
 
 def _interval(bounds: Any) -> tuple[float, float]:
-    low, high = map(float, bounds)
+    low, high = map(_number, bounds)
     return low, high
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
 
 
 def _emotion(part: Mapping[str, Any]) -> EmotionScores:

@@ -119,7 +119,7 @@ def label_set(answers: Sequence[Answers], labels: Sequence[str] | None) -> tuple
         found_names = ", ".join(f"{name!r} (clip {used[name]!r})" for name in strange[:3])
         raise PredictionsError(
             f"labels outside the given set: {found_names}; allowed are {', '.join(labels)}; "
-            "add them to --labels, or leave --labels out to take all that occur"
+            "add them to the labels, or leave labels out to take all that occur"
         )
     return LabelSet(tuple(labels)).names
 

@@ -36,6 +36,11 @@ class Tasks:
         known = {"emotion": self.emotion, "transcript": self.transcript, "dimensions": self.dimensions}
         return {task: found for task, found in {**known, **self.classes}.items() if found is not None}
 
+    @property
+    def class_tasks(self) -> dict[str, Answers]:
+        """Those whose answers are classes, by name."""
+        return {**({} if self.emotion is None else {"emotion": self.emotion}), **self.classes}
+
     def without_gaps(self) -> Tasks:
         """The same without each task's clips that have no answer."""
         return Tasks(

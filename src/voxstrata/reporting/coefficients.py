@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from voxstrata.errors import VoxstrataError
-from voxstrata.reporting.files import first_fault, read_json, read_recipe
+from voxstrata.reporting.files import Stored, read_json, read_recipe, read_stored
 from voxstrata.runs import RunFolder
 
 #: Where AdaLTM's coefficients start (arXiv 2603.25041, section 3.2), unless the recipe says otherwise.
 DEFAULT_INIT = 0.5
 
 
-class Coefficients(BaseModel):
+class Coefficients(Stored):
     """Coefficients lambda [1 + L, K] (or [1, K]), where they started, and layer weights alpha [L]."""
 
-    model_config = ConfigDict(frozen=True)
     granularity: str = "layer"
     vectors: tuple[str, ...] = ()
     coefficients: tuple[tuple[float, ...], ...] = ()
@@ -53,10 +50,9 @@ def read_coefficients(run: RunFolder) -> Coefficients | None:
     path = run.model / "coefficients.json"
     if not path.is_file():
         return None
-    try:
-        found = Coefficients.model_validate({**_init(run), **read_json(path)})
-    except ValidationError as fault:
-        raise VoxstrataError(f"{path}: {first_fault(fault)}; train the run again") from None
+    found: Coefficients = read_stored(
+        Coefficients, path, "train the run again", {**_init(run), **read_json(path)}
+    )
     for layer, row in enumerate(found.coefficients):
         if len(row) != len(found.vectors):
             raise VoxstrataError(

@@ -7,22 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field
 
+from voxstrata.config.problems import shown
+from voxstrata.documents.text import decoded
 from voxstrata.errors import VoxstrataError
 from voxstrata.predictions import Prediction, read_predictions
 from voxstrata.reporting.coefficients import Coefficients, coefficients_so_far, read_coefficients
-from voxstrata.reporting.files import first_fault, read_json, read_recipe
+from voxstrata.reporting.files import Stored, read_json, read_recipe, read_stored
 from voxstrata.reporting.fusion import FusionWeights, read_fusion
 from voxstrata.reporting.heading import run_heading
 from voxstrata.reporting.scores import SplitScores
 from voxstrata.runs import RunFolder
 
 
-class LeakFound(BaseModel):
+class LeakFound(Stored):
     """A leak in `leaks.json`."""
 
-    model_config = ConfigDict(frozen=True)
     name: str
     run: str
     found: int
@@ -30,21 +31,19 @@ class LeakFound(BaseModel):
     examples: tuple[str, ...] = ()
 
 
-class SharedClips(BaseModel):
+class SharedClips(Stored):
     """What two uses, or a use and a split, have in common in `leaks.json`."""
 
-    model_config = ConfigDict(frozen=True)
     first: str
     second: str
     shared: int
     of: int
 
 
-class LeakNotes(BaseModel):
+class LeakNotes(Stored):
     """`leaks.json`."""
 
-    model_config = ConfigDict(frozen=True)
-    checked: dict[str, int] = {}
+    checked: dict[str, int] = Field(default_factory=dict)
     leaks: tuple[LeakFound, ...] = ()
     sentences: tuple[SharedClips, ...] = ()
     stages: tuple[SharedClips, ...] = ()
@@ -109,7 +108,7 @@ def read_run(run: RunFolder) -> RunContents:
         name=run.path.resolve().name,
         heading=run_heading(recipe, scores.values()),
         complete=run.is_complete or provenance.get("finished") is not None,
-        recipe=run.recipe.read_text(encoding="utf-8"),
+        recipe=decoded(run.recipe.read_bytes()),
         provenance=provenance,
         steps=_journal(run, "step"),
         validations=validations,
@@ -129,7 +128,8 @@ def kept_validation(
     """The validation of the weights that a run ends with: the best so far; with `keep_best` off the last."""
     if not validations:
         return None
-    keeps_best = (recipe.get("training") or {}).get("keep_best", True)
+    training = recipe.get("training")
+    keeps_best = training.get("keep_best", True) if isinstance(training, Mapping) else True
     best = [row for row in validations if row.get("best")] if keeps_best else []
     return (best or list(validations))[-1]
 
@@ -137,10 +137,8 @@ def kept_validation(
 def _leaks(path: Path) -> LeakNotes | None:
     if not path.is_file():
         return None
-    try:
-        return LeakNotes.model_validate(read_json(path))
-    except ValidationError as fault:
-        raise VoxstrataError(f"{path}: {first_fault(fault)}; train the run again") from None
+    found: LeakNotes = read_stored(LeakNotes, path, "train the run again")
+    return found
 
 
 def read_scores(path: Path) -> dict[str, SplitScores]:
@@ -151,10 +149,7 @@ def read_scores(path: Path) -> dict[str, SplitScores]:
     """
     if not path.is_file():
         return {}
-    try:
-        scores = {name: SplitScores.model_validate(value) for name, value in read_json(path).items()}
-    except ValidationError as fault:
-        raise VoxstrataError(f"{path}: {first_fault(fault)}; score the predictions again") from None
+    scores: dict[str, SplitScores] = read_stored(dict[str, SplitScores], path, "train the run again")
     for name, score in scores.items():
         for classes in (score.emotion, *score.classes.values()):
             if classes is None or not classes.confusion:
@@ -168,11 +163,25 @@ def read_scores(path: Path) -> dict[str, SplitScores]:
     return scores
 
 
+def _no_number(row: Mapping[str, Any]) -> str:
+    """The first key of a journal's row that should have a number, or numbers by name, and has none; or ""."""
+    for key in ("step", "loss", *(key for key in row if "/" in key), *(("lr",) if "lr" in row else ())):
+        value = row.get(key)
+        numbers = list(value.values()) if key == "lr" and isinstance(value, dict) else [value]
+        kinds = int if key == "step" else int | float
+        if not all(isinstance(one, kinds) and not isinstance(one, bool) for one in numbers):
+            return str(key)
+    return ""
+
+
 def _journal(run: RunFolder, kind: str) -> list[dict[str, Any]]:
     """Rows by step; a step that was repeated after a resume counts once, as it went last."""
     rows: dict[int, dict[str, Any]] = {}
     for row in run.journal_rows(kind):
-        if not isinstance(row.get("step"), int) or not isinstance(row.get("loss"), int | float):
-            raise VoxstrataError(f'{run.journal}: a {kind} row needs numbers "step" and "loss"; found {row}')
+        if wrong := _no_number(row):
+            raise VoxstrataError(
+                f"{run.journal}: a {kind} row has {wrong} {shown(row.get(wrong))}; a number is needed there: "
+                "train the run again"
+            )
         rows[row["step"]] = row
     return [rows[step] for step in sorted(rows)]

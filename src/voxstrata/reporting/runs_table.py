@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field
 
 from voxstrata.errors import VoxstrataError
 from voxstrata.reporting.coefficients import read_coefficients
-from voxstrata.reporting.files import first_fault, read_json
+from voxstrata.reporting.files import Stored, read_stored
 from voxstrata.reporting.forest import LayerCurve, layer_curves
 from voxstrata.reporting.scores import Score
 from voxstrata.runs import RunFolder
@@ -17,21 +17,19 @@ from voxstrata.runs import RunFolder
 TABLE_FILE = "table.json"
 
 
-class Counted(BaseModel):
+class Counted(Stored):
     """How many clips of how many speakers answer a task."""
 
-    model_config = ConfigDict(frozen=True)
     clips: int
     speakers: int
 
 
-class RowScores(BaseModel):
+class RowScores(Stored):
     """Scores, what warns of them, and task -> clips and speakers."""
 
-    model_config = ConfigDict(frozen=True)
-    metrics: dict[str, Score | None] = {}
+    metrics: dict[str, Score | None] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    answered: dict[str, Counted] = {}
+    answered: dict[str, Counted] = Field(default_factory=dict)
 
 
 class TableRow(RowScores):
@@ -46,7 +44,7 @@ class TableRow(RowScores):
     runs: tuple[str, ...] = ()
     seeds: int = 1
     folds: tuple[int, ...] = ()
-    by_fold: dict[int, RowScores] = {}
+    by_fold: dict[int, RowScores] = Field(default_factory=dict)
     paper: dict[str, float | None] | None = None
 
     @property
@@ -69,10 +67,9 @@ class TableRow(RowScores):
         return (self.paper or {}).get(column)
 
 
-class Difference(BaseModel):
+class Difference(Stored):
     """A metric's paired difference, as a rate, with its 95 % interval over `unit` (speaker or clip)."""
 
-    model_config = ConfigDict(frozen=True)
     difference: float
     interval: tuple[float, float]
     smallest: float
@@ -80,10 +77,9 @@ class Difference(BaseModel):
     missing: str = ""
 
 
-class Contrast(BaseModel):
+class Contrast(Stored):
     """A paired difference of two rows, per metric: over all folds of both, and of each."""
 
-    model_config = ConfigDict(frozen=True)
     name: str
     title: str
     run: str = ""
@@ -91,23 +87,21 @@ class Contrast(BaseModel):
     clips: int = 0
     differences: dict[str, Difference]
     folds: tuple[int, ...] = ()
-    by_fold: dict[int, dict[str, Difference]] = {}
+    by_fold: dict[int, dict[str, Difference]] = Field(default_factory=dict)
 
 
-class Oracles(BaseModel):
+class Oracles(Stored):
     """The UAR, as a rate, of who knows how words, prosody or both of a synthetic corpus were drawn."""
 
-    model_config = ConfigDict(frozen=True)
     corpus: str
     words: float
     prosody: float
     both: float
 
 
-class Table(BaseModel):
+class Table(Stored):
     """`table.json`."""
 
-    model_config = ConfigDict(frozen=True)
     table: str
     title: str = ""
     scale: str = ""
@@ -232,10 +226,7 @@ def read_table(folder: Path) -> Table:
     path = folder / TABLE_FILE
     if not path.is_file():
         raise VoxstrataError(f"{folder} has no {TABLE_FILE}; name a folder that `voxstrata reproduce` wrote")
-    try:
-        table = Table.model_validate(read_json(path))
-    except ValidationError as fault:
-        raise VoxstrataError(f"{path}: {first_fault(fault)}; run `voxstrata reproduce` again") from None
+    table: Table = read_stored(Table, path, "run `voxstrata reproduce` again")
     for row in table.rows:
         for metric, number in (row.paper or {}).items():
             if number is not None and 0 < number <= 1:

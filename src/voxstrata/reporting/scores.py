@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
+
+from voxstrata.reporting.files import Stored
 
 
-class Score(BaseModel):
+class Score(Stored):
     """A metric in [0, 1] (error rates may pass 1, CCC may be negative) with its 95 % intervals.
 
     Of several seeds: their mean, and the value of each.
     """
 
-    model_config = ConfigDict(frozen=True)
     value: float
     iid: tuple[float, float] | None = None
     speaker: tuple[float, float] | None = None
     by_seed: tuple[float, ...] = ()
 
 
-class EmotionScores(BaseModel):
+class EmotionScores(Stored):
     """Emotion part of `metrics.json`; confusion [C, C] counts, rows = reference."""
 
-    model_config = ConfigDict(frozen=True)
     clips: int | None = None
     speakers: int | None = None
     labels: tuple[str, ...]
@@ -29,23 +29,21 @@ class EmotionScores(BaseModel):
     macro_f1: Score | None = None
     precision: Score | None = None
     accuracy: Score | None = None
-    recall: dict[str, float | None] = {}
-    support: dict[str, int] = {}
+    recall: dict[str, float | None] = Field(default_factory=dict)
+    support: dict[str, int] = Field(default_factory=dict)
     confusion: tuple[tuple[int, ...], ...] = ()
 
 
-class ErrorKind(BaseModel):
+class ErrorKind(Stored):
     """Word errors of one kind: how many, and their rate over the reference words."""
 
-    model_config = ConfigDict(frozen=True)
     count: int
     rate: float
 
 
-class TranscriptScores(BaseModel):
+class TranscriptScores(Stored):
     """Transcript part of `metrics.json`."""
 
-    model_config = ConfigDict(frozen=True)
     clips: int | None = None
     speakers: int | None = None
     normalizer: str | None = None
@@ -58,10 +56,9 @@ class TranscriptScores(BaseModel):
     characters: int | None = None
 
 
-class DimensionScores(BaseModel):
+class DimensionScores(Stored):
     """Ratings part of `metrics.json`."""
 
-    model_config = ConfigDict(frozen=True)
     clips: int | None = None
     speakers: int | None = None
     ccc: Score | None = None
@@ -70,16 +67,15 @@ class DimensionScores(BaseModel):
     ccc_dominance: Score | None = None
 
 
-class SplitScores(BaseModel):
+class SplitScores(Stored):
     """Scores of one predictions file."""
 
-    model_config = ConfigDict(frozen=True)
     clips: int | None = None
     speakers: int | None = None
     emotion: EmotionScores | None = None
     transcript: TranscriptScores | None = None
     dimensions: DimensionScores | None = None
-    classes: dict[str, EmotionScores] = {}
+    classes: dict[str, EmotionScores] = Field(default_factory=dict)
     unanswered: int = 0
     errors: str = ""
     warnings: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from voxstrata.evaluation.shown import METRICS
 from voxstrata.evaluation.tasks import tasks_in
 from voxstrata.predictions import Prediction
 from voxstrata.reporting.answer_tables import Mistake, TranscriptPair, confident_mistakes, transcript_sample
@@ -28,7 +29,7 @@ from voxstrata.reporting.scores import (
     SplitScores,
     TranscriptScores,
 )
-from voxstrata.reporting.wording import METRICS, counted, metric_title, percent
+from voxstrata.reporting.wording import counted, metric_title, percent
 
 #: Provenance shown first, in this order; whatever else the file holds follows.
 _FIRST = ("commit", "started", "finished", "seed", "device", "machine", "threads", "data", "parents")
@@ -117,7 +118,7 @@ def _parts(split: str, scores: SplitScores, predictions: Sequence[Prediction]) -
 
 
 def headlines(task: EmotionScores | TranscriptScores | DimensionScores, field: str = "") -> list[Headline]:
-    """The metrics of a task, in the order of `wording.METRICS`.
+    """The metrics of a task, in the order of `METRICS`.
 
     Args:
         task: its scores.

@@ -5,32 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from voxstrata.evaluation.shown import metric_and_field
+from voxstrata.evaluation.shown import METRICS, metric_and_field, title
 from voxstrata.reporting.scores import Score
 
-#: Metric -> short name and what it is.
-METRICS = {
-    "uar": ("UAR", "unweighted average recall"),
-    "precision": ("Precision", "macro average over classes"),
-    "macro_f1": ("Macro-F1", "mean F1 of the classes"),
-    "accuracy": ("Accuracy", "share of clips right"),
-    "wer": ("WER", "word error rate, lower is better"),
-    "cer": ("CER", "character error rate, lower is better"),
-    "ccc": ("CCC", "mean concordance of ratings"),
-    "ccc_arousal": ("CCC arousal", "concordance with the annotators"),
-    "ccc_valence": ("CCC valence", "concordance with the annotators"),
-    "ccc_dominance": ("CCC dominance", "concordance with the annotators"),
-}
-
-
-def metric_title(name: str) -> str:
-    """Short name of a metric; its key where there is none.
-
-    >>> metric_title("uar"), metric_title("uar_gender"), metric_title("other")
-    ('UAR', 'UAR gender', 'other')
-    """
-    of, field = metric_and_field(name)
-    return name if of is None else " ".join(filter(None, (METRICS[of][0], field)))
+#: Name of a metric in print.
+metric_title = title
 
 
 def about_metric(name: str) -> str:

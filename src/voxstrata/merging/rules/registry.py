@@ -59,7 +59,7 @@ def options_of(rule: Rule[Any], given: Mapping[str, Any]) -> Strict:
         RecipeError: if one is unknown or has a value that is not allowed, in one line.
     """
     try:
-        return rule.options(**given)
+        return rule.options.model_validate(dict(given))
     except ValidationError as fault:
         sentences = "; ".join(problems_in(fault))
         allowed = ", ".join(option_names(rule)) or "none"
