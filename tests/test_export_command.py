@@ -30,6 +30,7 @@ from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.methods.model_folder import save_model
 from voxstrata.recipes.reading import dump, validate
 from voxstrata.runs import RunFolder, atomic_write, write_json
+from whisper_by_hand import real_model
 
 LABELS = LabelSet(("neutral", "anger", "fear"))
 
@@ -155,6 +156,18 @@ def test_a_whole_whisper_has_the_runs_encoder_and_the_bases_decoder(tmp_path: Pa
     for name, tensor in found.items():
         inside = name.removeprefix("model.")
         assert torch.equal(tensor, ours[inside] if inside.startswith("encoder.") else plain[name]), name
+
+
+def test_the_packaged_encoder_and_the_real_decoder_are_the_real_whisper(tmp_path: Path) -> None:
+    real = real_model("whisper-tiny.en")
+    done = command("whisper-tiny.en", tmp_path / "out", "--as", "whisper", "--decoder", real)
+    assert done.exit_code == 0 and "words differ in 0 clips" in done.stderr, done.output
+    found = WhisperForConditionalGeneration.from_pretrained(tmp_path / "out").state_dict()
+    whole = WhisperForConditionalGeneration.from_pretrained(real, dtype=torch.float32)
+    for name, tensor in whole.state_dict().items():
+        # The packaged encoder is stored in 16 bits.
+        expected = tensor.half().float() if name.startswith("model.encoder.") else tensor
+        assert torch.equal(found[name], expected), name
 
 
 def test_what_makes_no_whole_whisper_is_refused_with_the_reason(encoder_folder: Path, tmp_path: Path) -> None:
