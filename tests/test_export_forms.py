@@ -59,8 +59,8 @@ def transcription(of: SpeechEncoder, characters: tuple[str, ...] = CHARACTERS) -
 def theirs(plain: PlainModel, kind: Any, folder: Path, waveforms: Tensor, lengths: Tensor) -> list[Tensor]:
     """What the class of transformers gives for each clip alone, prepared by hand."""
     plain.write(folder, dtype=torch.float32)
-    model, told = kind.from_pretrained(folder, output_loading_info=True)
-    assert not any(told[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    model, loaded = kind.from_pretrained(folder, output_loading_info=True)
+    assert not any(loaded[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     found = []
     for wave, count in zip(waveforms, lengths.tolist(), strict=True):
         clip = wave[None, :count]

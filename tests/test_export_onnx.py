@@ -68,8 +68,8 @@ def test_the_graph_answers_raw_samples_of_any_length_as_the_run_does(
         torch.testing.assert_close(found, ours.tensors["logits"], rtol=1e-4, atol=1e-4)
         rough = answer(tmp_path / "out" / "model.int8.onnx", wave)
         assert 0 < (rough - found).norm() < 0.5 * found.norm()
-    (told,) = (re.search(r"changes by at most ([\d.e-]+) \(mean", line) for line in lines[1:])
-    assert told is not None and 0 < float(told[1]) < 1
+    (found,) = (re.search(r"changes by at most ([\d.e-]+) \(mean", line) for line in lines[1:])
+    assert found is not None and 0 < float(found[1]) < 1
     about = {one.key: one.value for one in onnx.load(tmp_path / "out" / "model.onnx").metadata_props}
     assert json.loads(about["outputs"]) == ["neutral", "anger", "fear"]
 

@@ -73,8 +73,8 @@ def write_onnx(model: PlainModel, folder: Path, clips: Clips, *, dtype: torch.dt
             f"onnxruntime answers otherwise than the run: relative difference {worst:.1e}, allowed is "
             f"{TOLERANCES[dtype]:.0e}; nothing was written: leave --onnx out"
         )
-    told = f"largest relative difference {worst:.1e}"
-    lines = [f"{ONNX}: onnxruntime answers as the run does for {clips.about}: {told}"]
+    difference = f"largest relative difference {worst:.1e}"
+    lines = [f"{ONNX}: onnxruntime answers as the run does for {clips.about}: {difference}"]
     if int8:
         with _quiet():
             _quantise(folder)
@@ -126,7 +126,7 @@ def _trace(model: PlainModel, folder: Path, clips: Clips) -> None:
 
 
 def _about(model: PlainModel) -> dict[str, str]:
-    """What the file tells of itself: names of the outputs in their order."""
+    """What the file holds of itself: names of the outputs in their order."""
     if model.form == "emotion":
         names = list(model.config.id2label.values())
     else:

@@ -20,7 +20,7 @@ from voxstrata.exporting.ctc import ctc_model
 from voxstrata.exporting.emotion import emotion_model
 from voxstrata.exporting.encoder import encoder_model, encoder_of
 from voxstrata.exporting.exact import take_experts_at_one
-from voxstrata.exporting.lineage import lineage_of, read_told
+from voxstrata.exporting.lineage import lineage_of, read_provenance
 from voxstrata.exporting.loading import NO_HEAD
 from voxstrata.exporting.onnx_file import require_onnx, write_onnx
 from voxstrata.exporting.plain_model import FORMS, PlainModel
@@ -130,10 +130,10 @@ def _base(source: Source) -> str:
     base = base_of_run(run)
     place = None if base is None else find_transcriber(run.path / base) or find_transcriber(base)
     if place is None:
-        told = f"the base {base}" if base is not None else source.name
+        place_name = f"the base {base}" if base is not None else source.name
         raise CheckpointError(
-            f"{told} holds no whole Whisper, whose decoder --as whisper needs; name one with --decoder: a "
-            "folder of transformers with its tokenizer, or a downloaded hub id"
+            f"{place_name} holds no whole Whisper, whose decoder --as whisper needs; name one with --decoder: "
+            "a folder of transformers with its tokenizer, or a downloaded hub id"
         )
     return str(place)
 
@@ -159,7 +159,7 @@ def _save(source: Source, partial: Path, wanted: Wanted) -> None:
 
 def _take_experts(source: Source, coefficients: Mapping[str, Coefficients]) -> None:
     """A merge at coefficient 1 is the expert itself."""
-    parents = read_told(RunFolder(source.run).provenance).get("parents")
+    parents = read_provenance(RunFolder(source.run).provenance).get("parents")
     if "" not in coefficients or not isinstance(parents, dict) or source.model is None:
         return
     if isinstance(source.model.encoder, SpeechEncoder):
@@ -169,7 +169,7 @@ def _take_experts(source: Source, coefficients: Mapping[str, Coefficients]) -> N
 
 
 def _facts(source: Source, wanted: Wanted, plain: PlainModel | None) -> Facts:
-    """What the card tells, as far as the source knows it."""
+    """What the card is written from, as far as the source has it."""
     first = source.first_encoder
     return Facts(
         name=source.name,
