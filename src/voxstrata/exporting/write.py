@@ -130,10 +130,10 @@ def _base(source: Source) -> str:
     base = base_of_run(run)
     place = None if base is None else find_transcriber(run.path / base) or find_transcriber(base)
     if place is None:
-        place_name = f"the base {base}" if base is not None else source.name
+        asked = source.name if base is None else f"the base {base}"
         raise CheckpointError(
-            f"{place_name} holds no whole Whisper, whose decoder --as whisper needs; name one with --decoder: "
-            "a folder of transformers with its tokenizer, or a downloaded hub id"
+            f"{asked} holds no whole Whisper, whose decoder --as whisper needs; name one with --decoder: a "
+            "folder of transformers with its tokenizer, or a downloaded hub id"
         )
     return str(place)
 
