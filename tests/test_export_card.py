@@ -20,7 +20,7 @@ from voxstrata.runs import RunFolder, write_json
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
-def told(folder: Path, **about: Any) -> Path:
+def run_of(folder: Path, **about: Any) -> Path:
     """A run's folder with its provenance and a model folder."""
     run = RunFolder(folder)
     write_json(run.provenance, {"parents": {}, "data": {}, **about})
@@ -54,10 +54,10 @@ def facts(**changes: Any) -> Facts:
     return Facts(**{**given, "model_type": "wavlm", "longest_s": 30.0, **changes})
 
 
-def test_parents_are_told_with_revision_hash_and_licence(hub: Path, tmp_path: Path) -> None:
-    told(tmp_path / "ser", base="wavlm-tiny", data={str(tmp_path / "prepared" / "ravdess"): "0"})
+def test_parents_are_listed_with_revision_hash_and_licence(hub: Path, tmp_path: Path) -> None:
+    run_of(tmp_path / "ser", base="wavlm-tiny", data={str(tmp_path / "prepared" / "ravdess"): "0"})
     parents = {"asr": "some/wavlm-asr", "ser": "../ser"}
-    run = told(tmp_path / "merge", base="wavlm-tiny", parents=parents)
+    run = run_of(tmp_path / "merge", base="wavlm-tiny", parents=parents)
     lineage = lineage_of(str(run), run / "model")
     found = {one.role: one for one in lineage.ancestors}
     assert list(found) == ["base", "asr", "ser", "ser: base"]
@@ -77,7 +77,7 @@ def test_parents_are_told_with_revision_hash_and_licence(hub: Path, tmp_path: Pa
 
 def test_data_that_is_not_for_commercial_use_is_warned_of(corpus_folder: Path, tmp_path: Path) -> None:
     named = {str(tmp_path / "my-calls"): "0", str(corpus_folder): "1"}
-    run = told(tmp_path / "ser", base="wavlm-tiny", data=named)
+    run = run_of(tmp_path / "ser", base="wavlm-tiny", data=named)
     lineage = lineage_of(str(run), run / "model")
     # A corpus that is not there any more goes by its folder's name.
     assert lineage.corpora["my-calls"] is None and len(lineage.corpora) == 2

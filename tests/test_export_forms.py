@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForAudioClassification, AutoModelForCTC, AutoTokenizer
 
 import tiny_whisper
-from tiny_merges import KINDS, batch, tiny
+from tiny_merges import KINDS, batch, parts, tiny
 from voxstrata.backbone.encoder import SpeechEncoder, build_backbone, load_backbone
 from voxstrata.config.head import HeadOptions
 from voxstrata.errors import CheckpointError
@@ -21,6 +21,8 @@ from voxstrata.exporting.emotion import emotion_model
 from voxstrata.exporting.plain_model import PlainModel, batch_of
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.labels import LabelSet
+from voxstrata.methods.adaltm.joint import JointModel
+from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
 from voxstrata.methods.encoder_models import DimensionModel, EmotionModel, MultitaskModel, TranscriptionModel
 from voxstrata.vocabulary import Vocabulary
@@ -57,8 +59,8 @@ def transcription(of: SpeechEncoder, characters: tuple[str, ...] = CHARACTERS) -
 def theirs(plain: PlainModel, kind: Any, folder: Path, waveforms: Tensor, lengths: Tensor) -> list[Tensor]:
     """What the class of transformers gives for each clip alone, prepared by hand."""
     plain.write(folder, dtype=torch.float32)
-    model, told = kind.from_pretrained(folder, output_loading_info=True)
-    assert not any(told[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    model, loaded = kind.from_pretrained(folder, output_loading_info=True)
+    assert not any(loaded[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     found = []
     for wave, count in zip(waveforms, lengths.tolist(), strict=True):
         clip = wave[None, :count]
@@ -152,3 +154,22 @@ def test_of_two_heads_each_form_writes_one_and_names_the_other() -> None:
     emotions, words = emotion_model(both.eval()), ctc_model(both.eval())
     assert "CTC head" in emotions.left_out[0] and "emotion head" in words.left_out[0]
     assert "lm_head.weight" in words.tensors and "lm_head.weight" not in emotions.tensors
+
+
+def test_a_merge_per_task_is_exported_as_that_of_the_task(tmp_path: Path) -> None:
+    base, vectors = parts()
+    merged = MergedBackbone(base, vectors, init={"asr": 0.2, "ser": 0.7})
+    words = merged.twin()
+    with torch.no_grad():
+        words.coefficients.copy_(torch.linspace(-0.2, 0.9, 6).view(3, 2))
+    torch.manual_seed(0)
+    model = JointModel(merged, LABELS, CTCHead(32, Vocabulary(CHARACTERS)), HeadOptions(width=16), words)
+    clips = batch()
+    logits = uneven(model).joint_logits(batch_of(*clips))
+    found = theirs(emotion_model(model), AutoModelForAudioClassification, tmp_path / "ser", *clips)
+    torch.testing.assert_close(torch.stack(found), logits.emotion, rtol=1e-4, atol=1e-4)
+    plain = ctc_model(model)
+    assert any("merged for emotions" in line for line in plain.left_out)
+    for row, found_row in enumerate(theirs(plain, AutoModelForCTC, tmp_path / "asr", *clips)):
+        ours = logits.characters[row, : logits.frames[row]]
+        torch.testing.assert_close(found_row, ours, rtol=1e-4, atol=1e-4)

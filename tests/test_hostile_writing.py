@@ -110,7 +110,7 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file_and_its_rest_goes(
 def test_an_export_on_a_full_disk_leaves_nothing_and_can_be_given_again(
     encoder_folder, tmp_path, monkeypatch, name
 ):
-    from voxstrata.cli.export import export
+    from voxstrata.exporting.write import Wanted, export
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -119,9 +119,9 @@ def test_an_export_on_a_full_disk_leaves_nothing_and_can_be_given_again(
     with monkeypatch.context() as patched:
         patched.setattr(name, full)
         with pytest.raises(VoxstrataError, match=rf"cannot write {out}[^:]*: No space left") as caught:
-            export(str(encoder_folder), out, dtype="float32", decoder=None)
+            export(str(encoder_folder), out, Wanted(), notify=print)
     assert "\n" not in str(caught.value) and not any(tmp_path.iterdir())
-    export(str(encoder_folder), out, dtype="float32", decoder=None)
+    export(str(encoder_folder), out, Wanted(), notify=print)
     assert load_backbone(out).num_layers == 2
 
 

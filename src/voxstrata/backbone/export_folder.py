@@ -12,6 +12,7 @@ from voxstrata.runs import TRAINING_CLIPS, require_free, written_whole
 
 CARD = "README.md"
 COEFFICIENTS = "coefficients.json"
+ONNX, ONNX_INT8 = "model.onnx", "model.int8.onnx"
 #: Stands in every card that is written here, so that nobody else's README is taken for one.
 CARD_MARK = "<!-- card of a voxstrata export -->"
 #: What an older export left, so that nothing of it stays beside a newer one.
@@ -19,7 +20,7 @@ _FILES = (
     *("config.json", "model.safetensors", "preprocessor_config.json", COEFFICIENTS),
     *("coefficients.svg", "coefficients-words.svg", "model.json", "head.safetensors", TRAINING_CLIPS),
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json"),
-    *("added_tokens.json", "normalizer.json", "generation_config.json"),
+    *("added_tokens.json", "normalizer.json", "generation_config.json", ONNX, ONNX_INT8),
 )
 _FOLDERS = ("encoder", "vectors")
 #: All that lies at the top of an export.

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from voxstrata.cli.lines import tell
 
 DTYPES = ("float32", "float16", "bfloat16")
+FORM = typer.Option(
+    None, "--as", help="Class of transformers: emotion, ctc, whisper or encoder. Default: for voxstrata."
+)
+DECODER = typer.Option(
+    None,
+    "--decoder",
+    help="With --as whisper: the whole Whisper whose decoder is taken. Default: the run's base.",
+)
+DTYPE = typer.Option("float32", "--dtype", help="Number format of the weights: float32, float16 or bfloat16.")
+ONNX = typer.Option(False, "--onnx", help="With --as emotion or ctc: also write model.onnx (extra onnx).")
+INT8 = typer.Option(False, "--int8", help="With --onnx: also write model.int8.onnx, with weights in 8 bits.")
+OVERWRITE = typer.Option(
+    False, "--overwrite", help="Write into a folder that is not empty; an older export in it is replaced."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -20,27 +33,12 @@ def register(app: typer.Typer) -> None:
 def export(
     run: str = typer.Argument(..., help="A run or model folder, or a packaged name."),
     out: Path = typer.Argument(..., help="Folder to write; new or empty."),
-    form: Annotated[
-        str | None,
-        typer.Option(
-            "--as",
-            help="Class of transformers: emotion, ctc, whisper or encoder. Default: for voxstrata.",
-        ),
-    ] = None,
-    decoder: str | None = typer.Option(
-        None,
-        "--decoder",
-        help="With --as whisper: the whole Whisper whose decoder is taken. Default: the run's base.",
-    ),
-    dtype: str = typer.Option(
-        "float32", "--dtype", help="Number format of the weights: float32, float16 or bfloat16."
-    ),
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="Write into a folder that is not empty; an older export in it is replaced."
-        ),
-    ] = False,
+    form: str | None = FORM,
+    decoder: str | None = DECODER,
+    dtype: str = DTYPE,
+    onnx: bool = ONNX,
+    int8: bool = INT8,
+    overwrite: bool = OVERWRITE,
 ) -> None:
     """Write a run's model to a folder of its own, also for programs without voxstrata.
 
@@ -67,6 +65,8 @@ def export(
         raise VoxstrataError(f"--as is {form!r}; allowed are {', '.join(FORMS)}")
     if decoder is not None and form != "whisper":
         raise VoxstrataError("--decoder is of --as whisper only; leave it out, or export --as whisper")
-    wanted = Wanted(form, getattr(torch, dtype), decoder, overwrite)
+    if int8 and not onnx:
+        raise VoxstrataError("--int8 is of --onnx only; add --onnx, or leave it out")
+    wanted = Wanted(form, getattr(torch, dtype), decoder, overwrite, onnx, int8)
     write(run, out, wanted, notify=tell)
     typer.echo(out)

@@ -29,8 +29,8 @@ _PIPELINES = {
     "encoder": "feature-extraction",
 }
 _ABOUT = {
-    "emotion": "A model that tells emotions, in a class of transformers.",
-    "ctc": "A model that writes words (CTC), in a class of transformers.",
+    "emotion": "An emotion classifier in a class of transformers.",
+    "ctc": "A CTC recogniser in a class of transformers.",
     "whisper": "A whole Whisper: an encoder of this run, and a published decoder.",
     "encoder": "A speech encoder.",
 }
@@ -38,7 +38,7 @@ _ABOUT = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card tells.
+    """What a card is written from.
 
     Args:
         name: of the export.
@@ -96,14 +96,14 @@ def coefficient_sets(place: Path) -> dict[str, Coefficients]:
     """
     if not place.is_file():
         return {}
-    told = read_json_object(place, error=CheckpointError, advice="put it back")
+    content = read_json_object(place, error=CheckpointError, advice="put it back")
     found = {}
     for key, what in (("coefficients", ""), ("coefficients_asr", "for words")):
-        if key not in told:
+        if key not in content:
             continue
         try:
-            rows = tuple(tuple(float(value) for value in row) for row in told[key])
-            names = tuple(str(name) for name in told["vectors"])
+            rows = tuple(tuple(float(value) for value in row) for row in content[key])
+            names = tuple(str(name) for name in content["vectors"])
             if any(len(row) != len(names) for row in rows):
                 raise ValueError
         except (KeyError, TypeError, ValueError):

@@ -123,7 +123,7 @@ def _class_for(config: PretrainedConfig) -> type[PreTrainedModel]:
 
 
 def _describe(config: PretrainedConfig, model: EmotionModel | DimensionModel, kind: type[Any]) -> None:
-    """What config.json tells of a head."""
+    """What config.json holds of a head."""
     rates = isinstance(model, DimensionModel)
     names = DIMENSIONS if isinstance(model, DimensionModel) else tuple(model.labels)
     config.architectures = [kind.__name__]

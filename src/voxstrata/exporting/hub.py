@@ -41,7 +41,7 @@ def push(folder: Path, repo: str, *, private: bool, notify: Callable[[str], None
         raise CheckpointError(f"{repo!r} is no repository of the hub; give USER/NAME, e.g. me/my-model")
     files = _files(folder)
     text = _card(folder, repo)
-    with _told(repo):
+    with _refusals(repo):
         api = HfApi()
         address = str(api.create_repo(repo, private=private, exist_ok=True))
         known = api.model_info(repo)
@@ -86,8 +86,8 @@ def _card(folder: Path, repo: str) -> str:
 
 
 @contextmanager
-def _told(repo: str) -> Iterator[None]:
-    """Makes one line of what the hub, its library or the network says."""
+def _refusals(repo: str) -> Iterator[None]:
+    """Makes one line of what the hub, its library or the network reports."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:

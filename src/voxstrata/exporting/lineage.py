@@ -52,7 +52,7 @@ class Ancestor:
         hub: its id on the Hugging Face hub; None where it has none.
         revision: commit on the hub; None where it is not known.
         weights: file of weights -> SHA-256; empty where they are not here.
-        licence: as its card or the package tells; None where it is not known, or of a run.
+        licence: as its card or the package names it; None where it is not known, or of a run.
         is_run: it was trained here, so that what it was built on decides.
     """
 
@@ -103,15 +103,19 @@ class Lineage:
             for one in self.ancestors
             if one.licence is not None and _NON_COMMERCIAL.search(one.licence)
         ]
-        limited = {name: told for name, told in self.corpora.items() if told and _NON_COMMERCIAL.search(told)}
+        limited = {
+            name: licence
+            for name, licence in self.corpora.items()
+            if licence and _NON_COMMERCIAL.search(licence)
+        }
         if limited:
-            named = ", ".join(f"{name} ({told})" for name, told in limited.items())
+            named = ", ".join(f"{name} ({licence})" for name, licence in limited.items())
             lines.append(f"trained on data that is not for commercial use: {named}")
         return lines
 
 
 def lineage_of(source: str, model: Path | None, decoder: str | Path | None = None) -> Lineage:
-    """What a model is built on, as far as the files of runs tell.
+    """What a model is built on, as far as the files of runs show.
 
     Args:
         source: what is exported, as it was named.
@@ -119,7 +123,7 @@ def lineage_of(source: str, model: Path | None, decoder: str | Path | None = Non
         decoder: a whole Whisper whose decoder is exported with it.
 
     Raises:
-        CheckpointError: if a file that tells of a run is broken.
+        CheckpointError: if a file of a run is broken.
     """
     corpora: dict[str, str | None] = {}
     run = RunFolder((packaged(source) or Path(source)) if model is None else _run_of(model))
@@ -129,7 +133,7 @@ def lineage_of(source: str, model: Path | None, decoder: str | Path | None = Non
         found = [_ancestor("source", source, run.path)]
     if decoder is not None and str(decoder) not in {one.source for one in found if one.hub}:
         found.append(_ancestor("decoder", str(decoder), Path(decoder)))
-    return Lineage(tuple(found), corpora, bool(read_told(run.provenance).get("parents")))
+    return Lineage(tuple(found), corpora, bool(read_provenance(run.provenance).get("parents")))
 
 
 def _run_of(model: Path) -> Path:
@@ -143,10 +147,10 @@ def _ancestors(
     if run.path.resolve() in seen:
         return
     seen.add(run.path.resolve())
-    told = read_told(run.provenance)
-    corpora.update(_corpora(told))
-    parents = told.get("parents")
-    sources = {"base": told["base"]} if isinstance(told.get("base"), str) else {}
+    content = read_provenance(run.provenance)
+    corpora.update(_corpora(content))
+    parents = content.get("parents")
+    sources = {"base": content["base"]} if isinstance(content.get("base"), str) else {}
     sources |= parents if isinstance(parents, dict) else {}
     below = []
     for name, source in sources.items():
@@ -208,16 +212,16 @@ def _licence(place: Path) -> str | None:
     card = (place if place.is_dir() else place.parent) / "README.md"
     try:
         front = _FRONT.match(card.read_text(encoding="utf-8", errors="replace"))
-        told = parse_yaml(front[1], str(card)) if front else None
+        content = parse_yaml(front[1], str(card)) if front else None
     except (OSError, VoxstrataError):
         return None
-    licence = told.get("license") if isinstance(told, dict) else None
+    licence = content.get("license") if isinstance(content, dict) else None
     return licence if isinstance(licence, str) and licence.isprintable() else None
 
 
-def _corpora(told: Mapping[str, Any]) -> dict[str, str | None]:
+def _corpora(content: Mapping[str, Any]) -> dict[str, str | None]:
     """Names of a run's corpora -> their licences."""
-    data = told.get("data")
+    data = content.get("data")
     names = []
     for place in data if isinstance(data, dict) else ():
         try:
@@ -228,7 +232,7 @@ def _corpora(told: Mapping[str, Any]) -> dict[str, str | None]:
     return {name: CORPUS_LICENCES.get(name) for name in names}
 
 
-def read_told(path: Path) -> dict[str, Any]:
+def read_provenance(path: Path) -> dict[str, Any]:
     """The object in a JSON file of a run; empty where there is no file.
 
     Raises:

@@ -102,7 +102,7 @@ def encoder_and_state(encoder: object) -> tuple[SpeechEncoder, dict[str, Tensor]
     """One encoder with its settings, and its tensors in its own names; of a merge the merged ones.
 
     Raises:
-        CheckpointError: if there are several encoders.
+        CheckpointError: if there are several encoders, or it is of another kind.
     """
     if isinstance(encoder, ParallelEncoders):
         raise CheckpointError(
@@ -111,7 +111,11 @@ def encoder_and_state(encoder: object) -> tuple[SpeechEncoder, dict[str, Tensor]
         )
     if isinstance(encoder, MergedBackbone):
         return encoder.base, encoder.merged_state()
-    assert isinstance(encoder, SpeechEncoder)
+    if not isinstance(encoder, SpeechEncoder):
+        raise CheckpointError(
+            f"the encoder of this model is a {type(encoder).__name__}, for which there is no class of "
+            "transformers; export without --as"
+        )
     return encoder, dict(encoder.model.state_dict())
 
 

@@ -103,12 +103,12 @@ class _Answers:
     @torch.no_grad()
     def __call__(self, waveforms: Tensor, lengths: Tensor) -> list[Answer]:
         transcriber = self.transcriber
-        heard = transcriber.heard(batch_of(waveforms, lengths))
-        tokens = transcriber.tokens(heard)
+        states = transcriber.heard(batch_of(waveforms, lengths))
+        tokens = transcriber.tokens(states)
         found: list[Answer] = []
-        for row, prompt in zip(heard, transcriber.prompt(heard), strict=True):
-            said = torch.tensor(tokens[len(found)][:_COMPARED], dtype=prompt.dtype)
-            read = torch.cat([prompt, said])
+        for row, prompt in zip(states, transcriber.prompt(states), strict=True):
+            words = torch.tensor(tokens[len(found)][:_COMPARED], dtype=prompt.dtype)
+            read = torch.cat([prompt, words])
             logits = transcriber.decoder(
                 encoder_outputs=(row.unsqueeze(0),), decoder_input_ids=read.unsqueeze(0), use_cache=False
             ).logits[0]

@@ -120,10 +120,10 @@ def main() -> None:
     found: Answers = {}
     texts: list[str | None] = []
     for number, wave in enumerate(waves):
-        (answers,), said = answer(opened, [wave], given[number : number + 1])
+        (answers,), words = answer(opened, [wave], given[number : number + 1])
         shown, text = in_the_pipeline(form, opened, wave)
         found |= {f"alone.{number}.{name}": tensor for name, tensor in {**answers, **shown}.items()}
-        texts.append(said[0] if said else text)
+        texts.append(words[0] if words else text)
     rows, _ = answer(opened, waves, given)
     for number, answers in enumerate(rows):
         found |= {f"padded.{number}.{name}": tensor for name, tensor in answers.items()}

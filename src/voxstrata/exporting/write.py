@@ -20,8 +20,9 @@ from voxstrata.exporting.ctc import ctc_model
 from voxstrata.exporting.emotion import emotion_model
 from voxstrata.exporting.encoder import encoder_model, encoder_of
 from voxstrata.exporting.exact import take_experts_at_one
-from voxstrata.exporting.lineage import lineage_of, read_told
+from voxstrata.exporting.lineage import lineage_of, read_provenance
 from voxstrata.exporting.loading import NO_HEAD
+from voxstrata.exporting.onnx_file import require_onnx, write_onnx
 from voxstrata.exporting.plain_model import FORMS, PlainModel
 from voxstrata.exporting.source import Source, read_source, require_elsewhere
 from voxstrata.exporting.verification import verify
@@ -46,12 +47,16 @@ class Wanted:
         dtype: of the stored weights.
         decoder: a whole Whisper for form "whisper"; None for that of the run's base.
         overwrite: the folder may hold something.
+        onnx: write model.onnx beside it.
+        int8: and model.int8.onnx, with weights in 8 bits.
     """
 
     form: str | None = None
     dtype: torch.dtype = torch.float32
     decoder: str | None = None
     overwrite: bool = False
+    onnx: bool = False
+    int8: bool = False
 
 
 def export(name: str, out: Path, wanted: Wanted, *, notify: Notify) -> None:
@@ -69,19 +74,23 @@ def export(name: str, out: Path, wanted: Wanted, *, notify: Notify) -> None:
     folder = find_model(name)
     require_elsewhere(name, folder, out)
     require_free(out, overwrite=wanted.overwrite)
+    if wanted.onnx or wanted.int8:
+        require_onnx(wanted.form)
     source = read_source(name)
     coefficients = coefficient_sets((source.folder or Path(name)) / COEFFICIENTS)
     _take_experts(source, coefficients)
     plain = None if wanted.form is None else _plain_model(source, wanted)
     left_out = list(source.left_out if plain is None else _left_out(source, plain))
     with export_folder(out, overwrite=wanted.overwrite) as partial:
-        checked = []
+        checked: list[str] = []
         if plain is None:
             _save(source, partial, wanted)
         else:
             plain.write(partial, dtype=wanted.dtype)
             clips = clips_for(source.run, shortest=plain.shortest, longest=plain.longest)
             checked = verify(plain, partial, clips, dtype=wanted.dtype).lines()
+            if wanted.onnx or wanted.int8:
+                checked += write_onnx(plain, partial, clips, dtype=wanted.dtype, int8=wanted.int8)
         facts = replace(
             _facts(source, wanted, plain),
             name=out.resolve().name,
@@ -121,9 +130,9 @@ def _base(source: Source) -> str:
     base = base_of_run(run)
     place = None if base is None else find_transcriber(run.path / base) or find_transcriber(base)
     if place is None:
-        told = f"the base {base}" if base is not None else source.name
+        asked = source.name if base is None else f"the base {base}"
         raise CheckpointError(
-            f"{told} holds no whole Whisper, whose decoder --as whisper needs; name one with --decoder: a "
+            f"{asked} holds no whole Whisper, whose decoder --as whisper needs; name one with --decoder: a "
             "folder of transformers with its tokenizer, or a downloaded hub id"
         )
     return str(place)
@@ -150,7 +159,7 @@ def _save(source: Source, partial: Path, wanted: Wanted) -> None:
 
 def _take_experts(source: Source, coefficients: Mapping[str, Coefficients]) -> None:
     """A merge at coefficient 1 is the expert itself."""
-    parents = read_told(RunFolder(source.run).provenance).get("parents")
+    parents = read_provenance(RunFolder(source.run).provenance).get("parents")
     if "" not in coefficients or not isinstance(parents, dict) or source.model is None:
         return
     if isinstance(source.model.encoder, SpeechEncoder):
@@ -160,7 +169,7 @@ def _take_experts(source: Source, coefficients: Mapping[str, Coefficients]) -> N
 
 
 def _facts(source: Source, wanted: Wanted, plain: PlainModel | None) -> Facts:
-    """What the card tells, as far as the source knows it."""
+    """What the card is written from, as far as the source has it."""
     first = source.first_encoder
     return Facts(
         name=source.name,
