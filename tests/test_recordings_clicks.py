@@ -171,3 +171,19 @@ def test_prepare_counts_recordings_with_clicks_and_arrays_are_as_files(tmp_path:
     mono, remarks, _ = heard(CLICKS["1e30"], RATE)
     np.testing.assert_array_equal(mono, load_audio(tmp_path / "clicked.wav"))
     assert [remark.kind for remark in remarks] == ["clicks"]
+
+
+@pytest.mark.parametrize("gain", [1e-5, 1e-3, 8.0, 32_767.0])
+def test_clicks_are_the_same_at_any_gain(gain: float) -> None:
+    found = without_clicks(CLICKS["fifty"] * np.float32(gain), RATE)
+    np.testing.assert_allclose(
+        found, without_clicks(CLICKS["fifty"], RATE) * gain, rtol=1e-4, atol=1e-9 * gain
+    )
+    assert np.abs(found).max() < 0.04 * gain
+
+
+@pytest.mark.parametrize("hz", [60, 100, 300])
+def test_the_pulses_of_a_voice_are_no_clicks(hz: int) -> None:
+    pulses = 1e-3 * RNG.normal(size=2 * RATE).astype(np.float32)
+    pulses[:: RATE // hz] += 0.5
+    assert without_clicks(pulses, RATE) is pulses

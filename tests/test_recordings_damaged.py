@@ -13,13 +13,14 @@ import pytest
 
 from encoded import RATE, av_encoded, encoded, ogg_flac, voice, without_count
 from voxstrata.audio import load_with_remarks, read_sound
+from voxstrata.audio.mp3 import claim_of_mp3
 from voxstrata.audio.ogg import claim_of_ogg
 from voxstrata.audio.quiet import quiet
 from voxstrata.corpora.faults import inspect_audio
 from voxstrata.errors import AudioError
 
 LONG = voice(10.0)
-MP3, CONSTANT, MP2 = encoded("MP3", None, LONG), without_count(encoded("MP3", None, LONG)), None
+MP3, CONSTANT = encoded("MP3", None, LONG), without_count(encoded("MP3", None, LONG))
 HOLES = {
     "zeros": lambda content, place, size: content[:place] + bytes(size) + content[place + size :],
     "noise": lambda content, place, size: (
@@ -308,13 +309,16 @@ def test_whole_flac_in_ogg_has_nothing_to_be_said_of(tmp_path: Path) -> None:
     assert len(loaded) == 2 * RATE and remarks == ()
 
 
-@pytest.mark.parametrize("form", ["VOC", "AVI", "TS"])
+@pytest.mark.parametrize("form", ["VOC", "AVI", "TS", "FLV", "AC-3", "E-AC-3"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 def test_a_part_of_a_file_of_blocks_is_refused(tmp_path: Path, form: str, share: float) -> None:
     content = {
         "VOC": lambda: encoded("VOC", "PCM_16"),
         "AVI": lambda: av_encoded("avi", "pcm_s16le"),
         "TS": lambda: av_encoded("mpegts", "aac"),
+        "FLV": lambda: av_encoded("flv", "aac", rate=44_100),
+        "AC-3": lambda: av_encoded("ac3", "ac3", rate=44_100),
+        "E-AC-3": lambda: av_encoded("eac3", "eac3"),
     }[form]()
     (tmp_path / "a.x").write_bytes(content)
     assert len(load_with_remarks(tmp_path / "a.x")[0]) == pytest.approx(2 * RATE, abs=1000)
@@ -332,3 +336,26 @@ def test_a_gap_in_the_times_of_a_stream_is_noted(tmp_path: Path) -> None:
     assert remark.kind == "gaps" and "the first at" in remark.detail
     missing_s = float(remark.detail.split("leave out ")[1].split(" s")[0])
     assert missing_s + len(sound.samples) / sound.sample_rate == pytest.approx(10, abs=0.1)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_mp3_of_any_rate_is_read_as_it_is_and_its_holes_are_found(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], rate: int, channels: int
+) -> None:
+    samples = np.stack([voice(4.0, k, 200 + k) for k in range(channels)], axis=1)
+    content = encoded("MP3", None, samples, rate)
+    path = tmp_path / "a.mp3"
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        claim = claim_of_mp3(file)
+    assert (claim.fault, claim.remarks, claim.parts) == ("", (), ())
+    for hole in ("zeros", "noise"):
+        path.write_bytes(HOLES[hole](content, len(content) // 2, 2000))
+        sound = read_sound(path)
+        assert sound.samples.shape == samples.shape
+        assert [remark.kind for remark in sound.remarks] == ["damaged"]
+    # The same length, and so in a file that nothing counts, up to what an encoder adds at both ends.
+    path.write_bytes(HOLES["zeros"](without_count(content), len(content) // 2, 2000))
+    assert len(read_sound(path).samples) == pytest.approx(len(samples), abs=3 * 1152)
+    assert capfd.readouterr().err == ""

@@ -238,3 +238,24 @@ def test_the_first_sound_track_of_a_video_is_read(tmp_path: Path, count: int) ->
     np.testing.assert_array_equal(sound.samples[:, 0], (voice() * 32768).astype(np.int16) / np.float32(32768))
     told = [f"several sound tracks: it holds {count}; the first of them is read"]
     assert [str(remark) for remark in sound.remarks] == (told if count > 1 else [])
+
+
+@pytest.mark.parametrize(("form", "subtype"), [("OGG", "VORBIS"), ("MP3", None)])
+def test_a_file_of_thousands_of_recordings_is_refused_before_they_are_read(
+    tmp_path: Path, form: str, subtype: str | None
+) -> None:
+    (tmp_path / "a.x").write_bytes(encoded(form, subtype, voice(0.1)) * 1001)
+    with pytest.raises(AudioError, match=r"holds 1,001 recordings one after the other; .* split it"):
+        read_sound(tmp_path / "a.x")
+
+
+def test_a_count_of_another_form_than_its_frames_counts_them(tmp_path: Path) -> None:
+    """The first frame says stereo, the others are mono."""
+    content = bytearray(FIRST)
+    assert content[3] >> 6 == 3
+    content[3] &= 0x3F
+    mark = content.index(b"Xing")
+    # Behind the side information of two channels.
+    content[mark + 8 : mark + 8 + 50], content[mark : mark + 8] = content[mark : mark + 50], bytes(8)
+    (tmp_path / "a.mp3").write_bytes(bytes(content))
+    assert len(read_sound(tmp_path / "a.mp3").samples) / RATE == pytest.approx(2.0, abs=0.1)

@@ -8,6 +8,8 @@ from voxstrata.audio.claim import Claim, breaks_off
 
 #: Bytes of a packet of an MPEG transport stream.
 _PACKET = 188
+#: Bitrates of AC-3.
+_AC3_KBIT = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 
 
@@ -86,3 +88,36 @@ def claim_of_avi(file: BinaryIO) -> Claim:
 def claim_of_ts(file: BinaryIO) -> Claim:
     """Whether the last packet of an MPEG transport stream is there to its end."""
     return breaks_off("its last packet is not whole") if file.seek(0, 2) % _PACKET else Claim()
+
+
+def claim_of_flv(file: BinaryIO) -> Claim:
+    """Whether the tags of a Flash video are there to their ends, each with its length behind it."""
+    end = file.seek(0, 2)
+    file.seek(5)
+    place = int.from_bytes(file.read(4), "big") + 4
+    while place + 11 <= end:
+        file.seek(place)
+        head = file.read(11)
+        if head[0] & 0x1F not in (8, 9, 18):
+            break
+        place += 11 + int.from_bytes(head[1:4], "big") + 4
+    # The length behind the last one may be missing.
+    return Claim() if end in (place - 4, place) else breaks_off("its last tag is not whole")
+
+
+def claim_of_ac3(file: BinaryIO) -> Claim:
+    """Whether the last frame of AC-3 or E-AC-3 is there to its end (ETSI TS 102 366, 4.4.1.4 and E.1.2.2)."""
+    end, place = file.seek(0, 2), 0
+    while place + 6 <= end:
+        file.seek(place)
+        head = file.read(6)
+        code, rate = head[4] & 0x3F, head[4] >> 6
+        if head[:2] != b"\x0b\x77" or (head[5] >> 3 <= 10 and (code >= 2 * len(_AC3_KBIT) or rate == 3)):
+            return Claim()
+        if head[5] >> 3 > 10:
+            words = (head[2] & 7) << 8 | head[3]
+            place += 2 * (words + 1)
+            continue
+        kbit = _AC3_KBIT[code >> 1]
+        place += 2 * (2 * kbit, kbit * 320 // 147 + (code & 1), 3 * kbit)[rate]
+    return Claim() if place == end else breaks_off("its last frame is not whole")

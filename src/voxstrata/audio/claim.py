@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from voxstrata.audio.content import Remark
 from voxstrata.audio.spliced import Pieces
 
+#: More recordings one after the other are refused.
+MOST_JOINED = 1000
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -38,3 +41,8 @@ def damaged(detail: str) -> Remark:
 def joined(count: int) -> Remark:
     """Of a file that is several recordings one after the other, all of which are read."""
     return Remark("joined", f"it holds {count} recordings one after the other; all of them are read")
+
+
+def too_many(count: int) -> Claim:
+    """The claim of a file that is more recordings than are read."""
+    return Claim(f"holds {count:,} recordings one after the other; up to {MOST_JOINED:,} are read: split it")

@@ -15,11 +15,10 @@ WINDOW_S = 0.05
 CLICK = 32.0
 #: With clicks, what is over so many times the level is a part of one.
 CLICK_SIDE = 10.0
-#: A larger share of the samples than that is sound of some other kind.
-MOST_CLICKS = 0.1
-#: More of them in a second are pulses of a voice or an instrument: no voice has so low a pitch, in Hz.
-MOST_A_SECOND = 30.0
-#: A lower level than that, a fourth of half a step of 16 bits, is silence.
+#: A few, and so many a second, are clicks. A voice has 60 pulses a second and more.
+FEW_CLICKS, CLICKS_A_SECOND = 3, 50
+#: A lower level than that, a fourth of half a step of 16 bits, is silence; of a recording with a peak under
+#: full scale, such a share of it.
 _LOWEST = 2.0**-18
 # Windows whose medians are computed at once.
 _FEW, _PIECE = 16, 256
@@ -43,11 +42,11 @@ def without_clicks(samples: NDArray[np.float32], sample_rate: int) -> NDArray[np
     with np.errstate(over="ignore"):
         peak = max(float(samples.max()) - float(rest), float(rest) - float(samples.min()))
         level = _level(samples, rest, max(3, round(WINDOW_S * sample_rate)), enough=peak / CLICK)
-        if level < _LOWEST or peak <= CLICK * level:
+        if level < _LOWEST * min(1.0, peak) or peak <= CLICK * level:
             return samples
         clicks = np.flatnonzero(np.abs(samples - rest) > CLICK_SIDE * level)
-    apart = np.count_nonzero(np.diff(clicks) > 1) + 1
-    if len(clicks) > MOST_CLICKS * len(samples) or apart - 1 > MOST_A_SECOND * len(samples) / sample_rate:
+    count = np.count_nonzero(np.diff(clicks, prepend=-2) > 1)
+    if count > FEW_CLICKS + CLICKS_A_SECOND * len(samples) / sample_rate:
         return samples
     return _bridged(samples, clicks)
 

@@ -1,4 +1,4 @@
-"""MP3 files: one recording, or several one after the other, some with holes. Their frames tell."""
+"""MP3 files, looked through from frame to frame: one recording or several, whole or with holes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import BinaryIO
 
-from voxstrata.audio.claim import Claim, breaks_off, damaged, joined
+from voxstrata.audio.claim import MOST_JOINED, Claim, breaks_off, damaged, joined, too_many
 from voxstrata.audio.content import Remark
 from voxstrata.audio.mpeg import (
     Form,
@@ -93,7 +93,9 @@ def claim_of_mp3(file: BinaryIO) -> Claim:
         return breaks_off("its first frame is not whole") if walk.cut else Claim()
     if walk.cut and (not found[-1].declared or found[-1].holes):
         return breaks_off("its last frame is not whole")
-    remarks = _remarks_on_ends(content, walk, found[-1])
+    if len(found) > MOST_JOINED:
+        return too_many(len(found))
+    remarks = _remarks_on_ends(content, walk, found)
     if len(found) == 1 and not found[0].holes and not walk.led_in and not found[0].is_guessed:
         return Claim(remarks=remarks)
     repaired = [_repaired(content, one) for one in found]
@@ -158,7 +160,8 @@ class _Walk:
     def _note(self, header: FrameHeader) -> None:
         stop = self.place + header.length
         if self._hole and self.recordings:
-            self.recordings[-1].holes[len(self.recordings[-1].frames)] = self._hole
+            last = self.recordings[-1]
+            last.holes[len(last.frames)] = last.holes.get(len(last.frames), 0) + self._hole
         self._hole = 0
         count = counted_frames(self._content[self.place : min(stop, self.place + 64)])
         current = self.recordings[-1] if self.recordings else None
@@ -166,7 +169,10 @@ class _Walk:
             self.recordings.append(_Recording(header.form, slice(self.place, stop), count))
         else:
             is_full = current is not None and 0 < current.declared <= len(current.frames)
-            if current is None or current.form != header.form or is_full:
+            if current is not None and current.head is not None and not current.frames:
+                # The frame that counts may be of another form.
+                current.form = header.form
+            elif current is None or current.form != header.form or is_full:
                 self.recordings.append(_Recording(header.form))
             self.recordings[-1].frames.append((self.place, header.length))
             self.recordings[-1].bitrates.add(header.bitrate)
@@ -255,15 +261,15 @@ def _silenced(content: bytes, one: _Recording, fills: dict[int, int]) -> set[int
     return silenced
 
 
-def _remarks_on_ends(content: bytes, walk: _Walk, last: _Recording) -> tuple[Remark, ...]:
+def _remarks_on_ends(content: bytes, walk: _Walk, found: list[_Recording]) -> tuple[Remark, ...]:
     """Says where what stands before the first frame or behind the last may have been frames."""
-    least = 2 * last.frames[-1][1]
-    first = walk.recordings[0].head.start if walk.recordings[0].head else walk.recordings[0].frames[0][0]
+    least = 2 * found[-1].frames[-1][1]
+    first = found[0].head.start if found[0].head else found[0].frames[0][0]
     remarks = []
-    if walk.led_in >= least and content[first - walk.led_in : first].strip(b"\0"):
+    if walk.led_in >= least and content[max(0, first - walk.led_in) : first].strip(b"\0"):
         remarks.append(damaged(f"its first {walk.led_in:,} bytes hold no frames; they are not read"))
     rest = content[walk.place :]
     # Zeros may be padding.
-    if len(rest) >= least and (not last.declared or rest.strip(b"\0")):
+    if len(rest) >= least and (not found[-1].declared or rest.strip(b"\0")):
         remarks.append(damaged(f"its last {len(rest):,} bytes hold no frames; they are not read"))
     return tuple(remarks)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from voxstrata.audio.claim import Claim, breaks_off, damaged, joined
+from voxstrata.audio.claim import MOST_JOINED, Claim, breaks_off, damaged, joined, too_many
 from voxstrata.audio.content import Remark
 
 #: Larger files are not looked through.
@@ -28,8 +28,9 @@ class _Chain:
         lost: that are not, or are broken.
         late: that are missing before the first one with sound, as where a listener joined a broadcast.
         numbers: of each stream, the number of its last page.
-        times: of each stream, how many samples there are up to its last page.
-        is_backward: a page says that there are fewer samples than an earlier one.
+        times: of each stream, how many samples there are up to its last page but one, and to its last.
+        is_backward: a page ends before the last but one. The last page of all may end before the one
+            before it, for what an encoder added is taken off there.
         closed: streams whose last page is there.
     """
 
@@ -38,7 +39,7 @@ class _Chain:
     lost: int = 0
     late: int = 0
     numbers: dict[int, int] = field(default_factory=dict)
-    times: dict[int, int] = field(default_factory=dict)
+    times: dict[int, tuple[int, int]] = field(default_factory=dict)
     is_backward: bool = False
     closed: set[int] = field(default_factory=set)
 
@@ -82,6 +83,8 @@ def claim_of_ogg(file: BinaryIO) -> Claim:
             return Claim(f"is damaged: {chain.pages} of {total} pages can be read; copy it again")
         if chain.is_backward:
             return Claim("is damaged: a later page ends before an earlier one; copy it again")
+    if len(chains) > MOST_JOINED:
+        return too_many(len(chains))
     stops = [chain.start for chain in chains[1:]] + [end]
     parts = tuple((slice(chain.start, stop),) for chain, stop in zip(chains, stops, strict=True))
     return Claim(
@@ -108,13 +111,14 @@ def _chains(content: bytes) -> tuple[list[_Chain], int]:
         missing = max(0, page.number - chain.numbers.get(page.stream, page.number - 1) - 1)
         chain.numbers[page.stream] = page.number
         # Of pages on which no packet ends it is -1, and 0 of those without sound.
-        before = chain.times.get(page.stream, 0)
+        earlier, before = chain.times.get(page.stream, (0, 0))
         if before:
             chain.lost += missing
         else:
             chain.late += missing
-        chain.is_backward |= 0 <= page.time < before
-        chain.times[page.stream] = max(before, page.time)
+        chain.is_backward |= 0 <= page.time < earlier
+        if page.time > before:
+            chain.times[page.stream] = before, page.time
         chain.closed |= {page.stream} if page.flags & _LAST_PAGE else set()
     return chains, place
 
@@ -127,8 +131,8 @@ def _pages(content: bytes) -> Iterator[_Page]:
         sizes = content[place + 27 : place + 27 + head[26]] if len(head) == 27 else b""
         stop = place + 27 + len(sizes) + sum(sizes)
         if len(head) == 27 and head[4] == 0 and stop <= len(content):
-            told = int.from_bytes(head[22:26], "little")
-            if told == _checksum(head[:22] + bytes(4) + content[place + 26 : stop]):
+            stated = int.from_bytes(head[22:26], "little")
+            if stated == _checksum(head[:22] + bytes(4) + content[place + 26 : stop]):
                 time = int.from_bytes(head[6:14], "little", signed=True)
                 stream, number = (int.from_bytes(head[at : at + 4], "little") for at in (14, 18))
                 yield _Page(place, stop, head[5], time, stream, number)
