@@ -18,18 +18,7 @@ PACKAGE = ROOT / "src" / "voxstrata"
 #: A room may import from itself and from rooms named before it.
 ROOMS = (
     *("errors", "documents", "labels", "vocabulary", "runs", "predictions", "evaluation"),
-    *(
-        "config",
-        "audio",
-        "corpora",
-        "batches",
-        "system",
-        "backbone",
-        "merging",
-        "heads",
-        "losses",
-        "training",
-    ),
+    *("config", "audio", "corpora", "batches", "system", "backbone", "merging", "heads", "losses", "training"),
     *("methods", "recipes", "inference", "reporting", "analysis", "experiments", "benchmarks"),
     *("notebook", "cli"),
 )
