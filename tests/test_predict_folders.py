@@ -18,6 +18,7 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
+import voxstrata.inference.timeline as timeline_module
 from long_recordings import RATE, burst, with_bursts
 from subtitle_readers import read_rttm, read_srt, read_vtt
 from voxstrata.backbone.encoder import load_backbone
@@ -27,6 +28,12 @@ from voxstrata.labels import LabelSet
 from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.methods.model_folder import save_model
 from voxstrata.predictions import read_predictions
+
+
+@pytest.fixture(autouse=True)
+def by_energy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speech by energy, also where silero-vad is installed: the voices here are none to it."""
+    monkeypatch.setattr(timeline_module, "is_installed", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +247,9 @@ def test_clips_of_a_corpus_are_resumed_and_have_no_times(model, corpus_folder, t
     predict(model, corpus_folder, "--json", "--out", out)
     assert sorted(row.id for row in read_predictions(out)) == sorted(row.id for row in whole)
     assert predict(model, corpus_folder, "--json", "--out", out).exit_code == 0
+    predict(model, corpus_folder, "--csv", "--out", tmp_path / "table.csv")
+    fault = predict(model, corpus_folder, "--csv", "--out", tmp_path / "table.csv").exception
+    assert isinstance(fault, VoxstrataError) and "resumed with --json" in str(fault)
     for options in (("--timeline",), ("--srt",), ("--channels", "split")):
         fault = predict(model, corpus_folder, *options).exception
         assert isinstance(fault, VoxstrataError) and "answered whole" in str(fault)

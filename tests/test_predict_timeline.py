@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import voxstrata.inference.timeline as timeline_module
+import voxstrata.inference.vad as vad_module
 from long_recordings import RATE, burst, with_bursts
 from recorded import batch
 from voxstrata.audio import load_audio
@@ -307,6 +308,12 @@ def test_turns_of_silence_or_of_no_length_are_not_answered(recognizer, tmp_path)
     found = {part.speaker: part for part in recognizer(tmp_path / "call.wav", turns=turns).segments}
     assert found["a"].emotion and found["b"].emotion is None and found["c"].emotion is None
     assert "silence" in found["b"].note and "too short" in found["c"].note
+
+
+def test_speech_by_a_package_that_is_not_there_is_one_line(recognizer, long_file, monkeypatch) -> None:
+    monkeypatch.setattr(vad_module, "find_spec", lambda name: None)
+    with pytest.raises(AudioError, match=r"pip install 'voxstrata\[vad\]', or take energy"):
+        recognizer(long_file, speech="silero")
 
 
 def test_faults_of_options_and_turns_are_one_line(recognizer, long_file, tmp_path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import voxstrata as vs
+from printed_shapes import shape
 from voxstrata.corpora.prepare import prepare
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.labels import LabelSet
@@ -150,6 +151,9 @@ def test_the_examples_of_the_page_run(
     assert "absent.wav None no file at absent.wav" in told
     assert "all samples are zero in the array: silence" in told and vs.__version__ in told
     assert "anger\n" in told
+    shown = re.findall(r"^<!-- output -->\n```text\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    printed = set(map(shape, told.splitlines()))
+    assert len(shown) == 2 and {shape(line) for block in shown for line in block.splitlines()} <= printed
 
 
 def test_all_objects_print_in_one_short_line(place: Path) -> None:

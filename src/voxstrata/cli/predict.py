@@ -212,7 +212,7 @@ class _Answering:
         left = set(self.output.left(every))
         self.count, self.failed = len(self.output.done), self.output.failed
         with nullcontext((tell, _nothing)) if quiet else bar("recordings") as (notify, advance):
-            self.notify, self.advance, self.total = notify, advance, len(left)
+            self.notify, self.advance, self.total = notify, advance, self.count + len(left)
             self.output.write(row for source in sources for row in self._rows(source, left))
 
     def _rows(self, source: PreparedCorpus | list[Path], left: set[Path]) -> Iterator[Recognition]:
@@ -230,7 +230,7 @@ class _Answering:
 
         def within(seconds: float, total_s: float) -> None:
             place = paths[self.count - done]
-            self.advance(self.count, self.total + done, f"{place.name}, {seconds:.0f} of {total_s:.0f} s")
+            self.advance(self.count, self.total, f"{place.name}, {seconds:.0f} of {total_s:.0f} s")
 
         given = (sys.stdin.buffer if path == DASH else path for path in paths)
         found = self.recognizer.recognitions(given, progress=within, **self.asked.segments)
@@ -238,13 +238,18 @@ class _Answering:
             if path == DASH:
                 one = replace(one, row=replace(one.row, id="-", path="-"))
             yield one
-            self.advance(self.count, self.total + done, path.name)
+            self.advance(self.count, self.total, path.name)
 
     def _corpus(self, corpus: PreparedCorpus) -> Iterator[Recognition]:
+        from voxstrata.errors import CorpusError
         from voxstrata.inference.recognition import Recognition
 
         split, fold, limit = self.asked.split or "test", self.asked.fold, self.asked.limit
-        done = self.output.done if self.asked.kind == "json" else frozenset()
+        done = self.output.done
+        if done and self.asked.kind != "json":
+            raise CorpusError(
+                f"answers to the corpus {corpus.folder} can be resumed with --json alone; name another file"
+            )
         if done and all(clip.id in done for clip in corpus.stream(split, fold)):
             return
         batches = self.recognizer.batches_of(corpus, split, fold, limit=limit, without=done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from voxstrata.inference.rows import (
 from voxstrata.inference.rttm import Turns
 from voxstrata.inference.speech import Lengths
 from voxstrata.inference.timeline import METHODS, Listener, Options, Timeline
+from voxstrata.inference.vad import require_installed
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.encoder_models import DimensionModel
 from voxstrata.methods.transcribers.timed_decoding import Phrase, phrases
@@ -319,7 +320,7 @@ class Recognizer:
             ]
         return found
 
-    @property
+    @cached_property
     def longest_s(self) -> float:
         """What is answered as one clip, in seconds: 30, or less where the models take less."""
         encoders = [module for model in self.models for module in model.modules()]
@@ -385,6 +386,8 @@ def _options(timeline: bool, channels: str, turns: str | Path | None, speech: st
     for name, value, allowed in (("channels", channels, CHANNELS), ("speech", speech, METHODS)):
         if value not in allowed:
             raise AudioError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
+    if speech == "silero":
+        require_installed()
     found = None if turns is None else Turns(Path(turns))
     return Options(timeline, channels == "split", speech, found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ def cues(found: Recognition) -> Iterator[Cue]:
     """The cues of a recording, in order of time: a segment each, long ones in pieces between two words."""
     for segment in found.segments:
         mark = "" if segment.emotion is None else f"({segment.emotion})"
-        parts = _parts(segment)
+        taken = len(mark) + len(_speaker(segment)) + 4
+        parts = _parts(segment, max(_LINE, _LINE * _LINES - taken))
         for k, (start_s, end_s, text) in enumerate(parts):
             # Where words have no times, a part lasts to the next one.
             end_s = min(end_s, parts[k + 1][0]) if k + 1 < len(parts) else end_s
@@ -43,14 +45,22 @@ def cues(found: Recognition) -> Iterator[Cue]:
             yield Cue(start_ms, max(start_ms + 1, round(1000 * end_s)), _speaker(segment), _line(shown))
 
 
-def _parts(segment: Segment) -> list[tuple[float, float, str]]:
-    """Start, end and text of as many words as fit the screen."""
+def _parts(segment: Segment, most: int) -> list[tuple[float, float, str]]:
+    """Start, end and text of as many words as fit the screen, in parts of about one length.
+
+    Args:
+        segment: with or without words.
+        most: letters that fit.
+    """
     if not segment.words:
         return [(segment.start_s, segment.end_s, segment.transcript or "")]
+    letters = len(text_of(word.text for word in segment.words))
+    each = letters / math.ceil(letters / most)
     groups: list[list[Word]] = [[]]
     for word in segment.words:
         together = text_of([*(one.text for one in groups[-1]), word.text])
-        if groups[-1] and len(together) > _LINE * _LINES:
+        # The word that goes over the end stands where more of it does.
+        if groups[-1] and len(together) > min(most, each + len(word.text) / 2):
             groups.append([])
         groups[-1].append(word)
     # The first and the last one fill the segment, so that its emotion is shown as long as it lasts.

@@ -27,6 +27,18 @@ def is_installed() -> bool:
     return find_spec("silero_vad") is not None
 
 
+def require_installed() -> None:
+    """Refuses to go on without silero-vad.
+
+    Raises:
+        AudioError: if it is not installed.
+    """
+    if not is_installed():
+        raise AudioError(
+            "speech by silero needs the package silero-vad; pip install 'voxstrata[vad]', or take energy"
+        )
+
+
 class SileroVad:
     """The model of silero-vad on the CPU.
 
@@ -35,14 +47,11 @@ class SileroVad:
     """
 
     def __init__(self) -> None:
+        require_installed()
         # The package sets torch's threads to one, for all that runs beside it.
         threads = torch.get_num_threads()
         try:
             self.model: Any = import_module("silero_vad").load_silero_vad()
-        except ImportError:
-            raise AudioError(
-                "speech by silero needs the package silero-vad; pip install 'voxstrata[vad]', or take energy"
-            ) from None
         finally:
             torch.set_num_threads(threads)
 
