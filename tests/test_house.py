@@ -18,7 +18,18 @@ PACKAGE = ROOT / "src" / "voxstrata"
 #: A room may import from itself and from rooms named before it.
 ROOMS = (
     *("errors", "documents", "labels", "vocabulary", "runs", "predictions", "evaluation"),
-    *("config", "audio", "corpora", "batches", "system", "backbone", "merging", "heads", "losses", "training"),
+    *(
+        "config",
+        "audio",
+        "corpora",
+        "batches",
+        "system",
+        "backbone",
+        "merging",
+        "heads",
+        "losses",
+        "training",
+    ),
     *("methods", "recipes", "inference", "reporting", "analysis", "experiments", "benchmarks"),
     *("notebook", "cli"),
 )
@@ -177,6 +188,7 @@ def test_everything_public_has_a_docstring():
     declared = {
         "voxstrata.system": ("System",),
         "voxstrata.backbone.families.family": ("Family",),
+        "voxstrata.batches.cached": ("KeptStates",),
         "voxstrata.methods.method": ("Method", "TrainedMethod", "MeasuredMethod"),
         "voxstrata.methods.model_kinds": ("ModelKind",),
     }
