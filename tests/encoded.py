@@ -36,7 +36,9 @@ def av_encoded(form: str, codec: str, samples: Any = None, rate: int = 48_000, *
         stream.layout = "mono"
         frame = av.AudioFrame.from_ndarray(samples.astype(np.float32)[None], format="flt", layout="mono")
         frame.sample_rate = RATE
-        shape = {"libmp3lame": 1152, "mp2": 1152, "aac": 1024, "libopus": 960, "ac3": 1536, "eac3": 1536}.get(codec, 1024)
+        shape = {"libmp3lame": 1152, "mp2": 1152, "aac": 1024, "libopus": 960, "ac3": 1536, "eac3": 1536}.get(
+            codec, 1024
+        )
         resampler = av.AudioResampler(stream.codec_context.format.name, "mono", rate, shape)
         for part in [*resampler.resample(frame), *resampler.resample(None)]:
             container.mux(stream.encode(part))

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 import voxstrata
-from tiny_merges import score
+from tiny_merges import kept_and_read, score
 from voxstrata.backbone.attention import Attention, set_attention
 from voxstrata.backbone.checkpoints import open_checkpoint
 from voxstrata.backbone.encoder import build_backbone, load_backbone
@@ -31,7 +31,7 @@ from voxstrata.backbone.families.family import Convolution, Family, FrontEnd, Wi
 from voxstrata.backbone.groups import group_sizes
 from voxstrata.backbone.layouts import Layout, rules
 from voxstrata.errors import CheckpointError
-from voxstrata.methods.adaltm.lean.front_cache import FrontCache
+from voxstrata.methods.adaltm.lean.front import Front
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.task_vector import TaskVector
 from whisper_by_hand import clips, distance, group_of, whisper
@@ -241,14 +241,13 @@ def test_merged_states_and_gradients_are_those_of_float64(folder: Path, how: dic
 
 
 @pytest.mark.parametrize("layers", [0, 2])
-def test_fronts_are_kept(folder: Path, tmp_path: Path, layers: int) -> None:
+def test_fronts_are_kept(folder: Path, layers: int) -> None:
     base = load_backbone(folder / "base")
     merged = MergedBackbone(base, {"ser": TaskVector.between(base, folder / "ser")})
     assert merged.fixed_layers == 2
-    cache = FrontCache(merged, tmp_path / "cache", budget_bytes=10**7, layers=layers)
     waveforms, lengths = clips(LENGTHS)
     expected = merged(waveforms, lengths)
-    states = merged(waveforms, lengths, cache.features(("a", "b", "c"), waveforms, lengths))
+    states = merged(waveforms, lengths, kept_and_read(Front(merged, layers), waveforms, lengths))
     for ours, theirs in zip(states.layers, expected.layers, strict=True):
         assert distance(ours[expected.mask()], theirs[expected.mask()]) < 1e-5
 

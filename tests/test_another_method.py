@@ -27,10 +27,9 @@ from voxstrata.inference.recognizer import Recognizer
 from voxstrata.methods import registry
 from voxstrata.methods.baselines.finetune import METHOD as FINETUNE
 from voxstrata.methods.building import clip_model, load_base
-from voxstrata.methods.cached_states import FrozenLayers
 from voxstrata.methods.fits import BASE, Fit, emotion_defaults
 from voxstrata.methods.frames import hold_against_frames
-from voxstrata.methods.frozen_encoder import FrozenEncoderSystem, HeadRates
+from voxstrata.methods.frozen_encoder import FrozenEncoderSystem, FrozenLayers, HeadRates
 from voxstrata.methods.method import Defaults, Facts, Notify, Parent, TrainedMethod, Work
 from voxstrata.methods.model_folder import save_model
 from voxstrata.methods.model_kinds import CLIP_KINDS

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from voxstrata.batches.cached import CachedStates
 from voxstrata.benchmarks import cached
 from voxstrata.cli.main import app
 from voxstrata.errors import VoxstrataError
-from voxstrata.methods.cached_states import CachedStates
 
 
 def test_bench_cached_prints_and_writes_what_it_found(tmp_path, monkeypatch):

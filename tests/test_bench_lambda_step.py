@@ -21,7 +21,7 @@ from voxstrata.cli.main import app
 from voxstrata.errors import VoxstrataError
 
 CASES = ("all-groups", "front-zero", "front-kept")
-OURS = ("functional_call", "lean", "checkpointed")
+OURS = ("functional_call", "lean", "checkpointed", "idle-kept")
 
 
 def bench(*arguments):
@@ -29,7 +29,7 @@ def bench(*arguments):
 
 
 def test_bench_lambda_step_prints_and_writes_what_it_found():
-    done = bench("--ways", "functional_call,lean,checkpointed", "--vector-dtype", "bfloat16", "--json")
+    done = bench("--ways", ",".join(OURS), "--vector-dtype", "bfloat16", "--json")
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert told["benchmark"] == "lambda-step" and told["reference"] == "functional_call"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import namedtuple
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from torch import Tensor
 
 from voxstrata.audio import load_audio
 from voxstrata.backbone.encoder import load_backbone
+from voxstrata.batches import cached as module
+from voxstrata.batches.cached import CachedStates, NoRoom, cached_states
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.config.head import HeadOptions
 from voxstrata.config.training import Training
@@ -22,13 +23,13 @@ from voxstrata.errors import AudioError, CheckpointError
 from voxstrata.inference.path import predict
 from voxstrata.labels import LabelSet
 from voxstrata.losses import class_balanced_weights
-from voxstrata.methods import cached_states as module
+from voxstrata.methods.adaltm.lean.front import Front
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.recipe import AdaLTMRates
 from voxstrata.methods.adaltm.system import AdaLTM
 from voxstrata.methods.adaltm.task_vector import TaskVector
-from voxstrata.methods.cached_states import FrozenLayers, cached_states
 from voxstrata.methods.encoder_models import EmotionModel
+from voxstrata.methods.frozen_encoder import FrozenLayers
 from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
 
@@ -61,13 +62,6 @@ def static(encoder_folder, expert_folders):
         return AdaLTM(model, weights, AdaLTMRates(layer_weights=1e-2, head=1e-2))
 
     return build
-
-
-def forbid_encoding(monkeypatch) -> None:
-    def refuse(*args, **kwargs):
-        raise AssertionError("the encoder was run")
-
-    monkeypatch.setattr(MergedBackbone, "forward", refuse)
 
 
 def in_float64(model: EmotionModel, path: str) -> tuple[Tensor, int]:
@@ -157,40 +151,79 @@ def test_in_bf16_states_are_those_of_autocast(source, static, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
-@pytest.mark.parametrize("form", ["a", "b"])
-def test_the_size_is_known_before_and_refused(source, static, tmp_path, monkeypatch, form):
-    model, train = static(form=form).model, source("train")
-    needed = FrozenLayers.of(model).file_bytes(train)
-    path = cached_states(FrozenLayers.of(model), train, tmp_path / "roomy", budget_bytes=needed).path
-    assert path.stat().st_size == needed
-    forbid_encoding(monkeypatch)
+def on_disk(states: CachedStates) -> int:
+    return sum(path.stat().st_size for path in states.path.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def kept(static, encoder_folder):
+    """A function of a name: states that are kept, of a static merge or before a learned one."""
+
+    def build(name: str) -> FrozenLayers | Front:
+        if name != "front":
+            return FrozenLayers.of(static(form=name).model)
+        return Front(MergedBackbone(load_backbone(encoder_folder, normalize=True), {}))
+
+    return build
+
+
+KEPT = ["a", "b", "front"]
+
+
+@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("file_bytes", [1, 10**9])
+def test_the_size_is_known_before_and_refused(source, kept, tmp_path, monkeypatch, name, file_bytes):
+    monkeypatch.setattr(module, "_FILE_BYTES", file_bytes)
+    train, what = source("train"), kept(name)
+    states = cached_states(what, train, tmp_path / "roomy", budget_bytes=ROOMY)
+    needed = states.size
+    assert on_disk(states) == needed
+    assert cached_states(what, train, tmp_path / "exact", budget_bytes=needed).size == needed
+    monkeypatch.setattr(type(what), "computed", None)
     gigabytes = f"{needed / 1e9:.3g} GB"
-    with pytest.raises(CheckpointError, match=f"8 clips take {gigabytes}; .* are allowed.*cache_gb") as told:
-        cached_states(FrozenLayers.of(model), train, tmp_path / "small", budget_bytes=needed - 1)
+    with pytest.raises(NoRoom, match=f"8 clips takes {gigabytes}; .* are allowed.*cache_gb") as told:
+        cached_states(what, train, tmp_path / "small", budget_bytes=needed - 1)
     assert "\n" not in str(told.value)
     usage = namedtuple("usage", "total used free")(0, 0, needed - 1)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(CheckpointError, match=f"take {gigabytes}.* are free in"):
-        cached_states(FrozenLayers.of(model), train, tmp_path / "small", budget_bytes=ROOMY)
+    with pytest.raises(NoRoom, match=f"takes {gigabytes}.* are free in"):
+        cached_states(what, train, tmp_path / "small", budget_bytes=ROOMY)
     assert not (tmp_path / "small").exists()
 
 
-def test_known_states_are_not_computed_again_and_need_no_room(source, static, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", KEPT)
+def test_known_states_are_not_computed_again_and_need_no_room(source, kept, tmp_path, monkeypatch, name):
     said: list[str] = []
-    first = cached_states(
-        FrozenLayers.of(static().model), source("train"), tmp_path, budget_bytes=ROOMY, announce=said.append
-    )
-    assert len(said) == 1 and "8 clips" in said[0] and "pooled" in said[0]
-    model = static().model
-    with torch.no_grad():
-        model.head.projector.weight.zero_()  # what is trained has no part in the states
-    forbid_encoding(monkeypatch)
-    again = cached_states(
-        FrozenLayers.of(model), source("train"), tmp_path, budget_bytes=0, announce=said.append
-    )
+    first = cached_states(kept(name), source("train"), tmp_path, budget_bytes=ROOMY, announce=said.append)
+    assert len(said) == 1 and "8 clips" in said[0] and "states are kept" in said[0]
+    what = kept(name)
+    if isinstance(what, FrozenLayers):
+        with torch.no_grad():
+            what.layer_sum.logits.add_(torch.tensor([1.0, 2.0]))  # what is trained has no part in the states
+    monkeypatch.setattr(type(what), "computed", None)
+    again = cached_states(what, source("train"), tmp_path, budget_bytes=0, announce=said.append)
     assert again.path == first.path and len(said) == 1
     for ours, theirs in zip(first.epoch(2), again.epoch(2), strict=True):
-        assert torch.equal(ours.states, theirs.states)
+        field = "front" if name == "front" else "states"
+        assert torch.equal(getattr(ours, field), getattr(theirs, field))
+
+
+def test_a_front_is_that_of_each_clip_alone_bit_for_bit(source, kept, tmp_path):
+    front, train = kept("front"), source("train")
+    states = cached_states(front, train, tmp_path, budget_bytes=ROOMY)
+    clips = 0
+    for epoch in (0, 3):
+        for ours, plain in zip(states.epoch(epoch), train.epoch(epoch), strict=True):
+            assert ours.ids == plain.ids and torch.equal(ours.lengths, plain.lengths)
+            assert ours.waveforms.shape == (len(ours), 0)
+            for row, n in enumerate(plain.lengths.tolist()):
+                clip, length = plain.waveforms[row : row + 1, :n], plain.lengths[row : row + 1]
+                expected = front.merged.front(clip, length)
+                count = expected.shape[-1]
+                assert torch.equal(ours.front[row, :, :count], expected[0])
+                assert not ours.front[row, :, count:].any()
+                clips += 1
+    assert clips == 16
 
 
 def test_whatever_states_depend_on_makes_another_file(source, static, tmp_path):
@@ -213,45 +246,69 @@ def test_whatever_states_depend_on_makes_another_file(source, static, tmp_path):
     model.encoder.base.normalize = not model.encoder.base.normalize
     paths += [path(model, source("train"))]
     assert len(set(paths)) == len(paths)
-    clips = source("train")
-    before, recording = clips.fingerprint(), next(iter(clips._clips.values())).path
-    stamp = recording.stat().st_mtime_ns
-    os.utime(recording, ns=(stamp, stamp + 10**9))
-    assert clips.fingerprint() != before
-    os.utime(recording, ns=(stamp, stamp))
-    assert clips.fingerprint() == before
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_recording_that_has_changed_is_refused(source, kept, tmp_path, name):
+    cached_states(kept(name), source("train"), tmp_path, budget_bytes=ROOMY)
+    clip, about = next(iter(source("train")._clips.items()))
+    stamp = about.path.stat().st_mtime_ns
+    os.utime(about.path, ns=(stamp, stamp + 10**9))
+    try:
+        with pytest.raises(CheckpointError, match=f"recording of clip {clip!r} has changed") as told:
+            cached_states(kept(name), source("train"), tmp_path, budget_bytes=ROOMY)
+        assert "\n" not in str(told.value) and "remove that folder" in str(told.value)
+        assert not isinstance(told.value, NoRoom)
+    finally:
+        os.utime(about.path, ns=(stamp, stamp))
+    cached_states(kept(name), source("train"), tmp_path, budget_bytes=0)
 
 
 class Crash(Exception):
     """Not one of ours."""
 
 
-def test_interrupted_writing_leaves_nothing_and_the_remains_of_a_killed_one_go(
-    source, static, tmp_path, monkeypatch
+@pytest.mark.parametrize("name", KEPT)
+def test_what_was_interrupted_goes_on_with_the_file_that_was_being_written(
+    source, kept, tmp_path, monkeypatch, name
 ):
-    model, train = static().model, source("train")
-    whole = BatchSource.epoch
+    monkeypatch.setattr(module, "_FILE_BYTES", 1)
+    what, train = kept(name), source("train")
+    whole = cached_states(what, train, tmp_path / "whole", budget_bytes=ROOMY).path
+    computed, batches = type(what).computed, []
 
-    def breaks(self: BatchSource, index: int, *, skip: int = 0) -> Iterator[object]:
-        yield next(whole(self, index))
-        raise Crash
+    def breaks(one, batch):
+        batches.append(batch.ids)
+        if len(batches) == 2:
+            raise Crash
+        return computed(one, batch)
 
-    monkeypatch.setattr(BatchSource, "epoch", breaks)
+    monkeypatch.setattr(type(what), "computed", breaks)
     with pytest.raises(Crash):
-        cached_states(FrozenLayers.of(model), train, tmp_path, budget_bytes=ROOMY)
-    assert not [*tmp_path.iterdir()]
-    monkeypatch.undo()
-    path = cached_states(FrozenLayers.of(model), train, tmp_path, budget_bytes=ROOMY).path
+        cached_states(what, train, tmp_path / "broken", budget_bytes=ROOMY)
+    (first,) = (tmp_path / "broken" / whole.name).iterdir()
+    # As a process that was killed leaves it.
+    first.with_name(".000001-000002.f32.2147483646.tmp").write_bytes(b"half")
+    cached_states(what, train, tmp_path / "broken", budget_bytes=ROOMY)
+    assert batches == [tuple(ids) for number in (0, 1, 1, 2) for ids in [train.plan(0)[number]]]
+    files = sorted(whole.iterdir())
+    assert len(files) == 3
+    assert [path.name for path in files] == sorted(path.name for path in first.parent.iterdir())
+    assert all(path.read_bytes() == (first.parent / path.name).read_bytes() for path in files)
+
+
+@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("left", [0, 10, -100, -8])
+def test_a_file_that_is_not_what_was_written_is_named(source, kept, tmp_path, name, left):
+    states = cached_states(kept(name), source("train"), tmp_path, budget_bytes=ROOMY)
+    (path,) = states.path.iterdir()
     content = path.read_bytes()
-    path.rename(path.with_name(f".{path.name}.{2**31 - 2}.tmp"))
-    assert (
-        cached_states(FrozenLayers.of(model), train, tmp_path, budget_bytes=ROOMY).path.read_bytes()
-        == content
-    )
-    assert [*tmp_path.iterdir()] == [path]
-    path.write_bytes(content[:-100])
+    path.write_bytes(content[:left])
     with pytest.raises(CheckpointError, match="does not hold the states of these 8 clips; remove it"):
-        cached_states(FrozenLayers.of(model), train, tmp_path, budget_bytes=ROOMY)
+        cached_states(kept(name), source("train"), tmp_path, budget_bytes=ROOMY)
+    path.write_bytes(content[:-200])  # more than the numbers at the end
+    with pytest.raises(CheckpointError, match="became shorter while it was read"):
+        [*states.epoch(0)]
 
 
 def test_what_changes_over_epochs_is_not_kept(source, static, tmp_path, encoder_folder):
@@ -291,4 +348,4 @@ def test_a_missing_recording_is_named(source):
     name, clip = next(iter(train._clips.items()))
     train._clips[name] = replace(clip, path=Path("gone.wav"))
     with pytest.raises(AudioError, match=r"gone\.wav"):
-        train.fingerprint()
+        train.recordings([name])

@@ -1,15 +1,13 @@
-"""The front end's output of a clip, computed once."""
+"""What lies before the first tensor that a vector changes: from there on all is the same."""
 
 import pytest
 import torch
 
-from tiny_merges import KINDS, batch, moved, parts, score
+from tiny_merges import KINDS, batch, kept_and_read, moved, parts, score
 from voxstrata.backbone.attention import set_attention
 from voxstrata.errors import AudioError, CheckpointError
-from voxstrata.methods.adaltm.lean.front_cache import FrontCache, front_bytes
+from voxstrata.methods.adaltm.lean.front import Front
 from voxstrata.methods.adaltm.merged import MergedBackbone
-
-IDS = ("a", "b", "c")
 
 
 def frozen_front(kind="wavlm", stable=True, norm="layer", **how):
@@ -21,25 +19,23 @@ def frozen_front(kind="wavlm", stable=True, norm="layer", **how):
 @pytest.mark.parametrize(("kind", "stable", "norm"), KINDS)
 @pytest.mark.parametrize("lengths", [(3000, 1300, 2200), (1500, 1500, 1500)])
 @pytest.mark.parametrize("how", [{}, {"engine": "plain"}, {"granularity": "static"}])
-def test_from_the_front_on_all_is_the_same(tmp_path, kind, stable, norm, lengths, how):
+def test_from_the_front_on_all_is_the_same(kind, stable, norm, lengths, how):
     merged = frozen_front(kind, stable, norm, **how)
-    cache = FrontCache(merged, tmp_path, budget_bytes=10**7)
     waveforms, counts = batch(lengths)
     expected = merged(waveforms, counts)
-    for _ in range(2):
-        states = merged(waveforms, counts, cache.features(IDS, waveforms, counts))
+    for front in (merged.front(waveforms, counts), kept_and_read(Front(merged), waveforms, counts)):
+        states = merged(waveforms, counts, front)
         for row, n in enumerate(expected.lengths.tolist()):
             for ours, theirs in zip(states.layers, expected.layers, strict=True):
                 torch.testing.assert_close(ours[row, :n], theirs[row, :n], atol=1e-5, rtol=1e-5)
         assert torch.equal(states.lengths, expected.lengths)
 
 
-def test_gradients_are_the_same(tmp_path):
+def test_gradients_are_the_same():
     merged = frozen_front()
-    cache = FrontCache(merged, tmp_path, budget_bytes=10**7)
     waveforms, lengths = batch()
     found = []
-    for front in (None, cache.features(IDS, waveforms, lengths)):
+    for front in (None, kept_and_read(Front(merged), waveforms, lengths)):
         merged.coefficients.grad = None
         states = merged(waveforms, lengths, front)
         score(states.layers, states.lengths).backward()
@@ -47,95 +43,39 @@ def test_gradients_are_the_same(tmp_path):
     torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-5)
 
 
-def test_a_known_clip_is_not_computed_again(tmp_path, monkeypatch):
-    merged = frozen_front()
-    cache = FrontCache(merged, tmp_path, budget_bytes=10**7)
-    waveforms, lengths = batch()
-    first = cache.features(IDS, waveforms, lengths)
-    asked = []
-    front = merged.front
-    monkeypatch.setattr(merged, "front", lambda w, n, layers: asked.append(n.tolist()) or front(w, n, layers))
-    again = FrontCache(merged, tmp_path, budget_bytes=10**7)
-    assert again.used_bytes == cache.used_bytes > 0
-    assert torch.equal(again.features(IDS, waveforms, lengths), first)
-    order = [2, 0]
-    frames = int(merged.frame_lengths(lengths[order]).max())
-    part = again.features(("c", "a"), waveforms[order], lengths[order])
-    assert torch.equal(part, first[order][..., :frames])
-    assert not asked
-    again.features(("a", "d"), waveforms[:2], lengths[:2])
-    assert asked == [[1300]]
+def test_no_bit_of_a_front_depends_on_the_other_clips():
+    base, _ = parts()
+    base.normalize = True
+    merged = MergedBackbone(base, {"asr": moved(base, 1, only="encoder.")})
+    # Sums over padding of another width round otherwise, in some of the clips.
+    waveforms, lengths = batch((40_003, *range(17_777, 4_000, -1_500)))
+    together = merged.front(waveforms, lengths)
+    for row, n in enumerate(lengths.tolist()):
+        alone = merged.front(waveforms[row : row + 1, :n], lengths[row : row + 1])
+        assert torch.equal(together[row, :, : alone.shape[-1]], alone[0])
 
 
-def test_other_audio_under_a_known_id_is_refused(tmp_path):
-    cache = FrontCache(frozen_front(), tmp_path, budget_bytes=10**7)
-    waveforms, lengths = batch()
-    cache.features(IDS, waveforms, lengths)
-    cropped = lengths.clone()
-    cropped[0] -= 320
-    for changed in ((waveforms, cropped), (waveforms * 0.5, lengths), (waveforms.roll(1), lengths)):
-        with pytest.raises(CheckpointError, match="crops or augmentation"):
-            cache.features(IDS, *changed)
-
-
-def test_clips_that_do_not_fit_are_refused_at_once_with_an_estimate(tmp_path):
-    merged = frozen_front()
-    lengths = [16000 * 5] * 1000
-    needed = front_bytes(merged, lengths)
-    assert needed == 1000 * (249 * 16 * 4 + 4096)
-    with pytest.raises(CheckpointError, match=r"takes 0\.02 GB, the budget is 0\.001 GB"):
-        FrontCache(merged, tmp_path, budget_bytes=10**6, lengths=lengths)
-    assert not list(tmp_path.iterdir())
-    FrontCache(merged, tmp_path, budget_bytes=needed, lengths=lengths)
-
-
-def test_the_estimate_is_from_above(tmp_path):
-    merged = frozen_front()
-    cache = FrontCache(merged, tmp_path, budget_bytes=10**7)
-    waveforms, lengths = batch()
-    cache.features(IDS, waveforms, lengths)
-    written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
-    assert written == cache.used_bytes <= front_bytes(merged, lengths.tolist())
-
-
-def test_the_budget_holds(tmp_path):
-    waveforms, lengths = batch()
-    cache = FrontCache(frozen_front(), tmp_path, budget_bytes=1500)
-    with pytest.raises(CheckpointError, match="no room for clip"):
-        cache.features(IDS, waveforms, lengths)
-    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 1500
-
-
-def test_other_weights_have_files_of_their_own(tmp_path):
-    waveforms, lengths = batch()
-    merged = frozen_front()
-    FrontCache(merged, tmp_path, budget_bytes=10**7).features(IDS, waveforms, lengths)
+def test_other_weights_before_a_vector_are_told_apart():
+    told = [Front(frozen_front()).identity(), Front(frozen_front()).identity()]
     base, _ = parts()
     with torch.no_grad():
         base.model.feature_extractor.conv_layers[0].conv.weight.mul_(1.5)
-    other = MergedBackbone(base, {"asr": moved(base, 1, only="encoder.")})
-    found = FrontCache(other, tmp_path, budget_bytes=10**7).features(IDS, waveforms, lengths)
-    torch.testing.assert_close(found, other.front(waveforms, lengths), atol=1e-6, rtol=1e-5)
+    told.append(Front(MergedBackbone(base, {"asr": moved(base, 1, only="encoder.")})).identity())
+    base, _ = parts()
+    with torch.no_grad():
+        base.model.encoder.layers[1].attention.q_proj.weight.mul_(1.5)
+    told.append(Front(MergedBackbone(base, {"asr": moved(base, 1, only="encoder.")})).identity())
+    assert told[0] == told[1] == told[3] != told[2]
 
 
-def test_a_file_cut_short_is_named(tmp_path):
-    waveforms, lengths = batch()
-    cache = FrontCache(frozen_front(), tmp_path, budget_bytes=10**7)
-    cache.features(IDS, waveforms, lengths)
-    path = next(tmp_path.rglob("*.safetensors"))
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="cannot read"):
-        cache.features(IDS, waveforms, lengths)
-
-
-def test_a_front_end_that_a_vector_changes_cannot_be_kept(tmp_path):
+def test_a_front_end_that_a_vector_changes_cannot_be_kept():
     base, vectors = parts()
     merged = MergedBackbone(base, {"lid": moved(base, 3, only="encoder."), **vectors})
     waveforms, lengths = batch()
     assert merged.fixed_layers is None and frozen_front().fixed_layers == 0
     for refused in (
         lambda: merged.front(waveforms, lengths),
-        lambda: FrontCache(merged, tmp_path, budget_bytes=10**7),
+        lambda: Front.of(merged),
         lambda: merged(waveforms, lengths, frozen_front().front(waveforms, lengths)),
     ):
         with pytest.raises(CheckpointError, match="asr, ser change the convolutional front end"):
@@ -166,14 +106,16 @@ def lower_layers_fixed(kind="wavlm", stable=True, norm="layer", **how):
 @pytest.mark.parametrize(("kind", "stable", "norm"), KINDS)
 @pytest.mark.parametrize("attention", ["fast", "reference"])
 @pytest.mark.parametrize("how", [{}, {"engine": "plain"}, {"gradient_checkpointing": True}])
-def test_from_the_lower_layers_on_all_is_the_same(tmp_path, kind, stable, norm, attention, how):
+def test_from_the_lower_layers_on_all_is_the_same(kind, stable, norm, attention, how):
     merged = lower_layers_fixed(kind, stable, norm, **how)
     set_attention(merged._skeleton[0].model, attention)
-    assert merged.fixed_layers == 2
-    cache = FrontCache(merged, tmp_path, budget_bytes=10**7, layers=2)
+    deepest = Front.of(merged)
+    assert merged.fixed_layers == 2 == deepest.layers
+    smaller = deepest.smaller()
+    assert smaller == Front(merged) and smaller.smaller() is None
     waveforms, counts = batch()
     found = []
-    for front in (None, cache.features(IDS, waveforms, counts), cache.features(IDS, waveforms, counts)):
+    for front in (None, merged.front(waveforms, counts, 2), kept_and_read(deepest, waveforms, counts)):
         merged.coefficients.grad = None
         states = merged(waveforms, counts, front)
         score(states.layers, states.lengths).backward()
@@ -198,12 +140,12 @@ def test_layers_whose_states_are_known_are_not_run():
     assert run == [2, 3]
 
 
-def test_states_that_depend_on_coefficients_are_refused(tmp_path):
+def test_states_that_depend_on_coefficients_are_refused():
     merged = lower_layers_fixed()
     waveforms, lengths = batch()
     for refused in (
         lambda: merged.front(waveforms, lengths, 3),
-        lambda: FrontCache(merged, tmp_path, budget_bytes=10**7, layers=3),
+        lambda: Front(merged, 3),
         lambda: merged(waveforms, lengths, torch.zeros(3, 3, 32, 9)),
     ):
         with pytest.raises(

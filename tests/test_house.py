@@ -177,6 +177,7 @@ def test_everything_public_has_a_docstring():
     declared = {
         "voxstrata.system": ("System",),
         "voxstrata.backbone.families.family": ("Family",),
+        "voxstrata.batches.cached": ("KeptStates",),
         "voxstrata.methods.method": ("Method", "TrainedMethod", "MeasuredMethod"),
         "voxstrata.methods.model_kinds": ("ModelKind",),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ from voxstrata.heads.ctc import CTCHead
 from voxstrata.labels import LabelSet
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.task_vector import TaskVector
-from voxstrata.methods.encoder_models import DimensionModel, EmotionModel, TranscriptionModel
+from voxstrata.methods.encoder_models import DimensionModel, EmotionModel, Model, TranscriptionModel
 from voxstrata.methods.model_folder import find_model, load_model, save_model
+from voxstrata.methods.registry import model_kinds
 from voxstrata.vocabulary import Vocabulary
 
 LABELS = LabelSet(("neutral", "anger", "fear"))  # not in alphabetical order
@@ -58,6 +60,12 @@ def model(request, encoder_folder, expert_folders):
     if request.param == "batch norm":
         made.head.normalizer.running_mean.normal_()
     return made
+
+
+def test_what_every_kind_loads_has_one_type():
+    loaded = {name: get_type_hints(type(kind).build)["return"] for name, kind in model_kinds().items()}
+    assert len(loaded) >= 6 and all(issubclass(found, Model) for found in loaded.values())
+    assert get_type_hints(load_model)["return"] is Model and Model.__abstractmethods__ == {"predict"}
 
 
 def answers(model, batch) -> torch.Tensor:

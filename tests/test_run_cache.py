@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +17,14 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from voxstrata.backbone.encoder import load_backbone
+from voxstrata.batches import cached
+from voxstrata.corpora.prepared import PreparedCorpus
+from voxstrata.errors import CheckpointError
 from voxstrata.experiments import caching
 from voxstrata.experiments.run import execute
-from voxstrata.methods import cached_states
-from voxstrata.methods.adaltm.lean.front_cache import FrontCache
+from voxstrata.methods.adaltm.lean.front import Front
 from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.frozen_encoder import FrozenLayers
 from voxstrata.predictions import read_predictions
 from voxstrata.recipes.reading import read_recipe
 from voxstrata.reporting import page
@@ -75,7 +76,7 @@ def train(path: Path, run: RunFolder, progress: Callable[[Progress], None] | Non
     """Executes a recipe; the lines it said about what is kept."""
     said: list[str] = []
     execute(read_recipe(path), run, notify=said.append, progress=progress)
-    return [line for line in said if re.match("train:|dev:|train and dev:|the vectors", line)]
+    return [line for line in said if re.match("train:|dev:|nothing is kept", line)]
 
 
 def ended(run: RunFolder) -> dict[str, torch.Tensor]:
@@ -126,9 +127,10 @@ def test_the_front_end_of_a_learned_merge_runs_once_over_a_clip(recipe, tmp_path
     plain, run = RunFolder(tmp_path / "plain"), RunFolder(tmp_path / "kept")
     assert train(recipe("layer", cache_gb=0), plain) == []
     seen = counted(monkeypatch, MergedBackbone, "front")
-    (line,) = train(recipe("layer"), run)
-    assert "front end runs once over 12 clips" in line and "GB" in line
-    assert seen == [1] * 12
+    said = train(recipe("layer"), run)
+    for line, (split, clips) in zip(said, (("train", 8), ("dev", 4)), strict=True):
+        assert line.startswith(f"{split}: the front end runs once over {clips} clips; ") and "GB" in line
+    assert sum(seen) == 8 + 4
     assert_same(run, plain)
     coefficients = [(r.model / "coefficients.json").read_text() for r in (run, plain)]
     learned, expected = (torch.tensor(yaml.safe_load(text)["coefficients"]) for text in coefficients)
@@ -150,15 +152,18 @@ def upper_expert(tiny_encoder, tmp_path) -> dict[str, str]:
 def test_lower_layers_that_no_vector_changes_run_once_over_a_clip(recipe, upper_expert, tmp_path):
     plain, run, tight = (RunFolder(tmp_path / name) for name in ("plain", "kept", "tight"))
     assert train(recipe("layer", cache_gb=0, vectors=upper_expert), plain) == []
-    (line,) = train(recipe("layer", vectors=upper_expert), run)
-    assert "the encoder up to layer 1 runs once over 12 clips" in line
+    said = train(recipe("layer", vectors=upper_expert), run)
+    assert [line.split(";")[0] for line in said] == [
+        "train: the encoder up to layer 1 runs once over 8 clips",
+        "dev: the encoder up to layer 1 runs once over 4 clips",
+    ]
     assert_same(run, plain)
     # 36 channels of the front end take more than the 32 of layer 1, so that nothing smaller is left.
     refused = train(recipe("layer", vectors=upper_expert, cache_gb=1e-6), tight)
     assert [re.sub(".*; ", "", line) for line in refused] == [
         "the encoder up to layer 1 runs in every epoch",
         "the front end runs in every epoch",
-    ]
+    ] * 2
     assert_same(tight, plain)
 
 
@@ -177,24 +182,39 @@ def test_in_bf16_predictions_are_still_made_in_float32(recipe, tmp_path, monkeyp
             {"data": {"crop_s": 0.25}},
             ["train: random crops of 0.25 s", "dev: the encoder runs once"],
         ),
-        ("layer", {"data": {"crop_s": 0.25}}, ["train: random crops of 0.25 s"]),
+        (
+            "layer",
+            {"data": {"crop_s": 0.25}},
+            ["train: random crops of 0.25 s", "dev: the front end runs once"],
+        ),
         (
             "static",
             {"cache_gb": 1e-6},
-            ["train: the encoder's pooled states of 8 clips take", "dev: .* 4 clips"],
+            ["train: what the encoder gives for 8 clips takes", "dev: .* 4 clips"],
         ),
         (
             "layer",
             {"cache_gb": 1e-6},
-            ["train and dev: the front of .*the budget is 1e-06 GB.*the front end runs in"],
+            [
+                f"{split}: what the front end gives for .*1e-06 GB are allowed.*the front end runs in"
+                for split in ("train", "dev")
+            ],
         ),
         (
             "static",
             {"training": {"epochs": None, "steps": 2}},
             ["train: no clip is used twice", "dev: the enc"],
         ),
-        ("layer", {"training": {"epochs": None, "steps": 2}}, ["train: no clip is used twice"]),
-        ("layer", {"training": {"epochs": 2}, "vectors": "moved"}, ["the vectors change the conv"]),
+        (
+            "layer",
+            {"training": {"epochs": None, "steps": 2}},
+            ["train: no clip is used twice", "dev: the front end runs once"],
+        ),
+        (
+            "layer",
+            {"training": {"epochs": 2}, "vectors": "moved"},
+            ["nothing is kept: the vectors asr, ser change the conv"],
+        ),
     ],
 )
 def test_what_cannot_be_kept_is_said_and_the_run_goes_on(
@@ -212,23 +232,11 @@ def test_what_cannot_be_kept_is_said_and_the_run_goes_on(
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on(recipe, tmp_path, monkeypatch):
-    full = SimpleNamespace(disk_usage=lambda path: SimpleNamespace(free=10), rmtree=shutil.rmtree)
-    monkeypatch.setattr(caching, "shutil", full)
-    (line,) = train(recipe("layer", training={"epochs": 2}), RunFolder(tmp_path / "run"))
-    assert "are free" in line and "runs in every epoch" in line
-
-
-def test_no_bit_of_a_kept_front_end_depends_on_the_other_clips(encoder_folder, tmp_path):
-    merged = MergedBackbone(load_backbone(encoder_folder, normalize=True), {})
-    # Sums over padding of another width round otherwise, in some of the clips.
-    lengths = torch.tensor([40_003, *range(17_777, 4_000, -1_500)])
-    names = tuple(map(str, lengths.tolist()))
-    waveforms = 0.1 * torch.randn(len(lengths), 40_003, generator=torch.Generator().manual_seed(0))
-    waveforms *= torch.arange(40_003) < lengths[:, None]
-    together, alone = (FrontCache(merged, tmp_path / name, budget_bytes=10**8) for name in "ab")
-    alone.features(names[:1], waveforms[:1], lengths[:1])
-    expected = together.features(names, waveforms, lengths)
-    assert torch.equal(alone.features(names, waveforms, lengths), expected)
+    full = SimpleNamespace(disk_usage=lambda path: SimpleNamespace(free=10))
+    monkeypatch.setattr(cached, "shutil", full)
+    said = train(recipe("layer", training={"epochs": 2}), RunFolder(tmp_path / "run"))
+    assert [line.split(":")[0] for line in said] == ["train", "dev"]
+    assert all("are free" in line and "runs in every epoch" in line for line in said)
 
 
 class Crash(Exception):
@@ -240,16 +248,20 @@ def test_a_crash_changes_nothing(recipe, tmp_path, monkeypatch, granularity):
     path = recipe(granularity, training={"checkpoint_every_steps": 1})
     undisturbed, crashed = RunFolder(tmp_path / "undisturbed"), RunFolder(tmp_path / "crashed")
     train(path, undisturbed)
-    written: list[str] = []
-    real = FrontCache._write
+    monkeypatch.setattr(cached, "_FILE_BYTES", 1)
+    runs = []
 
-    def dies_when_a_batch_is_half_written(self, clip, *rest):
-        real(self, clip, *rest)
-        written.append(clip)
-        if len(written) in (2, 5):
-            raise Crash
+    def dying(real):
+        def computed(kept, batch):
+            runs.append(len(batch))
+            if len(runs) in (2, 5):
+                raise Crash
+            return real(kept, batch)
 
-    monkeypatch.setattr(FrontCache, "_write", dies_when_a_batch_is_half_written)
+        return computed
+
+    for kind in (FrozenLayers, Front):
+        monkeypatch.setattr(kind, "computed", dying(kind.computed))
 
     def crash_at(step: int) -> Callable[[Progress], None]:
         def crash(progress: Progress) -> None:
@@ -261,12 +273,54 @@ def test_a_crash_changes_nothing(recipe, tmp_path, monkeypatch, granularity):
     for step in (1, 3, 7):
         with pytest.raises(Crash):
             train(path, crashed, crash_at(step))
-        assert any(caching.cache_folder(crashed).rglob("*"))
+        assert any(caching.cache_folder(crashed).rglob("*.f32"))
     train(path, crashed)
+    assert len(runs) == 3 + 2 + 2  # batches of train, of dev, and those that it died in
     ours, theirs = ended(crashed), ended(undisturbed)
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
     for split in ("dev", "test"):
         assert crashed.predictions(split).read_bytes() == undisturbed.predictions(split).read_bytes()
+
+
+@pytest.mark.parametrize("granularity", ["static", "layer"])
+def test_a_recording_that_changed_before_it_goes_on_is_refused(recipe, corpus_folder, tmp_path, granularity):
+    run, path = RunFolder(tmp_path / "run"), recipe(granularity)
+
+    def crash(progress: Progress) -> None:
+        raise Crash
+
+    with pytest.raises(Crash):
+        train(path, run, crash)
+    cut = next(iter(PreparedCorpus.load(corpus_folder).cuts("train")))
+    recording = Path(cut.recording.sources[0].source)
+    stamp = recording.stat().st_mtime_ns
+    try:
+        os.utime(recording, ns=(stamp, stamp + 10**9))
+        with pytest.raises(CheckpointError, match=f"recording of clip '{cut.id}' has changed since") as told:
+            train(path, run)
+        assert "\n" not in str(told.value)
+    finally:
+        os.utime(recording, ns=(stamp, stamp))
+    train(path, run)
+    assert run.is_complete
+
+
+def test_what_older_versions_kept_is_removed(recipe, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    folder = caching.cache_folder(run)
+
+    def crash(progress: Progress) -> None:
+        raise Crash
+
+    with pytest.raises(Crash):
+        train(recipe("layer"), run, crash)
+    known = {path.name for path in folder.iterdir()}
+    (folder / "0123456789abcdef" / "ab").mkdir(parents=True)
+    for name in ("states-0123", ".states-0123.77.tmp", "0123456789abcdef/ab/ab.safetensors"):
+        (folder / name).write_bytes(b"old")
+    seen = []
+    assert not train(recipe("layer"), run, lambda _: seen.append({path.name for path in folder.iterdir()}))
+    assert seen[0] == known and len(known) == 2
 
 
 def in_child(work: Callable[[], object]) -> int:
@@ -290,29 +344,24 @@ def kill_again_and_again(path: Path, run: RunFolder) -> None:
     """Kills a run while states or features are written and in the middle of training, then lets it end."""
 
     def while_writing() -> None:
-        real = cached_states.FrozenLayers.rows
         left = 2
 
-        def rows(*given: Any, **how: Any) -> Any:
-            nonlocal left
-            left -= 1
-            return die() if left < 0 else real(*given, **how)
+        def dying(real: Callable[..., Any]) -> Callable[..., Any]:
+            def computed(kept: Any, batch: Any) -> Any:
+                nonlocal left
+                left -= 1
+                return die() if left < 0 else real(kept, batch)
 
-        cached_states.FrozenLayers.rows = rows
-        before, written = FrontCache._write, []
+            return computed
 
-        def write(self: FrontCache, clip: str, *given: Any) -> None:
-            before(self, clip, *given)
-            written.append(clip)
-            if len(written) == 5:
-                die()
-
-        FrontCache._write = write  # type: ignore[method-assign]
+        for kind in (FrozenLayers, Front):
+            kind.computed = dying(kind.computed)  # type: ignore[method-assign]
         train(path, run)
 
     def at(step: int) -> Callable[[], object]:
         return lambda: train(path, run, lambda now: die() if now.step == step else None)
 
+    cached._FILE_BYTES = 1
     outcomes = [in_child(while_writing), *(in_child(at(step)) for step in (2, 5, 9))]
     outcomes += [in_child(lambda: train(path, run))]
     print(" ".join(map(str, outcomes)))

@@ -11,15 +11,17 @@ from torch import Tensor
 from voxstrata.audio import load_audio
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.backbone.families.family import WINDOWS, Window
+from voxstrata.batches.cached import CachedStates, cached_states
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.config.head import HeadOptions
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.inference.path import predict
 from voxstrata.labels import LabelSet
+from voxstrata.methods.adaltm.lean.front import Front
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.task_vector import TaskVector
-from voxstrata.methods.cached_states import CachedStates, FrozenLayers, cached_states
 from voxstrata.methods.encoder_models import EmotionModel
+from voxstrata.methods.frozen_encoder import FrozenLayers
 from whisper_by_hand import distance, experts, extracted, merged_by_hand, plain_states
 
 LABELS = LabelSet(("anger", "neutral", "sadness"))
@@ -72,9 +74,8 @@ def test_kept_states_are_those_of_each_clip_alone(
     corpus_folder: Path, folder: Path, tmp_path: Path, window: Window, form: str
 ) -> None:
     model = static(folder, window, form)
-    needed = FrozenLayers.of(model).file_bytes(source(corpus_folder))
     cached = kept(model, corpus_folder, tmp_path)
-    assert cached.path.stat().st_size == needed
+    assert sum(path.stat().st_size for path in cached.path.iterdir()) == cached.size
     clips = 0
     for batch in cached.epoch(1):
         assert batch.states is not None and batch.frames is not None
@@ -96,3 +97,22 @@ def test_kept_states_are_those_of_each_clip_alone(
 def test_each_window_has_a_file_of_its_own(corpus_folder: Path, folder: Path, tmp_path: Path) -> None:
     files = {kept(static(folder, window, "a"), corpus_folder, tmp_path).path for window in WINDOWS}
     assert len(files) == 2
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("layers", [0, 1])
+def test_kept_fronts_are_those_of_each_clip_alone(
+    corpus_folder: Path, folder: Path, tmp_path: Path, window: Window, layers: int
+) -> None:
+    merged = MergedBackbone(load_backbone(folder / "base", window=window), {})
+    clips = source(corpus_folder)
+    cached = cached_states(Front(merged, layers), clips, tmp_path, budget_bytes=10**8)
+    assert sum(path.stat().st_size for path in cached.path.iterdir()) == cached.size
+    for ours, plain in zip(cached.epoch(2), clips.epoch(2), strict=True):
+        assert ours.front is not None and ours.ids == plain.ids
+        assert torch.equal(ours.front, merged.front(plain.waveforms, plain.lengths, layers))
+        states = merged(ours.waveforms, ours.lengths, ours.front)
+        expected = merged(plain.waveforms, plain.lengths)
+        mask = expected.mask()
+        for layer, other in zip(states.layers, expected.layers, strict=True):
+            assert distance(layer[mask], other[mask]) < 1e-5

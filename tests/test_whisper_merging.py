@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
-from tiny_merges import score
+from tiny_merges import kept_and_read, score
 from voxstrata.backbone.attention import Attention
 from voxstrata.backbone.encoder import SpeechEncoder, States, build_backbone, load_backbone
 from voxstrata.backbone.families.family import WINDOWS, Window
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.errors import CheckpointError
-from voxstrata.methods.adaltm.lean.front_cache import FrontCache, front_bytes
+from voxstrata.methods.adaltm.lean.front import Front
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.task_vector import TaskVector
 from whisper_by_hand import (
@@ -34,7 +34,6 @@ from whisper_by_hand import (
 #: Positions for two seconds, so that a padded input is short.
 SIZES = {"max_source_positions": 100, "encoder_layers": 3}
 LENGTHS = (8000, 5203, 6720)
-IDS = ("a", "b", "c")
 #: Expert -> what its fine-tuning moved.
 CHANGES = {
     "all": ("encoder.",),
@@ -227,7 +226,6 @@ def test_what_no_fine_tuning_moved_is_found(folder: Path) -> None:
 @pytest.mark.parametrize(("names", "layers"), [(("layers", "upper"), 0), (("middle", "upper"), 1)])
 @pytest.mark.parametrize("attention", ["fast", "reference"])
 def test_from_the_front_on_all_is_the_same(
-    tmp_path: Path,
     folder: Path,
     window: Window,
     how: str,
@@ -236,15 +234,14 @@ def test_from_the_front_on_all_is_the_same(
     attention: Attention,
 ) -> None:
     merged = merge(folder, *names, window=window, attention=attention, **HOW[how])
-    cache = FrontCache(merged, tmp_path, budget_bytes=10**7, layers=layers)
     waveforms, lengths = clips(LENGTHS)
-    fronts = [merged.front(waveforms, lengths, layers)]
-    fronts += [cache.features(IDS, waveforms, lengths) for _ in range(2)]
+    fronts = [
+        merged.front(waveforms, lengths, layers),
+        kept_and_read(Front(merged, layers), waveforms, lengths),
+    ]
     frames = 25 if window == "clip" else 100
     assert fronts[0].shape == ((3, 32, frames) if not layers else (3, layers, 32, frames))
-    assert torch.equal(fronts[1], fronts[2]) and torch.equal(fronts[0], fronts[1])
-    written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
-    assert written == cache.used_bytes <= front_bytes(merged, lengths.tolist(), layers)
+    assert torch.equal(fronts[0], fronts[1])
     expected = merged(waveforms, lengths)
     exact = gradient(merged, expected)
     for front in fronts:
@@ -272,14 +269,11 @@ def test_layers_whose_states_are_known_are_not_run(folder: Path, window: Window)
         merged(waveforms, lengths, front[..., 1:])
 
 
-def test_each_window_has_fronts_of_its_own(tmp_path: Path, folder: Path) -> None:
-    waveforms, lengths = clips(LENGTHS)
-    found = {}
-    for window in WINDOWS:
-        cache = FrontCache(merge(folder, "layers", window=window), tmp_path, budget_bytes=10**7)
-        found[window] = (cache.folder, cache.features(IDS, waveforms, lengths).shape[-1])
-    assert found["clip"][0] != found["30s"][0]
-    assert (found["clip"][1], found["30s"][1]) == (25, 100)
+def test_each_window_has_fronts_of_its_own(folder: Path) -> None:
+    fronts = [Front(merge(folder, "layers", window=window)) for window in WINDOWS]
+    assert fronts[0].identity() != fronts[1].identity()
+    frames = {front.merged.base.window: front.frames(torch.tensor(LENGTHS)).tolist() for front in fronts}
+    assert frames == {"clip": [25, 16, 21], "30s": [100, 100, 100]}
 
 
 SHAPES = {

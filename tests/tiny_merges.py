@@ -8,6 +8,7 @@ from transformers import HubertConfig, Wav2Vec2Config, WavLMConfig
 
 from voxstrata.backbone.encoder import build_backbone
 from voxstrata.backbone.fingerprint import fingerprint
+from voxstrata.batches.batch import Batch, Reference
 from voxstrata.methods.adaltm.task_vector import TaskVector
 
 CONFIGS = {"wavlm": WavLMConfig, "hubert": HubertConfig, "wav2vec2": Wav2Vec2Config}
@@ -47,6 +48,14 @@ def batch(lengths=(3000, 1300, 2200), seed=0):
     for row, n in enumerate(lengths):
         waveforms[row, :n] = torch.randn(n, generator=torch.Generator().manual_seed(seed + row))
     return waveforms, torch.tensor(lengths)
+
+
+def kept_and_read(front, waveforms, lengths):
+    """What a front gives for clips, as a batch brings it that was put together from what is kept of each."""
+    given = Batch(tuple(Reference(str(row)) for row in range(len(lengths))), waveforms, lengths)
+    clips = front.computed(given)
+    assert [tuple(clip.shape) for clip in clips] == [(n, *front.row) for n in front.frames(lengths).tolist()]
+    return front.added(given, clips).front
 
 
 def group_of(name):

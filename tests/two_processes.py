@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from voxstrata.backbone.encoder import build_backbone
 from voxstrata.backbone.fingerprint import fingerprint
+from voxstrata.batches import cached
 from voxstrata.batches.batch import Batch, Reference
 from voxstrata.batches.processes import Processes
 from voxstrata.config.head import HeadOptions
@@ -29,8 +30,6 @@ from voxstrata.heads.emotion import PooledLinearHead
 from voxstrata.inference.path import predict_together
 from voxstrata.labels import LabelSet
 from voxstrata.losses import soft_cross_entropy
-from voxstrata.methods import cached_states
-from voxstrata.methods.adaltm.lean.front_cache import FrontCache
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.recipe import AdaLTMRates
 from voxstrata.methods.adaltm.system import AdaLTM
@@ -329,23 +328,15 @@ def slow_or_faulty() -> None:
 
 
 def record_writes(file: Path) -> None:
-    """Writes down which process keeps which states on disk, a line each."""
-    keep_front, keep_states = FrontCache._write, cached_states._write
+    """A file of states for every batch; writes down which process writes which, a line each."""
+    write = cached._write
 
-    def note(kept: str) -> None:
+    def noted(path: Path, *args: Any) -> None:
         with file.open("a") as lines:
-            lines.write(f"{os.environ['RANK']} {kept}\n")
+            lines.write(f"{os.environ['RANK']} {path.parent.name}/{path.name}\n")
+        write(path, *args)
 
-    def front(cache: Any, clip_id: str, *args: Any) -> None:
-        note(clip_id)
-        keep_front(cache, clip_id, *args)
-
-    def states(path: Path, *args: Any, **options: Any) -> None:
-        note(path.name)
-        keep_states(path, *args, **options)
-
-    FrontCache._write = front  # type: ignore[method-assign]
-    cached_states._write = states
+    cached._FILE_BYTES, cached._write = 1, noted
 
 
 if __name__ == "__main__":

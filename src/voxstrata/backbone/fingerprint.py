@@ -1,11 +1,15 @@
-"""Identity of a set of weights, whatever file or container they came from."""
+"""Identity of a set of weights, whatever file or container they came from, and of an encoder's settings."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from voxstrata.backbone.encoder import SpeechEncoder
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
@@ -15,3 +19,9 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().float().cpu().contiguous().view(-1).numpy().data)
     return digest.hexdigest()
+
+
+def settings(encoder: SpeechEncoder) -> str:
+    """What an encoder's states depend on beside its weights."""
+    config = encoder.model.config.to_json_string(use_diff=False)
+    return f"{encoder.normalize} {encoder.final_norm} {encoder.window} {config}"

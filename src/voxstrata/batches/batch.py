@@ -45,6 +45,8 @@ class Batch:
         states: float32 [L, B, T, D] what a frozen encoder gave for these clips, as a layer sum weighs it;
             None: the waveforms are run.
         frames: int64 [B] valid frames of the states.
+        front: float32 [B, C, T] or [B, l, D, T] what `MergedBackbone.front` gave for these clips; None: the
+            waveforms are run.
         task: of a model with several tasks, the one this batch is for; None: not told.
         ratings: float32 [B, 3] arousal, valence, dominance on the corpus's scale; None without that task.
         class_targets: float32 [B, C] soft targets of a task whose classes are no emotions, rows sum to 1.
@@ -61,6 +63,7 @@ class Batch:
     phonemes: Tensor | None = None
     states: Tensor | None = None
     frames: Tensor | None = None
+    front: Tensor | None = None
     task: str | None = None
     ratings: Tensor | None = None
     class_targets: Tensor | None = None
@@ -91,6 +94,7 @@ class Batch:
             phonemes=move(self.phonemes),
             states=move(self.states),
             frames=move(self.frames),
+            front=move(self.front),
             ratings=move(self.ratings),
             class_targets=move(self.class_targets),
         )

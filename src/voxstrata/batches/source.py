@@ -259,20 +259,27 @@ class BatchSource:
         return f"random crops of {self.options.crop_s:g} s"
 
     def fingerprint(self) -> str:
-        """Identity of the samples that the clips give in epoch 0, in hexadecimal.
-
-        It knows the audio files by path, size and time of change, so none is decoded.
-        """
+        """Identity of the clips that epoch 0 gives, by the names of their recordings, in hexadecimal."""
         digest = hashlib.sha256(f"{self._crop_samples()} {self.variation}\n".encode())
         for name in (name for ids in self.plan(0) for name in ids):
             clip = self._clips[name]
-            digest.update(f"{name} {clip.path} {clip.offset_s} {clip.duration_s} {clip.whole}".encode())
-            try:
-                about = audio_file(clip.path).stat()
-            except OSError as fault:
-                raise AudioError(f"cannot read {clip.path}: {fault.strerror}; put the file there") from None
-            digest.update(f" {about.st_size} {about.st_mtime_ns}\n".encode())
+            digest.update(f"{name} {clip.path} {clip.offset_s} {clip.duration_s} {clip.whole}\n".encode())
         return digest.hexdigest()
+
+    def recordings(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Size in bytes and time of change in nanoseconds of each clip's file, [N, 2]; none is decoded.
+
+        Raises:
+            AudioError: if a file is not there.
+        """
+        found = []
+        for path in (self._clips[name].path for name in ids):
+            try:
+                about = audio_file(path).stat()
+            except OSError as fault:
+                raise AudioError(f"cannot read {path}: {fault.strerror}; put the file there") from None
+            found.append((about.st_size, about.st_mtime_ns))
+        return np.array(found, np.int64).reshape(-1, 2)
 
     def drop_audio(self) -> None:
         """Gives back the memory of decoded audio."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from voxstrata.audio import SAMPLE_RATE
 from voxstrata.backbone.encoder import SpeechEncoder, build_backbone
 from voxstrata.backbone.fingerprint import fingerprint
+from voxstrata.batches.cached import cached_states
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.benchmarks.measure import Progress, Step, interleaved, machine
 from voxstrata.benchmarks.result import BenchmarkResult, Row
@@ -29,8 +30,8 @@ from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.recipe import AdaLTMRates
 from voxstrata.methods.adaltm.system import AdaLTM
 from voxstrata.methods.adaltm.task_vector import TaskVector
-from voxstrata.methods.cached_states import FrozenLayers, cached_states
 from voxstrata.methods.encoder_models import EmotionModel
+from voxstrata.methods.frozen_encoder import FrozenLayers
 from voxstrata.runs import RunFolder
 from voxstrata.training.loop import fit
 from voxstrata.training.seeding import seed_everything

@@ -20,6 +20,7 @@ from voxstrata.benchmarks.measure import Progress, Step, interleaved, machine
 from voxstrata.benchmarks.result import BenchmarkResult, Row
 from voxstrata.benchmarks.shapes import Shape, wavlm_config
 from voxstrata.errors import VoxstrataError
+from voxstrata.methods.adaltm.lean.heap import Heap
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.task_vector import TaskVector
 
@@ -31,6 +32,7 @@ COMPARES = {
     "functional_call": "all tensors merged before the forward, autograd keeps them and their gradients",
     "lean": "this package: merged layer by layer, again in the backward",
     "checkpointed": "lean, and activations are computed again too",
+    "idle-kept": "lean, and freed memory is left to the C library",
     FUSION_BENCH: "fusion_bench's LayerWiseMergedModel, a coefficient per tensor",
 }
 Vectors = Literal["all-groups", "front-zero", "front-kept"]
@@ -164,8 +166,17 @@ def _merged(
         engine="plain" if way == "functional_call" else "lean",
         gradient_checkpointing=way == "checkpointed",
     )
+    if way == "idle-kept":
+        merged._heap = _Untouched()
     kept = case == "front-kept" and way != "functional_call"
     return partial(merged, waveforms, lengths, merged.front(waveforms, lengths) if kept else None)
+
+
+class _Untouched(Heap):
+    """A heap of which nothing is given back."""
+
+    def give_back(self, allowed: int = 0) -> None:
+        pass
 
 
 def _fusion_bench(

@@ -87,7 +87,6 @@ def execute(
         del guarded  # It holds every clip that was trained on.
         batches = keep(recipe, system, sources, run, notify, processes)
         fit(system, batches.train, batches.dev, run, recipe.training, progress, processes, seed=recipe.seed)
-        batches.release()
         if processes.leads:
             method.save(system, run.model)
         answers = {name: answers_of(system, source, processes) for name, source in batches.evaluated.items()}

@@ -14,9 +14,10 @@ from voxstrata.backbone.families.family import Window
 from voxstrata.exporting.plain_model import Answer, PlainModel, encoder_and_state
 from voxstrata.methods.adaltm.joint import JointModel
 from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
 
 
-def encoder_model(encoder: SpeechEncoder | MergedBackbone) -> PlainModel:
+def encoder_model(encoder: SpeechEncoder | MergedBackbone | ParallelEncoders) -> PlainModel:
     """An encoder, merged or not, as a folder for `AutoModel`.
 
     Args:

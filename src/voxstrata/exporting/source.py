@@ -11,7 +11,9 @@ from voxstrata.backbone.layouts import describe_left_out
 from voxstrata.backbone.origin import find_origin
 from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.inference.models import find_models
+from voxstrata.inference.published_classifier import PublishedClassifier
 from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
 from voxstrata.methods.model_folder import Model, find_model, load_model
 from voxstrata.methods.transcribers.whisper_decoder import WhisperTranscriber
 
@@ -44,7 +46,7 @@ class Source:
         return self.folder.parent if self.folder.name == "model" else self.folder
 
     @property
-    def any_encoder(self) -> SpeechEncoder | MergedBackbone:
+    def any_encoder(self) -> SpeechEncoder | MergedBackbone | ParallelEncoders:
         """The encoder of the model, or the encoder alone."""
         found = self.encoder if self.model is None else self.model.encoder
         assert found is not None
@@ -79,7 +81,7 @@ def read_source(name: str) -> Source:
         # The model itself must be whole; what lies beside it need not.
         reason = f"it cannot be read: {fault}"
         return Source(name, folder, load_model(folder), None, ("what writes the run's words",), (reason,))
-    assert not isinstance(model, WhisperTranscriber)
+    assert not isinstance(model, WhisperTranscriber | PublishedClassifier)
     kinds = [
         "Whisper's decoder of its base, which writes the run's words"
         if isinstance(other, WhisperTranscriber)

@@ -15,6 +15,7 @@ from voxstrata.backbone.locate import locate
 from voxstrata.errors import CheckpointError
 from voxstrata.exporting.plain_model import Answer, PlainModel, batch_of, encoder_and_state, require_filled
 from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
 from voxstrata.methods.transcribers.published_whisper import find_transcriber, load_transcriber
 from voxstrata.methods.transcribers.whisper_decoder import WhisperTranscriber
 
@@ -32,7 +33,9 @@ _OUTPUT = "proj_out.weight"
 _COMPARED = 24
 
 
-def whisper_model(encoder: SpeechEncoder | MergedBackbone, source: str | Path) -> PlainModel:
+def whisper_model(
+    encoder: SpeechEncoder | MergedBackbone | ParallelEncoders, source: str | Path
+) -> PlainModel:
     """An encoder with the decoder of a whole Whisper.
 
     Args:

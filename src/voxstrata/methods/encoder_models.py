@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,6 @@ from voxstrata.heads.layer_sum import ConcatenatedSums, LayerSum
 from voxstrata.heads.whole_batch import WholeBatch, all_rows
 from voxstrata.labels import DIMENSIONS, LabelSet
 from voxstrata.losses import ccc_loss, soft_cross_entropy
-from voxstrata.methods.adaltm.lean.front_cache import FrontCache
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
 from voxstrata.predictions import Prediction
@@ -27,12 +27,24 @@ Backbone = SpeechEncoder | MergedBackbone
 ClipBackbone = Backbone | ParallelEncoders
 
 
-class ClipModel(nn.Module):
+class Model(nn.Module, ABC):
+    """A trained model: an encoder, and what answers a batch from its states.
+
+    Attributes:
+        encoder: a speech encoder, plain or merged; or several side by side.
+    """
+
+    encoder: ClipBackbone
+
+    @abstractmethod
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """One row a clip."""
+
+
+class ClipModel(Model):
     """Encoder, weighted sum of its layers, and a head with C outputs a clip.
 
-    Where a batch brings the encoder's states, the encoder is not run. With a `front_cache` (over this
-    encoder, a merged one) the front end of a clip is run once; then all batches must hold whole clips
-    without augmentation.
+    Where a batch brings the encoder's states, or the front of a merged one, that is not run again.
 
     Args:
         encoder: a speech encoder, plain or merged; or several side by side, each with a sum of its own.
@@ -45,7 +57,6 @@ class ClipModel(nn.Module):
         options = options or HeadOptions()
         self.encoder = encoder
         self.options = options
-        self.front_cache: FrontCache | None = None
         #: What the decoder of a base that has one listens to: "plain" for the base, or "merged".
         self.words = "plain"
         if isinstance(encoder, ParallelEncoders):
@@ -61,11 +72,13 @@ class ClipModel(nn.Module):
             known = States(tuple(batch.states), batch.frames)
             frames, mask = self.layer_sum.weighted(known.layers), known.mask()
         else:
-            states = self._encode(batch)
+            front = () if batch.front is None else (batch.front,)
+            states = self.encoder(batch.waveforms, batch.lengths, *front)
             frames, mask = self.layer_sum(states.layers), states.mask()
         logits: Tensor = self.head(frames, mask)
         return logits
 
+    @abstractmethod
     def loss(self, batch: Batch, class_weights: Tensor | None = None) -> Tensor:
         """Loss over the batch's clips, [].
 
@@ -73,20 +86,6 @@ class ClipModel(nn.Module):
             batch: with the targets that the model learns.
             class_weights: [C], of classes; None for equal ones.
         """
-        raise NotImplementedError
-
-    def predict(self, batch: Batch) -> list[Prediction]:
-        """One row a clip."""
-        raise NotImplementedError
-
-    def _encode(self, batch: Batch) -> States:
-        states: States
-        if self.front_cache is None:
-            states = self.encoder(batch.waveforms, batch.lengths)
-        else:
-            front = self.front_cache.features(batch.ids, batch.waveforms, batch.lengths)
-            states = self.encoder(batch.waveforms, batch.lengths, front)
-        return states
 
 
 class EmotionModel(ClipModel):
@@ -177,13 +176,15 @@ class DimensionModel(ClipModel, WholeBatch):
         return predictions
 
 
-class TranscriptionModel(nn.Module):
+class TranscriptionModel(Model):
     """Encoder and CTC head on its last layer.
 
     Args:
         encoder: a speech encoder, plain or merged.
         head: characters and their linear map.
     """
+
+    encoder: Backbone
 
     def __init__(self, encoder: Backbone, head: CTCHead) -> None:
         super().__init__()

@@ -14,10 +14,9 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from transformers import PretrainedConfig
 
+from voxstrata.batches.cached import KeptStates
 from voxstrata.config.recipe import Recipe
 from voxstrata.config.task_use import TaskUse
-from voxstrata.methods.cached_states import FrozenLayers
-from voxstrata.methods.encoder_models import ClipModel
 from voxstrata.methods.fits import Fit
 from voxstrata.methods.model_kinds import ModelKind
 from voxstrata.methods.task_sources import AnySources
@@ -169,12 +168,15 @@ class TrainedMethod(Method[R]):
         """
 
     @abstractmethod
-    def kept(self, recipe: R, system: System) -> FrozenLayers | ClipModel | None:
-        """What is the same in every epoch: all layers, or what lies before a model's first changing tensor.
+    def kept(self, recipe: R, system: System) -> KeptStates | None:
+        """What of a clip is the same in every epoch; None: nothing.
 
         Args:
             recipe: of the run.
             system: built from it, on the device of the training.
+
+        Raises:
+            CheckpointError: if something would be, but for the weights; saying which.
         """
 
     @abstractmethod

@@ -15,6 +15,7 @@ from voxstrata.backbone.export_folder import CARD, COEFFICIENTS
 from voxstrata.backbone.locate import packaged
 from voxstrata.errors import CheckpointError
 from voxstrata.methods.encoder_models import ClipModel
+from voxstrata.methods.encoder_models import Model as Model
 from voxstrata.methods.model_description import (
     DESCRIPTION,
     FORMAT,
@@ -30,9 +31,6 @@ from voxstrata.methods.registry import model_kinds
 from voxstrata.methods.weight_hashes import require_saved, weight_hashes
 from voxstrata.runs import TRAINING_CLIPS, require_free, write_json, written_whole
 from voxstrata.vocabulary import Vocabulary
-
-#: A trained model: it has an encoder, and answers a batch with `predict`.
-Model = Any
 
 _OURS = {"encoder", VECTORS, HEAD, DESCRIPTION, COEFFICIENTS, CARD, TRAINING_CLIPS}
 
@@ -78,7 +76,7 @@ def _head_tensors(
     }
 
 
-def _described(kind: ModelKind, model: Any) -> dict[str, Any]:
+def _described(kind: ModelKind, model: Model) -> dict[str, Any]:
     told = {"format": FORMAT, **describe_encoder(model.encoder)}
     if isinstance(model, ClipModel) and model.words != "plain":
         told["words"] = model.words

@@ -17,6 +17,7 @@ from voxstrata.methods.encoder_models import (
     ClipBackbone,
     DimensionModel,
     EmotionModel,
+    Model,
     MultitaskModel,
     TranscriptionModel,
 )
@@ -48,7 +49,7 @@ class ModelKind(ABC):
         """What model.json tells of it beside its encoder's settings."""
 
     @abstractmethod
-    def build(self, folder: Path, told: Description, shapes: Shapes, load: Load) -> Any:
+    def build(self, folder: Path, told: Description, shapes: Shapes, load: Load) -> Model:
         """The model, its encoder loaded and its own tensors not yet.
 
         Args:

@@ -19,7 +19,7 @@ from voxstrata.backbone.export_folder import COEFFICIENTS, export_folder
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.errors import CheckpointError
 from voxstrata.methods.adaltm.lean.engine import Merge, merging, swapped
-from voxstrata.methods.adaltm.lean.front import fixed_layers, from_front, front_features, front_states
+from voxstrata.methods.adaltm.lean.front import fixed_layers, from_front, front_of
 from voxstrata.methods.adaltm.lean.heap import Heap
 from voxstrata.methods.adaltm.lean.rebuilt import forget
 from voxstrata.methods.adaltm.rules import merged_values, task_arithmetic
@@ -220,9 +220,7 @@ class MergedBackbone(nn.Module):
         self.require_fixed_front(layers)
         encoder = self._skeleton[0]
         with swapped(encoder.model, self._counters | self._weights):
-            if layers:
-                return front_states(encoder, waveforms, lengths, layers)
-            return front_features(encoder, waveforms, lengths)
+            return front_of(encoder, waveforms, lengths, layers)
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
         """Valid frames [B] of clips with these many samples [B]."""

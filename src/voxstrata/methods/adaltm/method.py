@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from voxstrata.batches.cached import KeptStates
 from voxstrata.errors import RecipeError
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.losses import class_balanced_weights
 from voxstrata.methods.adaltm.joint import EMOTIONS, TASKS, WORDS, JointAdaLTM, JointModel
+from voxstrata.methods.adaltm.lean.front import Front
 from voxstrata.methods.adaltm.merged import MergedBackbone, engine_for
 from voxstrata.methods.adaltm.per_task import PER_TASK
 from voxstrata.methods.adaltm.recipe import AdaLTMRecipe
@@ -26,10 +28,10 @@ from voxstrata.methods.building import (
     told_share,
     vector_parents,
 )
-from voxstrata.methods.cached_states import FrozenLayers
-from voxstrata.methods.encoder_models import ClipModel, EmotionModel, MultitaskModel, TranscriptionModel
+from voxstrata.methods.encoder_models import EmotionModel, MultitaskModel, TranscriptionModel
 from voxstrata.methods.fits import BASE, FROZEN_CROP_S, Fit, emotion_defaults
 from voxstrata.methods.frames import hold_against_frames
+from voxstrata.methods.frozen_encoder import FrozenLayers
 from voxstrata.methods.method import Defaults, Facts, Notify, Parent, TrainedMethod, Work
 from voxstrata.methods.model_folder import Model, find_model, load_model, save_model, vocabulary_of
 from voxstrata.methods.model_kinds import CLIP_KINDS, MULTITASK
@@ -118,15 +120,12 @@ class AdaLTMMethod(TrainedMethod[AdaLTMRecipe]):
             notify(f"a coefficient can move by at most about {reach:.3g} in {steps:,} steps")
         return system
 
-    def kept(self, recipe: AdaLTMRecipe, system: System) -> FrozenLayers | ClipModel | None:
+    def kept(self, recipe: AdaLTMRecipe, system: System) -> KeptStates | None:
         if isinstance(system, JointAdaLTM):
-            device = system.class_weights.device
-            return (
-                None if system.learns_coefficients else FrozenLayers(system.model.encoder, "frames", device)
-            )
+            return None if system.learns_coefficients else FrozenLayers(system.model.encoder, "frames")
         assert isinstance(system, AdaLTM)
         if isinstance(system.merged.coefficients, nn.Parameter):
-            return system.model
+            return Front.of(system.merged)
         return FrozenLayers.of(system.model)
 
     def save(self, system: System, folder: Path) -> None:

@@ -20,11 +20,10 @@ from voxstrata.config.strict import Gigabytes, Name, Text
 from voxstrata.config.training import Training
 from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
 from voxstrata.methods.building import clip_model
-from voxstrata.methods.cached_states import FrozenLayers
 from voxstrata.methods.encoder_models import ClipModel
 from voxstrata.methods.fits import BASE, FROZEN_CROP_S, Fit, emotion_defaults
 from voxstrata.methods.frames import hold_against_frames
-from voxstrata.methods.frozen_encoder import FrozenEncoderSystem, HeadRates
+from voxstrata.methods.frozen_encoder import FrozenEncoderSystem, FrozenLayers, HeadRates
 from voxstrata.methods.method import Defaults, Facts, Notify, Parent, TrainedMethod, Work
 from voxstrata.methods.model_folder import save_model
 from voxstrata.methods.model_kinds import CLIP_KINDS

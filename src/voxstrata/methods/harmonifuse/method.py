@@ -10,8 +10,8 @@ import torch
 
 from voxstrata.losses import class_balanced_weights
 from voxstrata.methods.building import load_base, tell_tasks, told_share, trained_parameters
-from voxstrata.methods.cached_states import FrozenLayers
 from voxstrata.methods.frames import hold_against_frames
+from voxstrata.methods.frozen_encoder import FrozenLayers
 from voxstrata.methods.harmonifuse.folder import HARMONIFUSE
 from voxstrata.methods.harmonifuse.lm.pretrained import build_lm, load_tokenizer
 from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
@@ -74,7 +74,7 @@ class HarmoniFuseMethod(TrainedMethod[HarmoniFuseRecipe]):
         assert isinstance(system, HarmoniFuse)
         if system.encoder_parameters:
             return None
-        return FrozenLayers(system.encoder, "frames", next(system.parameters()).device)
+        return FrozenLayers(system.encoder, "frames")
 
     def save(self, system: System, folder: Path) -> None:
         assert isinstance(system, HarmoniFuse)

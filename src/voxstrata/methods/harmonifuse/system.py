@@ -20,7 +20,7 @@ from voxstrata.batches.batch import Batch
 from voxstrata.errors import RecipeError
 from voxstrata.heads.task import Task, check_tasks
 from voxstrata.losses import soft_cross_entropy, token_loss
-from voxstrata.methods.encoder_models import Backbone
+from voxstrata.methods.encoder_models import Backbone, Model
 from voxstrata.methods.harmonifuse.answers import Answers, predictions
 from voxstrata.methods.harmonifuse.gated_encoder import GatedEncoderFusion
 from voxstrata.methods.harmonifuse.lm.connector import Connector
@@ -41,7 +41,7 @@ from voxstrata.system import ParameterGroup, System
 Part = tuple[Tensor, Tensor]
 
 
-class HarmoniFuse(System):
+class HarmoniFuse(System, Model):
     """One model for several tasks.
 
     Args:
@@ -58,6 +58,8 @@ class HarmoniFuse(System):
         RecipeError: if tasks or options do not fit each other or the encoder.
         LabelError: if classes are told as words, and one cannot be written with the tokenizer.
     """
+
+    encoder: Backbone
 
     def __init__(
         self,

@@ -24,11 +24,11 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.batches.batch import Batch
 from voxstrata.errors import CheckpointError, LabelError
-from voxstrata.methods.encoder_models import Backbone, TranscriptionModel
+from voxstrata.methods.encoder_models import Backbone, Model, TranscriptionModel
 from voxstrata.predictions import NOT_FINITE, Prediction
 
 
-class WhisperTranscriber(nn.Module):
+class WhisperTranscriber(Model):
     """An encoder and Whisper's decoder on its last layer, all frozen.
 
     Decoding follows the decoder's own generation config (greedy in all releases), without timestamps. A
@@ -48,6 +48,8 @@ class WhisperTranscriber(nn.Module):
     Raises:
         CheckpointError: if encoder and decoder do not fit, or the decoder does not know the language.
     """
+
+    encoder: Backbone
 
     def __init__(
         self,

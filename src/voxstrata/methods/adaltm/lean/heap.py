@@ -29,6 +29,8 @@ class Heap:
     give it back takes a millisecond; to use it again takes a page fault for every 4 KB, a fifth of a training
     step where it is done around every layer.
 
+    Without it a step at WavLM-Large shape peaks 1.3 times as high (docs/benchmarks.md, `idle-kept`).
+
     Where the C library is not glibc nothing is done; where it does not tell what is in use (glibc before
     2.33) any idle memory is given back.
     """
