@@ -75,8 +75,7 @@ def _transcript_warnings(rows: Sequence[Prediction]) -> Iterator[str]:
     if asked and empty * 2 >= len(texts):
         yield (
             f"{empty} of {len(texts)} transcripts are empty: the head has learned little but CTC's blank; "
-            "train "
-            "longer (training.epochs), or raise rates.head"
+            "train longer (training.epochs), or raise rates.head"
         )
     elif len({row.reference_transcript for row in asked}) > 1 and len(set(texts)) == 1:
         yield f"all {len(texts)} transcripts are the same, {texts[0]!r}: no words are recognised"
@@ -92,19 +91,20 @@ def _class_warnings(scores: Mapping[str, Any]) -> Iterator[str]:
         if sum(counts)
     ]
     chance, uar = 1 / len(asked), scores["uar"]
-    low = min(bound[0] for bound in (uar["iid"], uar["speaker"]) if bound is not None)
+    bounds = {"clip": uar["iid"], "speaker": uar["speaker"]}
+    by, low = min(
+        ((by, bound[0]) for by, bound in bounds.items() if bound is not None), key=lambda pair: pair[1]
+    )
     if len(answered) == 1:
         yield (
-            f"all clips are answered {answered[0]}, of {len(asked)} classes that there are: the model "
-            "does not hear "
-            "the clips; train longer (training.epochs), or with other rates"
+            f"all clips are answered {answered[0]}, of {len(asked)} classes that there are: train longer "
+            "(training.epochs), or with other rates"
         )
     elif low <= chance:
         yield (
-            f"UAR {100 * uar['value']:.1f} (interval from {100 * low:.1f}) is not above chance, "
-            f"{100 * chance:.1f} with "
-            f"{len(asked)} classes: nothing was learned that holds for new clips, or there are too few to "
-            "tell"
+            f"UAR {100 * uar['value']:.1f} (95 % interval by {by} from {100 * low:.1f}) is not above chance, "
+            f"{100 * chance:.1f} with {len(asked)} classes: nothing was learned that holds for new clips, or "
+            "there are too few clips to judge"
         )
 
 
