@@ -83,7 +83,7 @@ def test_the_eight_lines_of_the_readme_run(
     for name, folder in expert_folders.items():
         shutil.copytree(folder, tmp_path / "runs" / name / "model" / "encoder")
     model = EmotionModel(load_backbone(encoder_folder), LabelSet(("anger", "neutral")))
-    save_model(model, tmp_path / "runs" / "adaltm" / "model")
+    save_model(model, tmp_path / "runs" / "joint" / "model")
     shutil.copy(recordings[0], tmp_path / "call.wav")
     monkeypatch.chdir(tmp_path)
     (block,) = blocks(README, "python")

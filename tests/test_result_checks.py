@@ -66,7 +66,7 @@ def test_the_lower_interval_of_both_decides() -> None:
     rows = answered([(true if i in (0, 1, 2) else "fear", true) for i, true in enumerate(CLASSES * 3)])
     scores = score(rows).as_dict()
     emotion = scores["emotion"] | {"uar": {"value": 0.4, "iid": [0.2, 0.6], "speaker": [0.39, 0.41]}}
-    assert "interval from 20.0" in next(answer_warnings(rows, scores | {"emotion": emotion}))
+    assert "interval by clip from 20.0" in next(answer_warnings(rows, scores | {"emotion": emotion}))
     emotion["uar"] = {"value": 0.4, "iid": [0.3, 0.6], "speaker": None}
     assert not list(answer_warnings(rows, scores | {"emotion": emotion}))
 
