@@ -55,7 +55,7 @@ def test_answers_no_better_than_chance_are_said() -> None:
     told = warnings(answered(blind))
     assert len(told) == 1 and "is not above chance, 25.0 with 4 classes" in told[0]
     uar = recall_score([true for _, true in blind], [answer for answer, _ in blind], average="macro")
-    assert told[0].startswith(f"UAR {100 * uar:.1f} (interval from ")
+    assert told[0].startswith(f"UAR {100 * uar:.1f} (95 % interval by speaker from ")
     half_right = [(true if i % 2 else answer, true) for i, (answer, true) in enumerate(blind)]
     assert not warnings(answered(half_right))
 
