@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,8 @@ def test_the_front_matter_is_yaml_that_the_hub_reads(tmp_path: Path) -> None:
 
 def test_scores_stand_with_their_intervals_and_coefficients_as_table_and_figure(tmp_path: Path) -> None:
     metric = {"value": 0.5, "iid": [0.4, 0.6], "speaker": [0.3, 0.7]}
-    scores = SplitScores.model_validate(
-        {"emotion": {"clips": 20, "speakers": 4, "labels": ["a", "b"], "uar": metric}}
-    )
+    emotion = {"clips": 20, "speakers": 4, "labels": ["a", "b"], "uar": metric}
+    scores = SplitScores.model_validate_json(json.dumps({"emotion": emotion}))
     about = {"vectors": ["a|b", "ser"], "coefficients": [[0.25, 1.0], [0.75, 0.0]]}
     write_json(tmp_path / "c.json", {**about, "coefficients_asr": [[0.1, 0.2], [0.3, 0.4]]})
     found = coefficient_sets(tmp_path / "c.json")
