@@ -6,6 +6,7 @@ that their numbers stand in what is written here.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -153,7 +154,7 @@ def _curve_rows(curve: Mapping[str, Any], at: Sequence[float] | None = None) -> 
     cells = [
         [
             f"{point['coefficient']:g}",
-            *(scored(Score.model_validate(point["scores"][name])) for name in _SERIES),
+            *(scored(Score.model_validate_json(json.dumps(point["scores"][name]))) for name in _SERIES),
         ]
         for point in shown
     ]
