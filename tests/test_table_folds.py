@@ -158,7 +158,7 @@ def test_a_warning_is_one_sentence_however_many_rows_have_it() -> None:
         {"name": name, "warnings": [warning] if warning else []}
         for name, warning in (("a", f"emotion: {few}"), ("b", few), ("c", few), ("d", ""), ("e", "odd"))
     ]
-    found = Table.model_validate({"table": "t", "columns": ["uar"], "rows": rows})
+    found = Table.model_validate_json(json.dumps({"table": "t", "columns": ["uar"], "rows": rows}))
     assert found.warnings == [f"emotion: {few} (3 of 5 rows)", "odd (e)"]
 
 

@@ -1,5 +1,6 @@
 """Rows of a table and their differences, from the predictions of its runs."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,11 @@ def test_two_runs_that_hang_on_no_fold_are_compared_once(tmp_path):
     assert found["clips"] == 8 and found["differences"] == alone["differences"]
 
 
+def finished_table(**content: object) -> Finished:
+    """As it is read from its file."""
+    return Finished.model_validate_json(json.dumps(content))
+
+
 def test_few_speakers_are_told_below_the_rows_that_have_them(tmp_path):
     content = table()
     planned = [answered(tmp_path / name, name, "abab", {}) for name in ("dual", "single")]
@@ -205,10 +211,10 @@ def test_few_speakers_are_told_below_the_rows_that_have_them(tmp_path):
     ]
     told = "only 4 speakers: an interval by speaker is rough, and more likely too narrow"
     assert [row["warnings"] for row in rows] == [[told], [told]]
-    finished = Finished(table="t", columns=content.columns, rows=rows)
+    finished = finished_table(table="t", columns=content.columns, rows=rows)
     assert f"Read with care: {told}.\n" in markdown(finished)
     rows[0]["warnings"] = []
-    assert Finished(table="t", columns=content.columns, rows=rows).warnings == [f"{told} (Single)"]
+    assert finished_table(table="t", columns=content.columns, rows=rows).warnings == [f"{told} (Single)"]
 
 
 def test_each_seed_is_told_beside_the_mean(tmp_path):
@@ -222,9 +228,9 @@ def test_each_seed_is_told_beside_the_mean(tmp_path):
     ]
     assert rows[0]["metrics"]["uar"]["value"] == 0.75
     assert [row["metrics"]["uar"]["by_seed"] for row in rows] == [[1.0, 0.5], []]
-    told = markdown(Finished(table="t", columns=("uar",), rows=rows))
+    told = markdown(finished_table(table="t", columns=("uar",), rows=rows))
     assert told.count("each seed") == 1 and "| Dual | 100.0, 50.0 |" in told
-    alone = markdown(Finished(table="t", columns=("uar",), rows=rows[1:]))
+    alone = markdown(finished_table(table="t", columns=("uar",), rows=rows[1:]))
     assert "each seed" not in alone
 
 
