@@ -27,7 +27,7 @@ def model(encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def answered(model: Path, recording: Path) -> tuple[int, float, dict]:
     """Bytes at the peak, seconds of processor time, and the answer of a process of its own."""
-    out = recording.with_suffix(".jsonl")
+    out = recording.with_name(f"{recording.name}.jsonl")
     command = [sys.executable, "-m", "voxstrata.cli.main", "predict", str(recording), "--model", str(model)]
     command += ["--json", "--speech", "energy", "--out", str(out)]
     process = os.spawnve(os.P_NOWAIT, sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1"})
