@@ -133,7 +133,7 @@ def place(
     for name, folder in expert_folders.items():
         shutil.copytree(folder, tmp_path / "runs" / name / "model" / "encoder")
     model = EmotionModel(vs.load_backbone(encoder_folder), LabelSet(("anger", "neutral")))
-    save_model(model, tmp_path / "runs" / "adaltm" / "model")
+    save_model(model, tmp_path / "runs" / "joint" / "model")
     shutil.copy(recordings[0], tmp_path / "call.wav")
     (tmp_path / "calls.csv").write_text("path,emotion,split\ncall.wav,anger,test\n")
     prepare("table", tmp_path / "calls.csv", tmp_path / "prepared" / "calls")
