@@ -163,7 +163,7 @@ def test_all_objects_print_in_one_short_line(place: Path) -> None:
     merged = vs.MergedBackbone(base, {"asr": asr, "ser": zero}, init={"asr": 0.25, "ser": 1.0})
     states = base(torch.randn(2, 8000), torch.tensor([8000, 4000]))
     corpus = PreparedCorpus.load(place / "prepared" / "calls")
-    recognizer = vs.Recognizer.load(place / "runs" / "adaltm")
+    recognizer = vs.Recognizer.load(place / "runs" / "joint")
     norm = sum(float(delta.double().square().sum()) for delta in asr.deltas.values()) ** 0.5
     parameters = sum(parameter.numel() for parameter in base.model.parameters()) / 1e6
     tensors = f"tensors={len(base.weights())}"
