@@ -12,11 +12,14 @@ Spans = list[tuple[float, float]]
 
 
 def burst(seed: int, seconds: float, rate: int = RATE, level: float = 0.3) -> np.ndarray:
-    """A pulse train whose loudness goes up and down as that of syllables does."""
+    """Pulses through two resonances, whose loudness goes up and down as that of syllables does."""
     rng = np.random.default_rng(seed)
     count = round(seconds * rate)
     wave = 0.02 * rng.normal(size=count)
     wave[:: rate // int(rng.integers(90, 250))] += 1.0
+    ringing_s = np.arange(round(0.02 * rate)) / rate
+    formants = sum(np.sin(2 * np.pi * hertz * ringing_s) for hertz in (500, 1500))
+    wave = np.convolve(wave, np.exp(-ringing_s / 0.004) * formants)[:count] + 0.01 * rng.normal(size=count)
     time_s = np.arange(count) / rate
     wave *= 0.55 + 0.45 * np.sin(2 * np.pi * 4 * time_s + rng.uniform(0, 6))
     return (level * wave / np.abs(wave).max()).astype(np.float32)

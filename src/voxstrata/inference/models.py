@@ -92,7 +92,7 @@ def _own(source: str | Path, language: str | None) -> tuple[list[AnyModel], list
         return [load_transcriber(source, language=language)], []
     raise CheckpointError(
         f"{source} holds no model: give a finished run (with model/ in it), a model folder, a transformers "
-        "folder of an audio classifier, or with a CTC head and its vocab.json, or a whole Whisper with its "
+        "folder with a CTC head and its vocab.json, one of an audio classifier, or a whole Whisper with its "
         "tokenizer; `voxstrata demo` makes a run"
     )
 
