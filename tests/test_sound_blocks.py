@@ -88,3 +88,15 @@ def test_files_that_are_refused_whole_are_refused_in_blocks(tmp_path: Path) -> N
     )
     with pytest.raises(AudioError, match="not finite"), sound_blocks(tmp_path / "nan.wav") as found:
         list(found.blocks)
+
+
+def test_clicks_are_interpolated_in_long_recordings_too() -> None:
+    voice = burst(1, 40.0)
+    clicked = voice.copy()
+    clicked[[RATE, 20 * RATE]] = 1e6
+    found = scan(Given("x", sound=Sound(clicked[:, None], RATE)), split=False)
+    clean = scan(Given("x", sound=Sound(voice[:, None], RATE)), split=False)
+    assert any("clicks: 2 of" in str(remark) for remark in found.remarks)
+    assert found.tracks[0].gain == clean.tracks[0].gain == 1
+    (part,) = windows(Given("x", sound=Sound(clicked[:, None], RATE)), found.tracks, [((0.5, 1.5), 0)])
+    assert np.abs(part).max() <= np.abs(voice).max() * 1.01

@@ -16,6 +16,7 @@ import soxr
 from numpy.typing import NDArray
 
 from voxstrata.audio.claims import claim_of
+from voxstrata.audio.clicks import without_clicks
 from voxstrata.audio.content import Remark, downmix
 from voxstrata.audio.ffmpeg import _TELLS_LENGTH, Undecodable, _declared_s, _Gaps, _planes, _pyav, _Source
 from voxstrata.audio.kinds import HEAD, RAW, UNKNOWN, Kind, kind_of, no_audio
@@ -138,6 +139,12 @@ def _decoder(path: Path, file: BinaryIO, kind: Kind, in_order: bool) -> Iterator
         if kind.av is None:
             raise Undecodable("no decoder reads it")
         yield stack.enter_context(_by_av(path, file, kind.av))
+
+
+def unclicked(block: Block, sample_rate: int) -> Block:
+    """A block without clicks, see `audio.clicks`; the same where there are none."""
+    cleaned = [without_clicks(channel, sample_rate) for channel in block.T]
+    return np.stack(cleaned, axis=1) if any(after.base is not block for after in cleaned) else block
 
 
 def _by_soundfile(path: Path, sound: soundfile.SoundFile, frames: int | None) -> Iterator[Block]:

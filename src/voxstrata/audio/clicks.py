@@ -53,10 +53,14 @@ def without_clicks(samples: NDArray[np.float32], sample_rate: int) -> NDArray[np
 
 def remarks_on_clicks(before: NDArray[np.float32], after: NDArray[np.float32]) -> tuple[Remark, ...]:
     """Says how many samples were replaced, of arrays of the same shape."""
-    replaced = 0 if before is after else int(np.count_nonzero(before != after))
+    return remarks_on_replaced(0 if before is after else int(np.count_nonzero(before != after)), before.size)
+
+
+def remarks_on_replaced(replaced: int, samples: int) -> tuple[Remark, ...]:
+    """Says how many of so many samples were replaced, where any were."""
     if not replaced:
         return ()
-    detail = f"{replaced:,} of {before.size:,} samples stand far above all others; they are interpolated"
+    detail = f"{replaced:,} of {samples:,} samples stand far above all others; they are interpolated"
     return (Remark("clicks", detail),)
 
 

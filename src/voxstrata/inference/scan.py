@@ -10,6 +10,8 @@ import soxr
 from numpy.typing import NDArray
 
 from voxstrata.audio import SAMPLE_RATE, Remark, leveled, remarks_on_band, require_sound
+from voxstrata.audio.blocks import unclicked
+from voxstrata.audio.clicks import remarks_on_replaced
 from voxstrata.audio.content import CANCELLED, FEWEST_VALUES, remarks_on_steps
 from voxstrata.inference.given import Given
 
@@ -80,7 +82,9 @@ def scan(given: Given, *, split: bool) -> Scan:
         channels, rate, file_remarks = sound.channels, sound.sample_rate, sound.remarks
         mixed = channels > 1 and not split
         columns = [_Column() for _ in range(channels + mixed)]
-        frames, streams = 0, resampled_blocks(_wider(sound.blocks, columns, mixed), rate, len(columns))
+        counts = _Clicks()
+        blocks = _wider(counts.cleaned(sound.blocks, rate), columns, mixed)
+        frames, streams = 0, resampled_blocks(blocks, rate, len(columns))
         for block, samples in streams:
             frames += samples
             for k, column in enumerate(columns):
@@ -95,7 +99,7 @@ def scan(given: Given, *, split: bool) -> Scan:
         tracks = [_mixed(columns, given.name, rate)]
     if all(track.fault for track in tracks):
         columns[-1].require_sound(given.name, rate)
-    return Scan(frames / rate, tuple(tracks), file_remarks)
+    return Scan(frames / rate, tuple(tracks), (*file_remarks, *counts.remarks()))
 
 
 def _wider(blocks: Iterator[Samples], columns: list[_Column], mixed: bool) -> Iterator[Samples]:
@@ -119,6 +123,25 @@ def resampled_blocks(
     for block in blocks:
         yield stream.resample_chunk(np.ascontiguousarray(block)).reshape(-1, channels), len(block)
     yield stream.resample_chunk(np.zeros((0, channels), np.float32), last=True).reshape(-1, channels), 0
+
+
+class _Clicks:
+    """How many samples were clicks, as far as the recording was read."""
+
+    def __init__(self) -> None:
+        self.replaced = self.samples = 0
+
+    def cleaned(self, blocks: Iterator[Samples], rate: int) -> Iterator[Samples]:
+        """The blocks without clicks."""
+        for block in blocks:
+            clean = unclicked(block, rate)
+            self.samples += block.size
+            self.replaced += 0 if clean is block else int(np.count_nonzero(clean != block))
+            yield clean
+
+    def remarks(self) -> tuple[Remark, ...]:
+        """Says how many, where there are any."""
+        return remarks_on_replaced(self.replaced, self.samples)
 
 
 class _Column:
@@ -199,7 +222,7 @@ def _mixed(columns: list[_Column], name: str, rate: int) -> Track:
     if mean.variance() * len(parts) >= CANCELLED * float(np.mean(powers)):
         return mean.track(None, None, name, rate)
     strongest = int(np.argmax(powers))
-    detail = f"channel {strongest + 1} of {len(parts)} is heard, not their mean"
+    detail = f"channel {strongest + 1} of {len(parts)} is used, not their mean"
     remark = Remark("channels cancel each other", detail)
     return parts[strongest].track(None, strongest, name, rate, (remark,))
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxstrata.audio import SAMPLE_RATE
+from voxstrata.audio.blocks import unclicked
 from voxstrata.inference.given import Given
 from voxstrata.inference.scan import Track, resampled_blocks
 from voxstrata.inference.words import Span
@@ -18,7 +19,8 @@ Samples = NDArray[np.float32]
 def mono_blocks(given: Given, tracks: Sequence[Track]) -> Iterator[Samples]:
     """The tracks of a recording at 16 kHz, [n, tracks] at a time."""
     with given.blocks() as sound:
-        columns = (np.column_stack([track.mono(block) for track in tracks]) for block in sound.blocks)
+        clean = (unclicked(block, sound.sample_rate) for block in sound.blocks)
+        columns = (np.column_stack([track.mono(block) for track in tracks]) for block in clean)
         for block, _ in resampled_blocks(columns, sound.sample_rate, len(tracks)):
             yield block
 
