@@ -10,6 +10,8 @@ import pytest
 import soundfile
 
 RATE = 16_000
+#: Samples that an encoder takes at once, of those that do not take 1024.
+FRAME_SIZES = {"libmp3lame": 1152, "mp2": 1152, "libopus": 960, "ac3": 1536, "eac3": 1536}
 
 
 def voice(seconds: float = 2.0, seed: int = 0, hz: float = 200.0) -> np.ndarray:
@@ -36,10 +38,8 @@ def av_encoded(form: str, codec: str, samples: Any = None, rate: int = 48_000, *
         stream.layout = "mono"
         frame = av.AudioFrame.from_ndarray(samples.astype(np.float32)[None], format="flt", layout="mono")
         frame.sample_rate = RATE
-        shape = {"libmp3lame": 1152, "mp2": 1152, "aac": 1024, "libopus": 960, "ac3": 1536, "eac3": 1536}.get(
-            codec, 1024
-        )
-        resampler = av.AudioResampler(stream.codec_context.format.name, "mono", rate, shape)
+        frame_size = FRAME_SIZES.get(codec, 1024)
+        resampler = av.AudioResampler(stream.codec_context.format.name, "mono", rate, frame_size)
         for part in [*resampler.resample(frame), *resampler.resample(None)]:
             container.mux(stream.encode(part))
         container.mux(stream.encode(None))

@@ -266,3 +266,36 @@ def test_a_file_that_is_called_like_a_place_in_a_tar_is_a_file(tmp_path: Path) -
     soundfile.write(path, noise(), RATE)
     assert len(load_audio(path)) == RATE
     assert len(read_sound(path).samples) == RATE
+
+
+def with_form(path: Path, place: int, form: str, value: int) -> Path:
+    """A WAV file of 16 bits, mono, with one field of its header changed."""
+    soundfile.write(path, noise(), RATE, subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    struct.pack_into(form, content, place, value)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(("place", "value"), [(22, 2), (22, 226), (34, 24), (34, 64)])
+def test_a_wav_header_that_contradicts_itself_is_refused(tmp_path: Path, place: int, value: int) -> None:
+    """Bytes of a sample and of a second agree, and are those of one channel of 16 bits."""
+    with pytest.raises(AudioError, match=r"contradicts itself: \d+ channels of \d+ bits in 2 bytes a sample"):
+        load_audio(with_form(tmp_path / "a.wav", place, "<H", value))
+
+
+def test_a_wav_header_with_two_rates_is_noted(tmp_path: Path) -> None:
+    remarks = load_with_remarks(with_form(tmp_path / "a.wav", 24, "<I", 54_321))[1]
+    told = "header: it says 54321 samples a second, and as many bytes a second as of 16000"
+    assert told in [str(remark) for remark in remarks]
+
+
+@pytest.mark.parametrize(
+    ("place", "form", "value"), [(28, "<I", 0), (32, "<H", 0), (32, "<H", 1), (28, "<I", 7)]
+)
+def test_what_writers_leave_wrong_in_a_header_is_no_matter(
+    tmp_path: Path, place: int, form: str, value: int
+) -> None:
+    loaded, remarks = load_with_remarks(with_form(tmp_path / "a.wav", place, form, value))
+    np.testing.assert_array_equal(loaded, noise() / np.float32(32768))
+    assert remarks == ()

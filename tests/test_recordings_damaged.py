@@ -309,7 +309,7 @@ def test_whole_flac_in_ogg_has_nothing_to_be_said_of(tmp_path: Path) -> None:
     assert len(loaded) == 2 * RATE and remarks == ()
 
 
-@pytest.mark.parametrize("form", ["VOC", "AVI", "TS", "FLV", "AC-3", "E-AC-3"])
+@pytest.mark.parametrize("form", ["VOC", "AVI", "TS", "FLV", "AC-3", "E-AC-3", "AAC"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 def test_a_part_of_a_file_of_blocks_is_refused(tmp_path: Path, form: str, share: float) -> None:
     content = {
@@ -318,6 +318,7 @@ def test_a_part_of_a_file_of_blocks_is_refused(tmp_path: Path, form: str, share:
         "TS": lambda: av_encoded("mpegts", "aac"),
         "FLV": lambda: av_encoded("flv", "aac", rate=44_100),
         "AC-3": lambda: av_encoded("ac3", "ac3", rate=44_100),
+        "AAC": lambda: av_encoded("adts", "aac", rate=44_100),
         "E-AC-3": lambda: av_encoded("eac3", "eac3"),
     }[form]()
     (tmp_path / "a.x").write_bytes(content)

@@ -121,3 +121,16 @@ def claim_of_ac3(file: BinaryIO) -> Claim:
         kbit = _AC3_KBIT[code >> 1]
         place += 2 * (2 * kbit, kbit * 320 // 147 + (code & 1), 3 * kbit)[rate]
     return Claim() if place == end else breaks_off("its last frame is not whole")
+
+
+def claim_of_adts(file: BinaryIO) -> Claim:
+    """Whether the last frame of an AAC stream is there to its end (ISO/IEC 14496-3, 1.A.2)."""
+    end, place = file.seek(0, 2), 0
+    while place + 7 <= end:
+        file.seek(place)
+        head = file.read(7)
+        length = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+        if head[0] != 0xFF or head[1] & 0xF6 != 0xF0 or length < 7:
+            return Claim()
+        place += length
+    return Claim() if place == end else breaks_off("its last frame is not whole")

@@ -12,6 +12,11 @@ from voxstrata.audio.claim import Claim, breaks_off
 from voxstrata.audio.content import Remark
 from voxstrata.audio.spliced import Spliced, patched
 
+# Codecs whose samples have a fixed number of bytes: PCM, float, A-law, mu-law, and those named further on.
+_UNCOMPRESSED = (1, 3, 6, 7, 0xFFFE)
+# Rates that recorders have.
+_RATES = (8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000, 192_000)
+
 Order = Literal["big", "little"]
 
 # Sizes from here on are written into a header of 32 bits by those who stream and do not know the length.
@@ -75,6 +80,7 @@ def claim_of_chunks(file: BinaryIO, kind: str) -> Claim:
     form = file.read(4)
     layout = _LAYOUTS["RIFX" if form == b"RIFX" else "RIFF" if kind == "WAV" else kind]
     place, bytes_per_s, long_size = layout.first, 0, None
+    form_remarks: tuple[Remark, ...] = ()
     while place + layout.head <= end:
         file.seek(place)
         chunk = file.read(layout.head + 24)
@@ -86,6 +92,9 @@ def claim_of_chunks(file: BinaryIO, kind: str) -> Claim:
             long_size = int.from_bytes(body[8:16], "little"), place + layout.head + 8
         elif name == b"fmt ":
             bytes_per_s = int.from_bytes(body[8:12], layout.order)
+            form_remarks, fault = _of_form(body, layout.order)
+            if fault:
+                return Claim(fault)
         elif name == layout.sound:
             where, width = place + layout.name, layout.size
             if form in (b"RF64", b"BW64") and size == 0xFFFFFFFF and long_size is not None:
@@ -96,12 +105,38 @@ def claim_of_chunks(file: BinaryIO, kind: str) -> Claim:
             if behind is not None:
                 return _without(file, kind, behind, end)
             if unknown:
-                return Claim()
-            return _of_sound(file, kind, layout, (where, width), start, size, end, bytes_per_s)
+                return Claim(remarks=form_remarks)
+            claim = _of_sound(file, kind, layout, (where, width), start, size, end, bytes_per_s)
+            return replace(claim, remarks=form_remarks + claim.remarks)
         if size < 0:
             break
         place += layout.head + size + -(layout.head + size) % layout.align
     return Claim()
+
+
+def _of_form(body: bytes, order: Order) -> tuple[tuple[Remark, ...], str]:
+    """What a WAV header says twice, held against itself: a remark on the rate, or the fault.
+
+    Args:
+        body: of the chunk: codec, channels, rate, bytes a second, bytes of a sample of all channels, bits.
+        order: of these numbers.
+    """
+    codec, channels, _, _, _, _, block, bits = (
+        int.from_bytes(body[at : at + 2], order) for at in range(0, 16, 2)
+    )
+    rate, bytes_per_s = (int.from_bytes(body[at : at + 4], order) for at in (4, 8))
+    if codec not in _UNCOMPRESSED or not channels or not block or not bytes_per_s:
+        return (), ""
+    # Writers of A-law and mu-law give the bits that these become.
+    agree = block % channels == 0 and (codec in (6, 7) or 8 * (block // channels) >= bits)
+    if rate * block == bytes_per_s and not agree:
+        what = f"{channels} channels of {bits} bits in {block} bytes a sample"
+        return (), f"contradicts itself: {what}; mend its header, or leave it out"
+    other = bytes_per_s // block
+    if not agree or bytes_per_s % block or other not in _RATES or other == rate:
+        return (), ""
+    detail = f"it says {rate} samples a second, and as many bytes a second as of {other}"
+    return (Remark("header", detail),), ""
 
 
 def _without(file: BinaryIO, kind: str, behind: int, end: int) -> Claim:

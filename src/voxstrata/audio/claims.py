@@ -11,6 +11,7 @@ from typing import BinaryIO
 from voxstrata.audio.behind import next_file, remark_on
 from voxstrata.audio.boxes import (
     claim_of_ac3,
+    claim_of_adts,
     claim_of_avi,
     claim_of_flv,
     claim_of_matroska,
@@ -30,6 +31,7 @@ _CLAIMS: Mapping[str, Callable[[BinaryIO], Claim]] = {
     "FLAC": claim_of_flac, "AU": claim_of_au, "SPHERE": claim_of_sphere, "Ogg": claim_of_ogg,
     "MP3": claim_of_mp3, "MP4": claim_of_mp4, "Matroska": claim_of_matroska, "VOC": claim_of_voc,
     "AVI": claim_of_avi, "MPEG-TS": claim_of_ts, "FLV": claim_of_flv, "AC-3": claim_of_ac3,
+    "AAC": claim_of_adts,
     **{kind: partial(claim_of_chunks, kind=kind) for kind in _CHUNKED},
 }  # fmt: skip
 
