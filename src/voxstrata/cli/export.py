@@ -47,7 +47,7 @@ def export(
     from voxstrata.backbone.encoder import load_backbone
     from voxstrata.backbone.export_folder import CARD, COEFFICIENTS, export_folder
     from voxstrata.errors import VoxstrataError
-    from voxstrata.experiments.leaks.training_clips import list_of
+    from voxstrata.experiments.leaks.training_clips import copy_list, list_of
     from voxstrata.methods.model_card import NO_HEAD, card
     from voxstrata.methods.model_folder import find_model, save_model
     from voxstrata.runs import TRAINING_CLIPS, require_free
@@ -70,7 +70,7 @@ def export(
         if found is not None and (found / COEFFICIENTS).is_file():
             shutil.copyfile(found / COEFFICIENTS, partial / COEFFICIENTS)
         if listed is not None:
-            shutil.copyfile(listed, partial / TRAINING_CLIPS)
+            copy_list(listed, partial / TRAINING_CLIPS)
         (partial / CARD).write_text(text, encoding="utf-8")
     for note in notes:
         tell(note)
