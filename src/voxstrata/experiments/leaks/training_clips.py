@@ -202,6 +202,8 @@ def copy_list(source: Path, target: Path) -> None:
 
 
 def _parsed(line: bytes, path: Path, number: int) -> Any:
+    if not line.strip():
+        raise ValueError("the line is empty")
     if len(line) > _LONGEST_LINE:
         raise ValueError("the line is too long for a list of training clips")
     return parse_json(line, f"{path}, line {number}", advice=_ADVICE)
