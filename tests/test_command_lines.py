@@ -38,6 +38,8 @@ USAGE = {
     "evaluate x --resamples 9999999": "evaluate --resamples: found '9999999'; at most 1,000,000 is",
     "evaluate x --seed " + "9" * 5000: "evaluate --seed: found '9",
     "evaluate x --resamples": "evaluate --resamples needs a value: bootstrap samples, by clip",
+    "corpus prepare table x y --folds by-speaker": "corpus prepare --folds needs 2 values (by-speaker N): ",
+    "corpus synth x --minutes 1,5": "corpus synth --minutes: found '1,5'; a number is needed; see ",
     "evaluate x --json=yes": "evaluate --json takes no value; leave the value out; see ",
     "evaluate x --resample 5": "evaluate has no option --resample; did you mean --resamples?; see ",
     "evaluate -z": "evaluate has no option -z; see ",

@@ -124,7 +124,7 @@ def test_a_normaliser_is_checked_where_no_clip_has_words_too(name: str) -> None:
 def test_labels_are_checked_where_no_clip_has_an_emotion_too() -> None:
     rows = [Prediction("c", transcript="a", reference_transcript="a")]
     for run in (lambda: score(rows, labels=["a", "a"]), lambda: compare(rows, rows, labels=["a"])):
-        with pytest.raises(LabelError, match="labels are a(, a)?; give two or more"):
+        with pytest.raises(LabelError, match=r"labels are a(, a)?; give two or more"):
             run()
 
 
