@@ -56,6 +56,14 @@ def test_a_command_line_that_is_none_is_one_line_of_ours(line, capsys, monkeypat
     assert "Input should" not in found and "Usage" not in found and "Error" not in found
 
 
+@pytest.mark.parametrize("words", [("inspect", ""), ("evaluate", "x", "--labels", ""), ("report", "")])
+def test_an_empty_argument_is_named_by_its_number(words, capsys, monkeypatch):
+    number = words.index("") + 1
+    assert told(capsys, monkeypatch, *words) == (
+        f"argument {number} is empty (a variable that is not set?); give it a value, or leave it out"
+    )
+
+
 @pytest.mark.parametrize("words", [(), ("corpus",), ("--debug",)])
 def test_without_a_command_the_help_is_shown(words, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["voxstrata", *words])
