@@ -133,3 +133,15 @@ def stopped(code: str) -> None:
         running.send_signal(signal.SIGINT)
         assert running.wait(timeout=30) == 130
         assert running.stderr.read() == "voxstrata: stopped by Ctrl-C\n"
+
+
+def test_ctrl_c_after_the_work_is_done_changes_nothing():
+    code = (
+        "import atexit, os, signal, sys, time, voxstrata.cli.main as main; sys.argv = ['voxstrata', 'done']\n"
+        # What comes later, as the end of a library does.
+        "atexit.register(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.1), print('end')))\n"
+        "def done(): print('answer')\n"
+        "main.app.command('done')(done); main.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "answer\nend\n", "")

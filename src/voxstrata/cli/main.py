@@ -41,8 +41,8 @@ class CtrlC:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: Any, where: TracebackType | None) -> None:
-        # Registered last, it comes first: nothing that runs at the end is stopped with a traceback.
-        atexit.register(self.end_at_once)
+        # Registered last, it comes first: the work is done, and its exit code is to be had.
+        atexit.register(self._set, signal.SIG_IGN)
         self._set(self._former)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
