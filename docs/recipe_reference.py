@@ -194,6 +194,8 @@ def recipes_page() -> str:
         "A recipe says in YAML what one run trains, on which corpora and how. `voxstrata train RECIPE` takes "
         "a file or the name of a [packaged recipe](packaged.md).\n",
         "- `KEY=VALUE` on the command line overrides a recipe key; dots nest, and values are read as YAML.\n"
+        "- YAML is read as version 1.2 defines it: `1e-3` is a number; `yes`, `no`, `2:30` and `2026-11-30` "
+        "are texts. `KEY=null` removes a value.\n"
         "- Unknown keys, duplicate keys and wrong values are refused, all in one message.\n"
         "- Paths are relative to the current folder. The run folder's `recipe.yaml` is the resolved recipe.\n"
         "- The defaults below hold where a recipe says nothing. With `defaults: fit`, as in most packaged "

@@ -205,3 +205,13 @@ def load_or_none(path):
         return load_file(path)
     except Exception:
         return None
+
+
+def test_parameters_that_were_saved_as_such_are_plain_tensors(encoder, tmp_path):
+    torch.save(
+        {name: torch.nn.Parameter(tensor) for name, tensor in encoder.model.state_dict().items()},
+        tmp_path / "x.pt",
+    )
+    found = open_checkpoint(tmp_path / "x.pt")
+    tensors = {name: found.tensor(name) for name in found.all_shapes()}
+    assert tensors and not any(tensor.requires_grad for tensor in tensors.values())

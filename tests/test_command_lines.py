@@ -38,6 +38,8 @@ USAGE = {
     "evaluate x --resamples 9999999": "evaluate --resamples: found '9999999'; at most 1,000,000 is",
     "evaluate x --seed " + "9" * 5000: "evaluate --seed: found '9",
     "evaluate x --resamples": "evaluate --resamples needs a value: bootstrap samples, by clip",
+    "corpus prepare table x y --folds by-speaker": "corpus prepare --folds needs 2 values (by-speaker N): ",
+    "corpus synth x --minutes 1,5": "corpus synth --minutes: found '1,5'; a number is needed; see ",
     "evaluate x --json=yes": "evaluate --json takes no value; leave the value out; see ",
     "evaluate x --resample 5": "evaluate has no option --resample; did you mean --resamples?; see ",
     "evaluate -z": "evaluate has no option -z; see ",
@@ -52,6 +54,14 @@ def test_a_command_line_that_is_none_is_one_line_of_ours(line, capsys, monkeypat
     found = told(capsys, monkeypatch, *line.split())
     assert found.startswith(USAGE[line]) and found.endswith(" -h") and len(found) < 400
     assert "Input should" not in found and "Usage" not in found and "Error" not in found
+
+
+@pytest.mark.parametrize("words", [("inspect", ""), ("evaluate", "x", "--labels", ""), ("report", "")])
+def test_an_empty_argument_is_named_by_its_number(words, capsys, monkeypatch):
+    number = words.index("") + 1
+    assert told(capsys, monkeypatch, *words) == (
+        f"argument {number} is empty (a variable that is not set?); give it a value, or leave it out"
+    )
 
 
 @pytest.mark.parametrize("words", [(), ("corpus",), ("--debug",)])
@@ -123,3 +133,15 @@ def stopped(code: str) -> None:
         running.send_signal(signal.SIGINT)
         assert running.wait(timeout=30) == 130
         assert running.stderr.read() == "voxstrata: stopped by Ctrl-C\n"
+
+
+def test_ctrl_c_after_the_work_is_done_changes_nothing():
+    code = (
+        "import atexit, os, signal, sys, time, voxstrata.cli.main as main; sys.argv = ['voxstrata', 'done']\n"
+        # What comes later, as the end of a library does.
+        "atexit.register(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.1), print('end')))\n"
+        "def done(): print('answer')\n"
+        "main.app.command('done')(done); main.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "answer\nend\n", "")

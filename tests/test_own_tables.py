@@ -98,7 +98,7 @@ def test_a_text_of_two_lines_in_quotation_marks_is_one_text(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('path,text\na.wav,"go" on\nb.wav,hm\n', "line 2: a quotation mark closes before"),
+        ('path,text\na.wav,"go" on\nb.wav,hm\n', "line 2: a quotation mark closes before its field ends"),
         ('path,"text\na.wav,hm\n', "line 1: a quotation mark opens a field here and none closes it"),
         ("path|text\na.wav|hm\n", "found path|text; columns are parted by commas"),
         ("path,text\na\x00.wav,hm\n", "line 2: path must be one line without control characters"),

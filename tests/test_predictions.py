@@ -23,8 +23,8 @@ def shares(numbers):
     return {name: number / sum(numbers.values()) for name, number in numbers.items()}
 
 
-#: Names of speakers and classes are read in one form.
-NAME = TEXT.map(lambda name: unicodedata.normalize("NFC", name))
+#: Names of speakers and classes are read in one form, and none is empty.
+NAME = TEXT.filter(str.strip).map(lambda name: unicodedata.normalize("NFC", name))
 ROWS = st.lists(
     st.builds(
         Prediction,

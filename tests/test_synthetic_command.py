@@ -56,6 +56,10 @@ def test_unlabelled_speech_holds_both_vocabularies_and_one_split(tmp_path):
         ("--shares", "0,0,0"),
         ("--voices", "a,b,c"),
         ("--minutes", -1),
+        ("--minutes", "nan"),
+        ("--minutes", "1e300"),
+        ("--shares", "nan,1,1"),
+        ("--voices", "1_0,1,1"),
         ("--lexical-strength", 2),
     ],
 )

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -308,3 +309,42 @@ def test_a_fold_of_thousands_of_digits_is_one_short_line(tmp_path: Path) -> None
     (tmp_path / "x.csv").write_text(f"path,speaker,fold\na.wav,ann,{'9' * 5_000}\n")
     with pytest.raises(CorpusError, match=r"clip 'x/a' is in fold '9{40}'; number folds 1, 2, \.\.\.$"):
         prepare("table", tmp_path / "x.csv", tmp_path / "prepared")
+
+
+ODD_NUMBERS = ["1_0", "\u0661", "0x1", "1e400", "inf", "nan ", "1,5", "2:30", "true"]
+
+
+@pytest.mark.parametrize("number", ODD_NUMBERS)
+@pytest.mark.parametrize("column", ["fold", "start", "votes:joy", "arousal"])
+def test_numbers_are_those_that_a_person_would_write(tmp_path: Path, column: str, number: str) -> None:
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.sin(np.arange(16_000) / 5), 16_000)
+    (tmp_path / "x.csv").write_text(f'path,speaker,{column}\na.wav,ann,"{number}"\n', encoding="utf-8")
+    with pytest.raises(CorpusError, match=f"{re.escape(number.strip())}|faults in 1 clip: 1 unusable rating"):
+        prepare("table", tmp_path / "x.csv", tmp_path / "prepared")
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_numbers_of_any_usual_form_are_read(tmp_path: Path) -> None:
+    told = read(tmp_path, "x.csv", "path,votes:a,start,end\na.wav, 1.5e1 ,.5,+2.\n")[0]
+    assert (told.votes, told.start_s, told.end_s) == ({"a": 15.0}, 0.5, 2.0)
+
+
+def test_a_place_without_a_table_is_named_and_many_tables_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"no table at .*nowhere\.csv; give its file"):
+        table.read(tmp_path / "nowhere.csv")
+    for number in range(9):
+        (tmp_path / f"{number}.csv").touch()
+    with pytest.raises(
+        CorpusError, match=r"found 0\.csv, 1\.csv, 2\.csv, 3\.csv, 4\.csv and 4 more; give the file"
+    ):
+        table.read(tmp_path)
+
+
+def test_preparing_leaves_no_empty_line_where_there_is_no_terminal(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.sin(np.arange(16_000) / 5), 16_000)
+    (tmp_path / "x.csv").write_text("path\na.wav\n")
+    command = ["corpus", "prepare", "table", tmp_path / "x.csv", tmp_path / "prepared"]
+    done = subprocess.run(
+        [sys.executable, "-m", "voxstrata.cli.main", *command], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == f"table is prepared in {tmp_path / 'prepared'}\n"

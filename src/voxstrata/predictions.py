@@ -129,6 +129,8 @@ def as_lines(predictions: Iterable[Prediction]) -> Iterator[str]:
 #: Characters of a value in the one line of an object.
 _LONGEST = 60
 _FIELDS = frozenset(field.name for field in fields(Prediction))
+#: What no further class task can be called.
+_TASKS = {"emotion", "transcript", "dimensions", *DIMENSIONS}
 #: Fields that hold names of speakers and classes.
 _NAMED = ("speaker", "emotion", "reference_emotion", "probabilities", "classes", "reference_classes")
 
@@ -240,6 +242,12 @@ def _fault(field: str, value: Any) -> str:
     """What a field must be, if its value is not."""
     if isinstance(value, dict) and not all(map(is_one_line, _texts_in(value))):
         return "of names of one line, without control characters"
+    if field in _NAMED and not all(map(str.strip, _texts_in(value))):
+        return "of names that are not empty; leave out what there is not"
+    if field in ("classes", "reference_classes") and isinstance(value, dict) and (_TASKS & value.keys()):
+        return (
+            f"of other fields than {', '.join(sorted(_TASKS & value.keys()))}: those stand in the row itself"
+        )
     if field == "probabilities":
         return _no_probabilities(value)
     if field == "classes":
@@ -258,7 +266,9 @@ def _fault(field: str, value: Any) -> str:
     if not isinstance(value, str):
         return "a string"
     # An id stands in lists, messages and names of files.
-    return "one line of text, without control characters" if field == "id" and not is_one_line(value) else ""
+    if field == "id" and not (value.strip() and is_one_line(value)):
+        return "one line of text that is not empty, without control characters"
+    return ""
 
 
 #: Of Unix, Windows, and the Macs of old; none of them stands inside a string of JSON.

@@ -125,9 +125,9 @@ def _fault_of(code: int | None, printed: str, told: str, check: Check) -> tuple[
 
 
 def _is_told(told: str, printed: str) -> bool:
-    """Whether what was refused is told in one line, the last: the program's, click's, or a dry run's."""
+    """Whether what was refused is told in one line, the last: the program's, or a dry run's."""
     last = told.rstrip().splitlines()[-1]
-    return last.startswith(("voxstrata: ", "fault: ", "Error: ")) or bool(printed)
+    return last.startswith(("voxstrata: ", "fault: ")) or bool(printed)
 
 
 @contextlib.contextmanager

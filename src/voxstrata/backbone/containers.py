@@ -217,7 +217,8 @@ def _open_torch(file: Path, wanted: re.Pattern[str], siblings: tuple[str, ...]) 
     entries = {str(key): value for key, value in content.items()} if isinstance(content, Mapping) else {}
     states = {"": entries, **{key: value for key, value in entries.items() if isinstance(value, Mapping)}}
     tensors = {
-        name: {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+        # Parameters may be saved as such, and nothing here learns.
+        name: {str(key): value.detach() for key, value in state.items() if isinstance(value, Tensor)}
         for name, state in states.items()
     }
     fitting = [name for name, state in tensors.items() if any(map(wanted.search, state))]

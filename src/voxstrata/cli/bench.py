@@ -20,7 +20,7 @@ Options = TypeVar("Options")
 
 SHAPE = typer.Option("base", "--shape", help="WavLM of this shape: base or large.")
 BATCH_SIZE = typer.Option(4, "--batch-size", min=1, help="Clips in a batch.")
-CLIP_S = typer.Option(3.0, "--clip-s", min=0.1, help="Length of each clip in seconds.")
+CLIP_S = typer.Option(3.0, "--clip-s", min=0.1, max=600, help="Length of each clip in seconds.")
 AS_JSON = typer.Option(False, "--json", help="Print JSON.")
 QUICK = typer.Option(False, "--quick", help="Tiny shapes, to check that it runs; the figures mean nothing.")
 REPEATS = typer.Option(5, "--repeats", min=1, help="Timed runs per implementation and case.")
@@ -51,16 +51,14 @@ def attention(
 ) -> None:
     """Compare the fast attention with transformers' own, forward and forward with backward."""
     from voxstrata.benchmarks.attention import AttentionOptions, run
+    from voxstrata.documents import as_number
     from voxstrata.errors import VoxstrataError
 
-    try:
-        lengths = tuple(float(part) for part in clips_s.split(","))
-        if not all(0.1 <= length <= 600 for length in lengths):
-            raise ValueError
-    except ValueError:
+    lengths = tuple(as_number(part) for part in clips_s.split(","))
+    if not all(0.1 <= length <= 600 for length in lengths):
         raise VoxstrataError(
             f"--clips {clips_s!r} are no lengths; give seconds from 0.1 to 600, e.g. 2,5,10,20"
-        ) from None
+        )
     options = AttentionOptions(
         shape=shape,  # type: ignore[arg-type]  # checked by run, which names what is allowed
         clips_s=lengths,
@@ -139,7 +137,7 @@ def harmonifuse(
     lm_layers: int = typer.Option(12, "--lm-layers", min=1, help="Layers of the language model."),
     lm_size: int = typer.Option(768, "--lm-size", min=64, help="Its feature size; heads of 64."),
     batch_size: int = BATCH_SIZE,
-    clip_s: float = typer.Option(5.0, "--clip-s", min=0.1, help="Length of each clip in seconds."),
+    clip_s: float = typer.Option(5.0, "--clip-s", min=0.1, max=600, help="Length of each clip in seconds."),
     tokens: int = typer.Option(100, "--tokens", min=2, help="Tokens to decode, and of each transcript."),
     corpora: list[Path] | None = typer.Option(
         None, "--corpus", help="Prepared corpus whose padding is counted; may be repeated."

@@ -99,9 +99,7 @@ def prepare_corpus(
 
     What was left out or mapped is printed below the counts and kept in corpus.json.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from voxstrata.cli.progress import bar
     from voxstrata.corpora.faults import FaultyCorpusError
     from voxstrata.corpora.options import parse_options
     from voxstrata.corpora.prepare import prepare
@@ -109,8 +107,7 @@ def prepare_corpus(
 
     names = [label.strip() for label in labels.split(",")] if labels is not None else None
     try:
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("decoding", total=None)
+        with bar("clips") as (_, advance):
             prepared = prepare(
                 name,
                 folder,
@@ -121,7 +118,7 @@ def prepare_corpus(
                 maps=maps or (),
                 folds=_fold_count(folds),
                 trim_silence=trim_silence,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
+                progress=lambda done, total: advance(done, total, "decoding"),
             )
     except FaultyCorpusError as error:
         _print_faults(error.faults, as_json)

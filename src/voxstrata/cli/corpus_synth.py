@@ -116,7 +116,9 @@ def _write(plans: dict[Path, SynthesisOptions], jobs: int | None) -> list[Synthe
     total = sum(sum(options.clips) for options in plans.values())
     tell(f"about {minutes:.0f} minutes in {total} clips, {size / 1e6:.0f} MB", "")
     made: list[SyntheticCorpus] = []
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    # Where there is no terminal, it would leave an empty line.
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         speaking = bar.add_task("speaking", total=total)
         checking = bar.add_task("checking", total=total)
         before = 0
@@ -141,10 +143,10 @@ def _split_counts(
     from voxstrata.errors import CorpusError
 
     parts = _three("--shares", shares, float)
-    if min(parts) < 0 or sum(parts) <= 0:
-        raise CorpusError(f"--shares must be at least 0 and not all 0; found {shares}")
-    if minutes is not None and minutes <= 0:
-        raise CorpusError(f"--minutes must be more than 0; found {minutes}")
+    if not all(0 <= part <= 1e6 for part in parts) or not sum(parts):
+        raise CorpusError(f"--shares must be from 0 to 1,000,000 and not all 0; found {shares}")
+    if minutes is not None and not 0 < minutes <= 1e6:
+        raise CorpusError(f"--minutes must be more than 0 and at most 1,000,000; found {minutes:g}")
     # SynthesisOptions says which clarities there are; any length will do until then.
     clip_s = CLIP_S.get(clarity, CLIP_S["natural"])
     total = clips or (3000 if minutes is None else max(1, round(60 * minutes / clip_s)))
@@ -153,12 +155,13 @@ def _split_counts(
 
 
 def _three(option: str, text: str, kind: type[_Number]) -> tuple[_Number, _Number, _Number]:
+    from voxstrata.documents import as_number
     from voxstrata.errors import CorpusError
 
-    try:
-        train, dev, test = (kind(part) for part in text.split(","))
-    except ValueError:
-        raise CorpusError(f"{option} takes three numbers for train,dev,test; found {text!r}") from None
+    numbers = [as_number(part) for part in text.split(",")]
+    if len(numbers) != 3 or not all(abs(number) < 1e9 and number == kind(number) for number in numbers):
+        raise CorpusError(f"{option} takes three numbers for train,dev,test; found {text!r}")
+    train, dev, test = map(kind, numbers)
     return train, dev, test
 
 

@@ -90,16 +90,12 @@ def _shown(point: Point, name: str) -> str:
 
 
 def _numbers(at: str) -> list[float]:
+    from voxstrata.documents import as_number
     from voxstrata.errors import RecipeError
 
-    try:
-        found = list(dict.fromkeys(float(part) for part in at.split(",")))
-        if not all(abs(value) <= 10 for value in found):
-            raise ValueError
-    except ValueError:
-        raise RecipeError(
-            f"--at is {at!r}; give numbers from -10 to 10 with commas between, e.g. {DEFAULT}"
-        ) from None
+    found = list(dict.fromkeys(as_number(part) for part in at.split(",")))
+    if not all(abs(value) <= 10 for value in found):
+        raise RecipeError(f"--at is {at!r}; give numbers from -10 to 10 with commas between, e.g. {DEFAULT}")
     return found
 
 

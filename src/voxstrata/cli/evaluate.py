@@ -123,13 +123,16 @@ def _print(scores: dict[str, Scores], as_json: bool) -> None:
 def _read_files(
     paths: list[Path], split: str | None, prior: str | None, train_prior: str | None, pool: bool
 ) -> dict[str, list[Prediction]]:
-    from voxstrata.cli.predictions_given import read_given
+    from voxstrata.cli.predictions_given import DASH, read_given
+    from voxstrata.errors import PredictionsError, counted
     from voxstrata.evaluation.answers import pooled
 
+    if twice := sorted({str(path) for path in paths if path != DASH and paths.count(path) > 1}):
+        raise PredictionsError(f"{twice[0]} is given twice; give each file once")
     files = dict(read_given(paths, split))
     if prior is not None or train_prior is not None:
         files = {name: _for_prior(name, rows, prior, train_prior) for name, rows in files.items()}
-    return {f"{len(files)} files pooled": pooled(files)} if pool else files
+    return {f"{counted(len(files), 'file')} pooled": pooled(files)} if pool else files
 
 
 def _parts(

@@ -74,7 +74,8 @@ def _sentence(fault: Any, name: str, command: Any) -> str:
         option = next((one for one in command.params if fault.option_name in one.opts), None)
         if option is None or option.is_flag:
             return f"{name} {fault.option_name} takes no value; leave the value out"
-        return f"{name} {fault.option_name} needs a value: {_about(option)}"
+        count = "a value" if option.nargs == 1 else f"{option.nargs} values ({option.metavar})"
+        return f"{name} {fault.option_name} needs {count}: {_about(option)}"
     if parameter is not None:
         return f"{name} {_named(parameter)}: {_wrong_value(fault)}"
     if extra := re.fullmatch(r"(?s)Got unexpected extra arguments?(?:\(s\))? \((.*)\)", fault.message):

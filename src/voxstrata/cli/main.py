@@ -41,8 +41,8 @@ class CtrlC:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: Any, where: TracebackType | None) -> None:
-        # Registered last, it comes first: nothing that runs at the end is stopped with a traceback.
-        atexit.register(self.end_at_once)
+        # Registered last, it comes first: the work is done, and its exit code is to be had.
+        atexit.register(self._set, signal.SIG_IGN)
         self._set(self._former)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -103,7 +103,14 @@ def _command() -> int:
     import warnings
 
     from voxstrata.cli.commands import app
+    from voxstrata.errors import VoxstrataError
 
+    if "" in sys.argv[1:]:
+        # As a path it would be the current folder.
+        raise VoxstrataError(
+            f"argument {sys.argv.index('', 1)} is empty (a variable that is not set?); give it a value, or "
+            "leave it out"
+        )
     # WavLM's attention in transformers passes masks of two kinds; torch says so at every first padded batch.
     warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
     if isinstance(sys.stdout, io.TextIOWrapper):

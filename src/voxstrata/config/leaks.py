@@ -16,6 +16,8 @@ STAGES = {
     "calibration": "probabilities were calibrated on it (by other tools; nothing here does so)",
     "pseudo-labels": "a model's prediction was its label in training",
 }
+#: Beside the stages: the loss on a clip chose the weights, which is no training.
+SELECTION = "selection"
 SPLITS = ("dev", "test")
 #: In the place of a split: the clips that coefficients and head are fitted on, where `fit_on` is heldout.
 FIT = "fit"

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from voxstrata.config.problems import problems_in, shown
+from voxstrata.documents.text import NUMBER
 from voxstrata.errors import OptionsError
 
 #: More of anything that is counted would not end.
 MOST = 10**9
 #: The widest layer that a network of today has, many times over.
 WIDEST = 2**16
-
-
-#: How a number is written, where a text stands for one.
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 
 
 def _plain(kind: str) -> BeforeValidator:
@@ -28,7 +24,7 @@ def _plain(kind: str) -> BeforeValidator:
     """
 
     def read(value: Any) -> Any:
-        if isinstance(value, bool) or (isinstance(value, str) and not _NUMBER.fullmatch(value.strip())):
+        if isinstance(value, bool) or (isinstance(value, str) and not NUMBER.fullmatch(value.strip())):
             raise ValueError(f"found {shown(value)}; {kind} is needed")
         # pydantic reads 1e5 in quotes as a number, but as no whole one.
         return float(value) if isinstance(value, str) and "e" in value.lower() else value

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from voxstrata.documents import as_number
 from voxstrata.labels import DIMENSIONS, LARGEST_RATING, is_one_line
 
 SPLITS = ("train", "dev", "test")
@@ -77,8 +78,4 @@ def told_faults(clip: Clip) -> Iterator[tuple[str, str]]:
 
 def is_rating(value: object) -> bool:
     """Whether a value, or a text, is a number that a scale of ratings may have."""
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
-    return abs(number) <= LARGEST_RATING
+    return abs(as_number(value)) <= LARGEST_RATING

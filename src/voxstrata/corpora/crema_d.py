@@ -23,6 +23,7 @@ from voxstrata.corpora.files import (
     utf8_lines,
 )
 from voxstrata.corpora.options import Note, ReaderOption, no_note
+from voxstrata.documents import as_number
 from voxstrata.errors import CorpusError
 
 EMOTIONS = {
@@ -141,7 +142,7 @@ def _votes_of_rows(
         if not cells or not re.fullmatch(r"1\d{5}", cells[0].strip()):
             continue
         try:
-            counts = {name: float(cells[column]) for name, column in columns.items()}
+            counts = {name: as_number(cells[column]) for name, column in columns.items()}
             if not all(math.isfinite(count) and count >= 0 for count in counts.values()):
                 raise ValueError
             votes[cells[file_name].strip()] = {name: count for name, count in counts.items() if count}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from voxstrata.corpora.clip import Clip
-from voxstrata.errors import LabelError, counted
+from voxstrata.errors import LabelError, counted, did_you_mean
 from voxstrata.labels import EMOTIONS, is_one_line
 
 
@@ -88,7 +88,8 @@ def label_map_named(name: str) -> LabelMap:
     old, separator, new = (part.strip() for part in name.partition("="))
     if not (old and separator) or "=" in new or not is_one_line(name):
         raise LabelError(
-            f"no label map {name!r}; there are {', '.join(LABEL_MAPS)}, and OLD=NEW for a label of your own"
+            f"no label map {name!r}{did_you_mean(name, LABEL_MAPS)}; there are "
+            f"{', '.join(LABEL_MAPS)}, and OLD=NEW for a label of your own"
         )
     said = f"{old} counts as {new}" if new else f"clips of {old} carry no emotion"
     return LabelMap(f"{old}={new}", said, {old: new or None}, found_all=True)

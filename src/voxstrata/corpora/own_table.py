@@ -15,7 +15,7 @@ from voxstrata.corpora.rows import COLUMNS, VOTES, RowError, meant_path, rows_of
 from voxstrata.corpora.stretches import stretch_name, stretch_of
 from voxstrata.corpora.table_files import SUFFIXES, not_a_table
 from voxstrata.corpora.transcripts import normalize_transcript
-from voxstrata.documents import parse_json
+from voxstrata.documents import as_number, parse_json
 from voxstrata.errors import CorpusError
 from voxstrata.labels import is_one_line
 
@@ -27,6 +27,7 @@ SPLIT_NAMES = {
 #: Suffixes of files that hold tables, and are read by none of these rules.
 _SPREADSHEETS = (".xlsx", ".xls", ".ods", ".parquet", ".feather", ".arrow")
 _SHOWN_FAULTS = 20
+_SHOWN_TABLES = 5
 _URL = re.compile(r"(?i)(https?|ftp|s3|gs|hf|file)://")
 #: Written in the place of a value that is not known.
 _NOTHING = ("nan", "NaN", "NA", "N/A", "#N/A", "<NA>", "null", "NULL", "None")
@@ -57,13 +58,16 @@ def find_table(place: Path) -> Path:
     Raises:
         CorpusError: if there is none, or more than one.
     """
-    if place.exists() and not place.is_dir():
+    if not place.exists():
+        raise CorpusError(f"no table at {place}; give its file, or the folder that holds it")
+    if not place.is_dir():
         if place.suffix.lower() not in SUFFIXES:
             raise CorpusError(not_a_table(place))
         return place.resolve()
     found = sorted(p for p in place.glob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("._"))
     if len(found) != 1:
-        what = ", ".join(path.name for path in found) if found else "none"
+        what = ", ".join(path.name for path in found[:_SHOWN_TABLES]) or "none"
+        what += f" and {len(found) - _SHOWN_TABLES} more" if len(found) > _SHOWN_TABLES else ""
         others = sorted(path.name for path in place.glob("*") if path.suffix.lower() in _SPREADSHEETS)
         what += f", beside {', '.join(others)}: export the table as CSV" if others and not found else ""
         raise CorpusError(
@@ -189,10 +193,7 @@ def _votes(value: Any) -> dict[str, float]:
 
 
 def _vote(name: str, value: Any) -> float:
-    try:
-        count = float(value)
-    except (TypeError, ValueError):
-        count = math.nan
-    if not (math.isfinite(count) and count >= 0) or isinstance(value, bool):
+    count = as_number(value)
+    if not (math.isfinite(count) and count >= 0):
         raise RowError(f"the votes of {name!r} must be a number from 0 on; found {value!r}")
     return count

@@ -28,7 +28,7 @@ from voxstrata.corpora.readers import READERS, Reader
 from voxstrata.corpora.silence import BELOW_DB, MARGIN_S
 from voxstrata.corpora.speaker_parts import folds_by_speaker, told_folds
 from voxstrata.corpora.summary import summarize
-from voxstrata.errors import CorpusError
+from voxstrata.errors import CorpusError, did_you_mean
 from voxstrata.evaluation.letters import one_form
 from voxstrata.labels import LabelSet, differing_in_case
 
@@ -112,7 +112,7 @@ def _written(
 
 def _reader(name: str) -> Reader:
     if name not in READERS:
-        raise CorpusError(f"no corpus {name!r}; there are {', '.join(READERS)}")
+        raise CorpusError(f"no corpus {name!r}{did_you_mean(name, READERS)}; there are {', '.join(READERS)}")
     return READERS[name]
 
 

@@ -75,7 +75,9 @@ class PreparedCorpus:
         except (OSError, ValueError) as fault:
             # A name with a zero byte is no file's, and no OSError.
             told = f"{fault.strerror}: {fault.filename}" if isinstance(fault, OSError) else str(fault)
-            raise CorpusError(f"no prepared corpus in {shown(folder)} ({told}); {ADVICE}") from None
+            raise CorpusError(
+                f"no prepared corpus in {shown(folder)} ({told}); make one with `voxstrata corpus prepare`"
+            ) from None
         about = read_about(folder / CORPUS_FILE, FORMAT_VERSION)
         if held != about["cuts_sha256"]:
             raise CorpusError(f"{folder / CUTS_FILE} is not the file that {CORPUS_FILE} describes; {ADVICE}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from voxstrata.corpora.clip import Clip
 from voxstrata.corpora.rows import RowError, rows_of
+from voxstrata.documents import as_number
 from voxstrata.errors import CorpusError
 
 NAMES = ("pseudo-labels.jsonl", "pseudo-labels.csv")
@@ -76,10 +77,7 @@ def _votes(row: Mapping[str, Any], where: str) -> dict[str, float]:
     pairs |= {name[6:]: value for name, value in row.items() if name.startswith("votes:")}
     votes = {}
     for name, value in pairs.items():
-        try:
-            share = float(value)
-        except (TypeError, ValueError):
-            share = math.nan
+        share = as_number(value)
         if not (math.isfinite(share) and share >= 0):
             raise CorpusError(f"{where}: the share of {name!r} must be a number from 0 on; found {value!r}")
         if share:

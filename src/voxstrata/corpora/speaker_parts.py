@@ -11,6 +11,7 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 
 from voxstrata.corpora.clip import Clip
+from voxstrata.documents import as_number
 from voxstrata.errors import CorpusError
 
 #: Column of a table that tells the fold in which a clip is tested.
@@ -130,10 +131,7 @@ def told_folds(clips: Sequence[Clip]) -> tuple[tuple[str, ...], ...]:
 def _fold(clip: str, text: str) -> int | None:
     if not text:
         return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
+    number = as_number(text)
     if not (number.is_integer() and 1 <= number <= _MOST_FOLDS):
         raise CorpusError(f"clip {clip!r} is in fold {text[:40]!r}; number folds 1, 2, ...")
     return int(number)

@@ -8,6 +8,7 @@ from typing import Any
 
 from voxstrata.corpora.clip import ROUNDING_S
 from voxstrata.corpora.rows import RowError
+from voxstrata.documents import as_number
 
 #: Columns that tell where a clip starts in its file.
 _STARTS = ("start", "offset")
@@ -69,10 +70,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def _seconds(name: str, value: Any) -> float:
-    try:
-        seconds = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        seconds = math.nan
+    seconds = as_number(value)
     if not 0 <= seconds < _LONGEST_S:
         raise RowError(f"{name} must be seconds from 0 on, as in 12.5; found {repr(value)[:40]}")
     return seconds

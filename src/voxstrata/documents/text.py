@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import codecs
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 from voxstrata.errors import VoxstrataError
 
+#: How a number is written, where a text stands for one.
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 #: Digits of the longest whole number: what a float can hold.
 LONGEST_NUMBER = 308
 #: Byte order marks; that of UTF-32 begins with one of UTF-16.
@@ -73,6 +77,23 @@ def bytes_of(path: Path, largest: int, error: Error) -> bytes:
     if len(content) > largest:
         raise error(f"{path} is larger than {largest / 1e6:,.0f} MB, which no such file is; give another")
     return content
+
+
+def as_number(value: Any) -> float:
+    """A number, or a text that holds one as a person writes it; NaN for anything else, true and false too.
+
+    Python would read 1_0 as ten, and digits of any script.
+
+    >>> as_number(" 1.5e3 "), as_number("1_0"), as_number(True), as_number("inf")
+    (1500.0, nan, nan, nan)
+    """
+    written = isinstance(value, str) and NUMBER.fullmatch(value.strip())
+    if isinstance(value, bool) or not (written or isinstance(value, int | float)):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
 
 
 def whole_number(digits: str) -> int:

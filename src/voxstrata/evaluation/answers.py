@@ -143,7 +143,7 @@ def check_shares(predictions: Sequence[Prediction], name: str = "the predictions
                 )
 
 
-def notes_on_classes(predictions: Sequence[Prediction], name: str = "") -> list[str]:
+def notes_on_classes(predictions: Sequence[Prediction]) -> list[str]:
     """Plain warnings where answers contradict their probabilities, or classes differ only in capitals.
 
     Equal probabilities contradict no answer. An answer may be right all the same: chosen by a threshold or
@@ -151,7 +151,6 @@ def notes_on_classes(predictions: Sequence[Prediction], name: str = "") -> list[
 
     Args:
         predictions: rows of one system.
-        name: of the system, in front of a warning.
     """
     odd = [row for row in predictions if _contradicts(row)]
     notes = []
@@ -170,14 +169,11 @@ def notes_on_classes(predictions: Sequence[Prediction], name: str = "") -> list[
                 f"{field}: {', '.join(alike)} differ only in capitals or spaces and count as different "
                 "classes; write them alike"
             )
-    return [f"{name}: {note}" if name else note for note in notes]
+    return notes
 
 
 def notes_on_support(
-    tasks: Mapping[str, Answers],
-    predictions: Sequence[Prediction],
-    labels: Sequence[str] | None = None,
-    name: str = "",
+    tasks: Mapping[str, Answers], predictions: Sequence[Prediction], labels: Sequence[str] | None = None
 ) -> list[str]:
     """Plain warnings where the references lack classes: averages over classes leave those out.
 
@@ -188,7 +184,6 @@ def notes_on_support(
         tasks: those whose answers are classes, by name.
         predictions: rows of one system.
         labels: of emotions, where some are given.
-        name: of the system, in front of a warning.
     """
     known = _class_names(predictions)
     known["emotion"] = sorted({*known["emotion"], *(labels or ())})
@@ -204,7 +199,7 @@ def notes_on_support(
             )
         elif len(there) == 1:
             notes.append(f"{field}: all references are {there[0]!r}; add clips of other classes")
-    return [f"{name}: {note}" if name else note for note in notes]
+    return notes
 
 
 def _contradicts(row: Prediction) -> bool:

@@ -192,9 +192,7 @@ def compare(
     check_shares(a, "the first file")
     check_shares(b, "the second file")
     pairs, notes = _pairs(a, b)
-    for rows, system in ((a, "the first file"), (b, "the second file")):
-        classes = {task: found for task, found in tasks_in(rows).class_tasks.items() if task in pairs}
-        notes += notes_on_classes(rows, system) + notes_on_support(classes, rows, labels, system)
+    notes += _notes_on_each(a, b, list(pairs), labels)
     unanswered = {clip for pair in pairs.values() for found in pair for clip in found.unanswered}
     if errors == "leave-out":
         pairs = {task: _both_answered(task, pair) for task, pair in pairs.items()}
@@ -273,6 +271,19 @@ def _pairs(a: Sequence[Prediction], b: Sequence[Prediction]) -> tuple[dict[str, 
             notes.append(f"{task} are not compared: {', '.join(found.names)} beside {', '.join(other.names)}")
             del pairs[task]
     return pairs, notes
+
+
+def _notes_on_each(
+    a: Sequence[Prediction], b: Sequence[Prediction], tasks: Sequence[str], labels: Sequence[str] | None
+) -> list[str]:
+    """Notes on both files' classes; what holds of both is told once."""
+    of_each = []
+    for rows in (a, b):
+        classes = {task: found for task, found in tasks_in(rows).class_tasks.items() if task in tasks}
+        of_each.append([*notes_on_classes(rows), *notes_on_support(classes, rows, labels)])
+    both = [note for note in of_each[0] if note in of_each[1]]
+    named = zip(("the first file", "the second file"), of_each, strict=True)
+    return both + [f"{name}: {note}" for name, notes in named for note in notes if note not in both]
 
 
 def _both_answered(task: str, pair: Pair) -> Pair:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxstrata.documents import read_json_object
+from voxstrata.documents import as_number, read_json_object
 from voxstrata.errors import PredictionsError
 from voxstrata.evaluation.answers import first_few
 from voxstrata.predictions import Prediction
@@ -167,10 +167,7 @@ def read_prior(given: GivenPrior) -> Prior:
 def _numbers(values: Mapping[str, Any], text: str) -> dict[str, float]:
     shares = {}
     for name, value in values.items():
-        try:
-            shares[name] = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
-            shares[name] = math.nan
+        shares[name] = as_number(value)
         if not (math.isfinite(shares[name]) and shares[name] >= 0):
             raise PredictionsError(
                 f"the prior {text!r} gives {name!r} the share {value!r}; give numbers from 0 on"

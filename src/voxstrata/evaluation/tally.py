@@ -100,8 +100,16 @@ def check_labels(labels: Sequence[str] | None) -> None:
     """
     if isinstance(labels, str):
         raise LabelError(f"labels are a list of names; found the text {labels!r}: give {labels.split(',')}")
-    if labels is not None:
-        LabelSet(tuple(labels))
+    if labels is None:
+        return
+    if len(set(labels)) < 2:
+        raise LabelError(
+            f"labels are {', '.join(labels) or 'empty'}; give two or more, or leave labels out to take "
+            "all that occur"
+        )
+    if twice := sorted({name for name in labels if list(labels).count(name) > 1}):
+        raise LabelError(f"labels name {', '.join(twice)} twice; name each once")
+    LabelSet(tuple(labels))
 
 
 def label_set(answers: Sequence[Answers], labels: Sequence[str] | None) -> tuple[str, ...]:

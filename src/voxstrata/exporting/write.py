@@ -13,7 +13,7 @@ from voxstrata.audio import SAMPLE_RATE
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.backbone.export_folder import CARD, COEFFICIENTS, export_folder
 from voxstrata.errors import CheckpointError, VoxstrataError
-from voxstrata.experiments.leaks.training_clips import list_of
+from voxstrata.experiments.leaks.training_clips import copy_list, list_of
 from voxstrata.exporting.card import Facts, card, coefficient_sets, figures
 from voxstrata.exporting.clips import clips_for
 from voxstrata.exporting.ctc import ctc_model
@@ -192,7 +192,7 @@ def _describe(source: Source, partial: Path, facts: Facts) -> None:
     for name, figure in figures(facts.coefficients).items():
         (partial / name).write_text(figure.svg, encoding="utf-8")
     if (listed := list_of(source.name)) is not None:
-        shutil.copyfile(listed, partial / TRAINING_CLIPS)
+        copy_list(listed, partial / TRAINING_CLIPS)
     (partial / CARD).write_text(card(facts), encoding="utf-8")
 
 

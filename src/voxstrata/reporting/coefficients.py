@@ -53,6 +53,8 @@ def read_coefficients(run: RunFolder) -> Coefficients | None:
     found: Coefficients = read_stored(
         Coefficients, path, "train the run again", {**_init(run), **read_json(path)}
     )
+    if found.vectors and not found.coefficients:
+        raise VoxstrataError(f"{path} has no coefficients for its vectors; train the run again")
     for layer, row in enumerate(found.coefficients):
         if len(row) != len(found.vectors):
             raise VoxstrataError(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
-from voxstrata.config.leaks import FIT, MATCHES, STAGES
+from voxstrata.config.leaks import FIT, MATCHES, SELECTION, STAGES
 from voxstrata.config.recipe import Recipe
 from voxstrata.experiments.leaks.report import Leak, LeakReport, Overlap
 from voxstrata.experiments.leaks.training_clips import (
@@ -29,7 +29,6 @@ from voxstrata.methods.registry import method_of
 from voxstrata.methods.task_sources import AnySources
 from voxstrata.runs import RunFolder, write_json
 
-SELECTION = "selection"
 _EXAMPLES = 3
 
 

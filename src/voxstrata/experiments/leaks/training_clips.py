@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from typing import Any
 from lhotse.cut import Cut
 
 from voxstrata.backbone.locate import packaged
+from voxstrata.config.leaks import SELECTION, STAGES
 from voxstrata.corpora.pseudo_labels import SOURCE as PSEUDO_LABELS
 from voxstrata.corpora.transcripts import normalize_transcript
 from voxstrata.documents import parse_json
@@ -29,8 +31,11 @@ from voxstrata.runs import TRAINING_CLIPS, atomic_write
 FORMAT = 1
 #: Hexadecimal digits of a hash that are kept: among 10^6 clips two agree by chance once in 10^7 lists.
 _DIGITS = 16
-#: What a file that is none raises where it is read.
-_NO_LIST = (OSError, EOFError, ValueError, LookupError, TypeError, StopIteration, zlib.error)
+#: Bytes of the longest line of a list: the first one names the uses and what is not known.
+_LONGEST_LINE = 1 << 20
+_ADVICE = "train that run again, or remove the file: then what it was trained on counts as not known"
+#: What a clip can have been used for, as a list names it.
+_STAGES = (*STAGES, SELECTION)
 #: Where a model lies below the folder that holds its list.
 _BELOW = ("encoder", "model", "model.safetensors", "pytorch_model.bin")
 
@@ -133,27 +138,24 @@ class TrainingClips:
         Raises:
             VoxstrataError: if the file is none, or one of another format.
         """
-        advice = "train that run again, or remove the file: then what it was trained on counts as not known"
+        number = 0
         try:
             with gzip.open(path, "rb") as file:
-                head = parse_json(next(file), f"line 1 of {path}", advice=advice)
-                if head["format"] != FORMAT:
-                    raise VoxstrataError(
-                        f"{path} has format {head['format']}, this version reads {FORMAT}; update voxstrata"
-                    )
-                names = [Use(*pair) for pair in head["uses"]]
+                lines = iter(lambda: file.readline(_LONGEST_LINE + 1), b"")
+                names, unknown = _head(_parsed(next(lines, b""), path, 1), path)
                 uses: list[set[ClipTrace]] = [set() for _ in names]
-                for number, line in enumerate(file, start=2):
-                    trace, told = _trace(parse_json(line, f"line {number} of {path}", advice=advice))
-                    for use in told:
+                for number, line in enumerate(lines, start=2):
+                    trace, members = _trace(_parsed(line, path, number), len(names))
+                    for use in members:
                         uses[use].add(trace)
-                # One set at a time is there twice.
-                clips = [frozenset(uses.pop()) for _ in names][::-1]
-                return cls(dict(zip(names, clips, strict=True)), _texts(head["unknown"]))
-        except _NO_LIST as fault:
-            raise VoxstrataError(
-                f"{path} is no list of training clips ({type(fault).__name__}); {advice}"
-            ) from None
+        except ValueError as fault:
+            raise VoxstrataError(f"{path}, line {max(number, 1)}: {fault}; {_ADVICE}") from None
+        except (OSError, EOFError, zlib.error) as fault:
+            reason = getattr(fault, "strerror", None) or "it is not packed by gzip, or is cut off"
+            raise VoxstrataError(f"{path} is no list of training clips: {reason}; {_ADVICE}") from None
+        # One set at a time is there twice.
+        clips = [frozenset(uses.pop()) for _ in names][::-1]
+        return cls(dict(zip(names, clips, strict=True)), unknown)
 
 
 def training_clips_of(source: str | Path, role: str) -> TrainingClips:
@@ -189,22 +191,63 @@ def list_of(source: str | Path) -> Path | None:
         place = place.parent
 
 
-def _trace(row: Any) -> tuple[ClipTrace, list[int]]:
+def copy_list(source: Path, target: Path) -> None:
+    """Copies a list that can be read.
+
+    Raises:
+        VoxstrataError: if it cannot.
+    """
+    TrainingClips.read(source)
+    shutil.copyfile(source, target)
+
+
+def _parsed(line: bytes, path: Path, number: int) -> Any:
+    if not line.strip():
+        raise ValueError("the line is empty")
+    if len(line) > _LONGEST_LINE:
+        raise ValueError("the line is too long for a list of training clips")
+    return parse_json(line, f"{path}, line {number}", advice=_ADVICE)
+
+
+def _head(head: Any, path: Path) -> tuple[list[Use], tuple[str, ...]]:
+    """The uses that the first line of a list names, and what is not known."""
+    if not isinstance(head, dict) or "format" not in head:
+        raise ValueError('the first line of a list has "format", "uses" and "unknown"')
+    if head["format"] != FORMAT:
+        found = str(head["format"])[:40]
+        raise VoxstrataError(f"{path} has format {found}, this version reads {FORMAT}; update voxstrata")
+    pairs = head.get("uses")
+    if not isinstance(pairs, list) or not all(_are_texts(pair, 2) for pair in pairs):
+        raise ValueError('"uses" are pairs of a stage and a run')
+    names = [Use(*pair) for pair in pairs]
+    if odd := [use.stage for use in names if use.stage not in _STAGES]:
+        raise ValueError(f"there is no stage {odd[0][:40]!r}; allowed are {', '.join(_STAGES)}")
+    if len(set(names)) < len(names):
+        raise ValueError("a use stands twice")
+    unknown = head.get("unknown")
+    if not _are_texts(unknown):
+        raise ValueError('"unknown" is a list of texts')
+    return names, tuple(unknown or ())
+
+
+def _trace(row: Any, uses: int) -> tuple[ClipTrace, list[int]]:
     """A clip's row of a list, and the numbers of its uses."""
-    name, speaker, audio, sentence, uses = row
-    if not all(isinstance(text, str) for text in (name, audio)):
-        raise TypeError("an id and a hash are texts")
-    if not all(text is None or isinstance(text, str) for text in (speaker, sentence)):
-        raise TypeError("a speaker and a hash are texts")
-    if not all(type(number) is int and number >= 0 for number in uses):
-        raise TypeError("a use is a number")
-    return ClipTrace(name, _shared(speaker), audio, sentence), uses
+    if not isinstance(row, list) or len(row) != 5:
+        raise ValueError("a clip is a list of id, speaker, hash of the samples, hash of the words, uses")
+    name, speaker, audio, sentence, members = row
+    if not _are_texts([name, audio]) or not name:
+        raise ValueError("an id and the hash of the samples are texts")
+    if not _are_texts([text for text in (speaker, sentence) if text is not None]):
+        raise ValueError("a speaker and the hash of the words are texts, or null")
+    if not isinstance(members, list) or not all(type(one) is int and 0 <= one < uses for one in members):
+        raise ValueError(f"a clip's uses are whole numbers from 0 to {uses - 1}")
+    return ClipTrace(name, _shared(speaker), audio, sentence), members
 
 
-def _texts(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise TypeError("what is not known is told in texts")
-    return tuple(value)
+def _are_texts(value: Any, count: int | None = None) -> bool:
+    """Whether a value is a list of texts, of so many."""
+    good = isinstance(value, list) and all(isinstance(text, str) for text in value)
+    return good and count in (None, len(value))
 
 
 def _shared(speaker: str | None) -> str | None:

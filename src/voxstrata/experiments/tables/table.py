@@ -6,16 +6,16 @@ Values may hold references such as `$corpus.NAME`: see `recipes`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from voxstrata.config.problems import problems_in
 from voxstrata.config.strict import Number, Strict, Whole
 from voxstrata.corpora.readers import READERS
-from voxstrata.errors import RecipeError, VoxstrataError
+from voxstrata.errors import RecipeError, VoxstrataError, did_you_mean
 from voxstrata.evaluation.recognition import normalizer_named
 from voxstrata.experiments.tables.sweeps import grid_points
 from voxstrata.recipes.reading import TABLES, read_yaml
@@ -59,6 +59,14 @@ class CorpusSpec(Strict):
     skip_bad: bool = False
     trim_silence: bool = False
     synth: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _read_or_spoken(self) -> CorpusSpec:
+        if self.reader is None and self.synth is None:
+            raise ValueError("neither reader nor synth is given; give a reader and its folder, or synth")
+        if self.reader is not None and self.synth is not None:
+            raise ValueError(f"reader is {self.reader} and synth is given too; keep one of them")
+        return self
 
 
 #: Dotted key of a recipe -> the values that are tried.
@@ -185,7 +193,8 @@ class Table(Strict):
             RecipeError: if the table has none of that name.
         """
         if name not in self.scales:
-            raise RecipeError(f"no scale {name!r}; this table has {', '.join(self.scales)}")
+            there = ", ".join(self.scales) or "none"
+            raise RecipeError(f"no scale {name!r}{did_you_mean(name, self.scales)}; this table has {there}")
         return self.scales[name]
 
     def shown(self, scale: Scale) -> tuple[RowSpec, ...]:
@@ -224,10 +233,12 @@ def _faults(table: Table) -> Iterator[str]:
     for column in table.columns:
         if column not in COLUMNS and not CLASS_COLUMN.fullmatch(column):
             known = ", ".join(COLUMNS)
-            yield f"column {column!r} is not one of {known}, or METRIC_FIELD of a further class task"
+            near = did_you_mean(column, COLUMNS)
+            yield f"column {column!r} is not one of {known}, or METRIC_FIELD of a further class task{near}"
     for row in table.rows:
         if row.run not in table.runs:
-            yield f"row {row.title!r} names run {row.run!r}, which is not there"
+            near = did_you_mean(row.run, table.runs)
+            yield f"row {row.title!r} names run {row.run!r}, which is not there{near}"
         if row.choose not in COLUMNS:
             yield f"row {row.title!r} is chosen by {row.choose!r}, which is not one of {', '.join(COLUMNS)}"
     yield from _contrast_faults(table)
@@ -240,7 +251,8 @@ def _contrast_faults(table: Table) -> Iterator[str]:
     for contrast in table.contrasts:
         pair = contrast.run, contrast.over
         unknown = [name for name in pair if name not in normalizers]
-        yield from (f"a contrast names {name!r}, which no row shows" for name in unknown)
+        for name in unknown:
+            yield f"a contrast names {name!r}, which no row shows{did_you_mean(name, normalizers)}"
         if not unknown and normalizers[contrast.run] != normalizers[contrast.over]:
             differ = " and ".join(repr(normalizers[name]) for name in pair)
             yield (
@@ -252,14 +264,21 @@ def _contrast_faults(table: Table) -> Iterator[str]:
 def _scale_faults(table: Table, scale: Scale) -> Iterator[str]:
     for name, corpus in scale.corpora.items():
         if corpus.reader is not None and corpus.reader not in READERS:
-            yield f"corpora.{name}: there is no reader {corpus.reader!r}; there are {', '.join(READERS)}"
+            near, there = did_you_mean(corpus.reader, READERS), ", ".join(READERS)
+            yield f"corpora.{name}: there is no reader {corpus.reader!r}{near}; there are {there}"
     if not scale.axes.seed:
         yield "axes.seed is empty; give one seed at least, such as [0]"
     for axis, values in scale.axes.model_dump().items():
         if len(set(values)) < len(values):
             yield f"axes.{axis} holds one value twice: {', '.join(map(str, values))}; keep one"
     rows, recipes = {row.run for row in table.rows}, {"all", *(run.recipe for run in table.runs.values())}
-    yield from (f"rows names {name!r}, which no row shows" for name in scale.rows or () if name not in rows)
-    yield from (f"grids.{name} is no run" for name in scale.grids if name not in table.runs)
-    yield from (f"set.{name} is no recipe of this table" for name in scale.set if name not in recipes)
-    yield from (f"runs.{name} is no run" for name in scale.runs if name not in table.runs)
+    named: tuple[tuple[str, Iterable[str], Iterable[str]], ...] = (
+        ("rows names {!r}, which no row shows", scale.rows or (), rows),
+        ("grids.{} is no run", scale.grids, table.runs),
+        ("set.{} is no recipe of this table", scale.set, recipes),
+        ("runs.{} is no run", scale.runs, table.runs),
+    )
+    for sentence, given, known in named:
+        for name in given:
+            if name not in set(known):
+                yield sentence.format(name) + did_you_mean(name, known)
