@@ -15,7 +15,7 @@ from voxstrata.methods.adaltm import merged
 from voxstrata.methods.adaltm.lean import engine, rebuilt
 from voxstrata.methods.adaltm.lean.heap import Heap
 from voxstrata.methods.adaltm.merged import MergedBackbone
-from voxstrata.methods.adaltm.rules import inner_products, merge_values
+from voxstrata.methods.adaltm.sums import inner_products, merge_values
 from voxstrata.methods.adaltm.task_vector import TaskVector
 
 GRANULARITIES = ["layer", "global"]

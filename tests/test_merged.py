@@ -9,7 +9,7 @@ from tiny_merges import KINDS, batch, by_hand, group_of, moved, parts, score
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.errors import CheckpointError
 from voxstrata.methods.adaltm.merged import MergedBackbone
-from voxstrata.methods.adaltm.rules import task_arithmetic
+from voxstrata.methods.adaltm.sums import merged_weights
 from voxstrata.methods.adaltm.task_vector import TaskVector, is_task_vector
 
 
@@ -246,13 +246,13 @@ def test_task_arithmetic_takes_each_groups_own_row():
     first = {name: torch.full((2,), 10.0) for name in base}
     second = {"y": torch.full((2,), 100.0)}
     coefficients = torch.tensor([[1.0, 2.0], [3.0, 5.0], [4.0, 6.0]])
-    merged = task_arithmetic(base, [first, second], coefficients)
+    merged = merged_weights(base, [first, second], coefficients)
     assert {name: tensor.tolist() for name, tensor in merged.items()} == {
         "encoder.layers.0.x": [31, 31],
         "encoder.layers.1.x": [41, 41],
         "y": [211, 211],
     }
-    assert task_arithmetic(base, [first, second], coefficients[:1])["encoder.layers.1.x"].tolist() == [11, 11]
+    assert merged_weights(base, [first, second], coefficients[:1])["encoder.layers.1.x"].tolist() == [11, 11]
 
 
 def test_paths_may_be_strings(tmp_path, monkeypatch):

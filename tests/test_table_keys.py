@@ -11,6 +11,7 @@ import yaml
 
 from voxstrata.experiments.tables.planned_runs import plan
 from voxstrata.experiments.tables.table import Table
+from voxstrata.methods.adaltm import recipe
 from voxstrata.recipes.reading import merged_values, read_yaml
 
 #: What tables of version 0.1.0 laid their settings over (commit 0508981), but for the base, which they name.
@@ -120,3 +121,17 @@ def test_another_warm_up_in_a_table_is_another_run() -> None:
     corpus: Any = SimpleNamespace(folder=Path("corpora/speech"), fingerprint="f" * 64)
     planned = plan(table, table.scale("demo"), {"speech": corpus}, Path("runs"))
     assert [run.folder.path.name in FOLDERS["demo"] for run in planned] == [False, True]
+
+
+def test_another_merge_rule_in_a_table_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "vector_rule", lambda name: SimpleNamespace(name=name))
+    corpus: Any = SimpleNamespace(folder=Path("corpora/speech"), fingerprint="f" * 64)
+    folders = {}
+    for rule in ("task-arithmetic", "other"):
+        changes = {"scales": {"real": {"set": {"adaltm": {"rule": rule}}}}}
+        table = Table.model_validate(merged_values(EARLIER, changes))
+        planned = plan(table, table.scale("real"), {"speech": corpus}, Path("runs"))
+        folders[rule] = {run.name: run.folder.path.name for run in planned}
+    assert list(folders["task-arithmetic"].values()) == FOLDERS["real"]
+    ours, theirs = folders.values()
+    assert {name for name in ours if ours[name] != theirs[name]} == {"frozen", "dual"}

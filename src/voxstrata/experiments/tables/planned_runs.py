@@ -36,6 +36,7 @@ _LATER: dict[str, Any] = {
     "start_heads": {},
     "words": "plain",
     "features": "own",
+    "rule": "task-arithmetic",
 }
 
 #: The same, of each corpus in them.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,11 +17,12 @@ from voxstrata.backbone.encoder import SpeechEncoder, States
 from voxstrata.backbone.export_folder import COEFFICIENTS, export_folder
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.errors import CheckpointError
+from voxstrata.methods.adaltm.held import PLAIN, Held, edited_vectors
 from voxstrata.methods.adaltm.lean.engine import Merge, merging, swapped
 from voxstrata.methods.adaltm.lean.front import fixed_layers, from_front, front_of
 from voxstrata.methods.adaltm.lean.heap import Heap
 from voxstrata.methods.adaltm.lean.rebuilt import forget
-from voxstrata.methods.adaltm.rules import merged_values, task_arithmetic
+from voxstrata.methods.adaltm.sums import merged_weight_values, merged_weights
 from voxstrata.methods.adaltm.task_vector import TaskVector
 
 Granularity = Literal["layer", "global", "static"]
@@ -47,14 +47,17 @@ class MergedBackbone(nn.Module):
         granularity: "layer": a learned coefficient per group and vector, Parameter [1 + L, K];
             "global": one per vector, Parameter [1, K]; "static": fixed, buffer [1, K].
         init: start value of the coefficients, for all or per vector (the paper: 0.5).
+        rule: how the vectors are edited, once and here, before they are added: a merge rule that adds task
+            vectors. "task-arithmetic" leaves them as they are (`adaltm.held`).
+        seed: of rules that draw at random.
         dtype: in which the vectors are held; None keeps theirs. Sums stay in the base's precision.
         engine: how gradients are had: "lean" (`lean.engine`), or "plain", which keeps all merged weights
             and their gradients: a reference, and faster for small encoders (`engine_for`).
         gradient_checkpointing: keep of each layer its input only, for the least memory; lean only.
 
     Raises:
-        CheckpointError: if a vector belongs to another base or does not fit `dtype`, or `init` names other
-            vectors.
+        CheckpointError: if a vector belongs to another base or does not fit `dtype`, `init` names other
+            vectors, or the rule does not add vectors.
 
     Example:
         ``merged = vs.MergedBackbone(base, {"asr": asr, "ser": ser}, init=0.5)``; then
@@ -71,6 +74,8 @@ class MergedBackbone(nn.Module):
         *,
         granularity: Granularity = "layer",
         init: float | Mapping[str, float] = 0.5,
+        rule: str = PLAIN,
+        seed: int = 0,
         dtype: torch.dtype | None = None,
         engine: Engine = "lean",
         gradient_checkpointing: bool = False,
@@ -84,6 +89,7 @@ class MergedBackbone(nn.Module):
             for vector in vectors.values():
                 vector.check_fingerprint(found)
         self.vectors = tuple(vectors)
+        self.rule = rule
         self.granularity = granularity
         self.engine = engine
         self.gradient_checkpointing = gradient_checkpointing
@@ -92,7 +98,8 @@ class MergedBackbone(nn.Module):
         # In a tuple, so that the caller's encoder does not become a sub-module.
         self._given = (base,)
         self._skeleton = (_without_weights(base),)
-        self._held = _Held.of(base, vectors.values(), dtype)
+        edited = edited_vectors(vectors, base, rule, seed=seed, dtype=dtype)
+        self._held = Held.of(base, edited.values(), dtype)
         device = next(iter(self._weights.values())).device
         self._reused: tuple[Tensor, dict[str, Tensor]] | None = None
         self._heap = Heap()
@@ -168,7 +175,7 @@ class MergedBackbone(nn.Module):
             self._reused = None
             if self.engine == "lean":
                 return self._encode_lean(waveforms, lengths)
-            weights = task_arithmetic(self._weights, self._deltas, self.coefficients)
+            weights = merged_weights(self._weights, self._deltas, self.coefficients)
             return self._encode(weights, waveforms, lengths)
 
     @cached_property
@@ -231,6 +238,15 @@ class MergedBackbone(nn.Module):
         rows: list[list[float]] = self.coefficients.detach().tolist()
         return rows if len(rows) > 1 else [list(rows[0]) for _ in range(1 + self.num_layers)]
 
+    def as_dict(self) -> dict[str, object]:
+        """What was merged, and how, as JSON."""
+        return {
+            "granularity": self.granularity,
+            **({} if self.rule == PLAIN else {"rule": self.rule}),
+            "vectors": list(self.vectors),
+            "coefficients": self.coefficients_by_layer(),
+        }
+
     def weights(self) -> dict[str, Tensor]:
         """The merged floating-point tensors as a forward without gradients uses them."""
         return dict(self._merged_once())
@@ -240,7 +256,7 @@ class MergedBackbone(nn.Module):
         """All tensors of the merged model in its own names, merged in float64 and rounded once."""
         coefficients = self.coefficients.double()
         merged = {
-            name: task_arithmetic({name: weight.double()}, self._deltas, coefficients)[name].to(weight.dtype)
+            name: merged_weights({name: weight.double()}, self._deltas, coefficients)[name].to(weight.dtype)
             for name, weight in self._weights.items()
         }
         return {name: tensor.clone() for name, tensor in (self._counters | merged).items()}
@@ -258,13 +274,9 @@ class MergedBackbone(nn.Module):
         Raises:
             CheckpointError: if the folder holds something, or cannot be written.
         """
-        told = {
-            "granularity": self.granularity,
-            "vectors": list(self.vectors),
-            "coefficients": self.coefficients_by_layer(),
-        }
         with export_folder(Path(folder), overwrite=overwrite) as partial:
-            self.base.save_with(partial, self.merged_state(), dtype=dtype, extras={COEFFICIENTS: told})
+            extras = {COEFFICIENTS: self.as_dict()}
+            self.base.save_with(partial, self.merged_state(), dtype=dtype, extras=extras)
 
     def __repr__(self) -> str:
         """One line: the base, the vectors with their mean coefficients, the engine."""
@@ -272,7 +284,7 @@ class MergedBackbone(nn.Module):
         vectors = ", ".join(f"{name} {mean:.2f}" for name, mean in zip(self.vectors, means, strict=True))
         return (
             f"MergedBackbone({self.base.described()}; {vectors or 'no vectors'} (mean coefficients); "
-            f"{self.granularity}, {self.engine})"
+            f"{self.granularity}, {self.engine}{'' if self.rule == PLAIN else f', {self.rule}'})"
         )
 
     def _encode(self, weights: dict[str, Tensor], waveforms: Tensor, lengths: Tensor) -> States:
@@ -301,7 +313,7 @@ class MergedBackbone(nn.Module):
             if self._reused is None or not torch.equal(self._reused[0], self.coefficients):
                 self._reused = None
                 coefficients = self.coefficients.detach().clone()
-                self._reused = (coefficients, merged_values(self._weights, self._deltas, coefficients))
+                self._reused = (coefficients, merged_weight_values(self._weights, self._deltas, coefficients))
             return self._reused[1]
 
     def _refuse_foreign_checkpointing(self) -> None:
@@ -318,36 +330,6 @@ class MergedBackbone(nn.Module):
         self._held.apply(fn)
         self._reused = None
         return self
-
-
-@dataclass
-class _Held:
-    """Base and vectors as tensors of a merge, and of its twins.
-
-    Args:
-        weights: name -> floating-point tensor of the base.
-        counters: its other tensors.
-        deltas: K vectors without their zero tensors.
-    """
-
-    weights: dict[str, Tensor]
-    counters: dict[str, Tensor]
-    deltas: list[dict[str, Tensor]]
-
-    @classmethod
-    def of(cls, base: SpeechEncoder, vectors: Iterable[TaskVector], dtype: torch.dtype | None) -> _Held:
-        """What a merge holds of an encoder and vectors."""
-        state = {name: tensor.detach() for name, tensor in base.model.state_dict().items()}
-        weights = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
-        counters = {name: tensor for name, tensor in state.items() if name not in weights}
-        device = next(iter(weights.values())).device
-        return cls(weights, counters, [_held(vector, device, dtype) for vector in vectors])
-
-    def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Moves or converts all of it; once more for a twin finds it done."""
-        self.weights = {name: fn(tensor) for name, tensor in self.weights.items()}
-        self.counters = {name: fn(tensor) for name, tensor in self.counters.items()}
-        self.deltas = [{name: fn(delta) for name, delta in vector.items()} for vector in self.deltas]
 
 
 def engine_for(base: SpeechEncoder) -> Engine:
@@ -369,14 +351,6 @@ def _check_engine(engine: str, gradient_checkpointing: bool) -> None:
         raise CheckpointError(f"unknown engine {engine!r}; allowed are lean, plain")
     if gradient_checkpointing and engine == "plain":
         raise CheckpointError("gradient checkpointing is of the lean engine only; leave engine as it is")
-
-
-def _held(vector: TaskVector, device: torch.device, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """The tensors that a vector changes, in the dtype to be held."""
-    deltas = {name: delta.to(device, dtype) for name, delta in vector.deltas.items() if bool(delta.any())}
-    if dtype is not None:
-        TaskVector(deltas, vector.base_fingerprint, vector.source)  # refuses what overflowed
-    return deltas
 
 
 def _without_weights(encoder: SpeechEncoder) -> SpeechEncoder:

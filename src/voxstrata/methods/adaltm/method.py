@@ -102,7 +102,13 @@ class AdaLTMMethod(TrainedMethod[AdaLTMRecipe]):
         hold_against_frames(sources, [base.model.config], notify, words=self.facts(recipe).writes_ctc)
         vectors = load_vectors(recipe.vectors, base, notify)
         merged = MergedBackbone(
-            base, vectors, granularity=recipe.granularity, init=recipe.init, engine=engine_for(base)
+            base,
+            vectors,
+            granularity=recipe.granularity,
+            init=recipe.init,
+            rule=recipe.rule,
+            seed=recipe.seed,
+            engine=engine_for(base),
         )
         if isinstance(sources, TaskSources):
             system: AdaLTM | JointAdaLTM = _for_both_tasks(recipe, merged, sources, notify)
@@ -172,12 +178,7 @@ def _coefficients(system: AdaLTM | JointAdaLTM) -> dict[str, Any]:
     model = system.model
     merged = model.encoder
     assert isinstance(merged, MergedBackbone)
-    told = {
-        "granularity": merged.granularity,
-        "vectors": list(merged.vectors),
-        "coefficients": merged.coefficients_by_layer(),
-        "layer_weights": model.layer_sum.weights.tolist(),
-    }
+    told: dict[str, Any] = {**merged.as_dict(), "layer_weights": model.layer_sum.weights.tolist()}
     if isinstance(model, JointModel) and model.words_encoder is not None:
         told["coefficients_asr"] = model.words_encoder.coefficients_by_layer()
     return told

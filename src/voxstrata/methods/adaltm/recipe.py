@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from voxstrata.config.head import HeadOptions
 from voxstrata.config.recipe import BaseRecipe, require_init
 from voxstrata.config.strict import Coefficient, Gigabytes, Name, Rate, Text
 from voxstrata.config.task_use import TaskUse
 from voxstrata.config.training import TrainingOrNone
+from voxstrata.errors import CheckpointError
+from voxstrata.methods.adaltm.held import PLAIN, vector_rule
 from voxstrata.methods.frozen_encoder import HeadRates
 
 #: What an encoder can be merged for.
@@ -42,6 +44,9 @@ class AdaLTMRecipe(BaseRecipe):
         vectors: name -> run, model folder or checkpoint of an expert; any number.
         granularity: "layer": a coefficient per layer and vector; "global": one per vector; "static": fixed.
         init: start value of the coefficients: a number, or one per vector.
+        rule: merge rule that edits the vectors once, before their coefficients are learned. "task-arithmetic"
+            leaves them as they are. Coefficients per layer over vectors that "ties" edits are the merge of
+            AdaMerging++ (arXiv 2310.02575), which learns them without labels.
         words: where the base is a whole Whisper, its decoder transcribes in `predict` from the "plain" base
             or from the "merged" encoder.
         tasks: ser and asr, see `tasks`; none: emotions alone.
@@ -64,6 +69,7 @@ class AdaLTMRecipe(BaseRecipe):
     vectors: dict[Name, Text] = Field(default_factory=dict)
     granularity: Literal["layer", "global", "static"] = "layer"
     init: Coefficient | dict[str, Coefficient] = 0.5
+    rule: str = PLAIN
     words: Literal["plain", "merged"] = "plain"
     tasks: dict[JointTask, TaskUse] = Field(default_factory=dict)
     coefficients: Literal["shared", "per_task"] = "shared"
@@ -79,6 +85,14 @@ class AdaLTMRecipe(BaseRecipe):
     def _each_vector_has_its_coefficient(self) -> AdaLTMRecipe:
         require_init(self.init, self.vectors)
         return self
+
+    @field_validator("rule")
+    @classmethod
+    def _coefficients_can_be_learned(cls, name: str) -> str:
+        try:
+            return vector_rule(name).name
+        except CheckpointError as fault:
+            raise ValueError(str(fault)) from None
 
     @model_validator(mode="after")
     def _heads_are_learned_or_given(self) -> AdaLTMRecipe:

@@ -26,7 +26,7 @@ from voxstrata.backbone.groups import layer_index
 from voxstrata.backbone.replaced import forward_replaced
 from voxstrata.methods.adaltm.lean.heap import Heap
 from voxstrata.methods.adaltm.lean.rebuilt import Rebuilt, rebuilding, source_of
-from voxstrata.methods.adaltm.rules import inner_products, merge_values
+from voxstrata.methods.adaltm.sums import inner_products, merge_values
 
 #: Weights of a unit on a CPU from which idle memory is looked at around it.
 _LARGE_BYTES = 2**20

@@ -1,4 +1,4 @@
-"""Merge rules: arithmetic on weights."""
+"""Sums of task vectors (AdaLTM, equation 4): with a graph, without one, and their derivative."""
 
 from __future__ import annotations
 
@@ -13,20 +13,7 @@ from voxstrata.backbone.groups import layer_index
 _BLOCK = 2**17
 
 
-def merge_tensor(weight: Tensor, deltas: Sequence[Tensor], coefficients: Sequence[Tensor]) -> Tensor:
-    """W + sum_k c_k dW_k of one tensor, in the weight's precision.
-
-    Args:
-        weight: any shape.
-        deltas: K tensors of that shape, of any precision.
-        coefficients: K scalars [].
-    """
-    for delta, coefficient in zip(deltas, coefficients, strict=True):
-        weight = weight + coefficient.to(weight.dtype) * delta.to(weight.dtype)
-    return weight
-
-
-def task_arithmetic(
+def merged_weights(
     base: Mapping[str, Tensor], deltas: Sequence[Mapping[str, Tensor]], coefficients: Tensor
 ) -> dict[str, Tensor]:
     """W(l) = W_base(l) + sum_k c_k(l) dW_k(l) (AdaLTM, equation 4). Differentiable in the coefficients.
@@ -45,7 +32,7 @@ def task_arithmetic(
     for name, weight in base.items():
         row = rows[layer_index(name) if len(rows) > 1 else 0]
         present = [k for k, vector in enumerate(deltas) if name in vector]
-        merged[name] = merge_tensor(weight, [deltas[k][name] for k in present], [row[k] for k in present])
+        merged[name] = _merged_tensor(weight, [deltas[k][name] for k in present], [row[k] for k in present])
     return merged
 
 
@@ -76,10 +63,10 @@ def merge_values(weight: Tensor, deltas: Sequence[Tensor | None], values: Sequen
     return merged
 
 
-def merged_values(
+def merged_weight_values(
     base: Mapping[str, Tensor], deltas: Sequence[Mapping[str, Tensor]], coefficients: Tensor
 ) -> dict[str, Tensor]:
-    """`task_arithmetic` without a graph; the same arguments."""
+    """`merged_weights` without a graph; the same arguments."""
     rows: list[list[float]] = coefficients.detach().tolist()
     merged = {}
     for name, weight in base.items():
@@ -113,6 +100,19 @@ def inner_products(gradient: Tensor, deltas: Sequence[Tensor | None]) -> Tensor:
     for k, parts in products.items():
         result[k] = sum(part.double() for part in parts)
     return result
+
+
+def _merged_tensor(weight: Tensor, deltas: Sequence[Tensor], coefficients: Sequence[Tensor]) -> Tensor:
+    """W + sum_k c_k dW_k of one tensor, in the weight's precision.
+
+    Args:
+        weight: any shape.
+        deltas: K tensors of that shape, of any precision.
+        coefficients: K scalars [].
+    """
+    for delta, coefficient in zip(deltas, coefficients, strict=True):
+        weight = weight + coefficient.to(weight.dtype) * delta.to(weight.dtype)
+    return weight
 
 
 def _blocks(tensor: Tensor) -> tuple[Tensor, ...]:
