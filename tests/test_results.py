@@ -11,6 +11,11 @@ from voxstrata.reporting.runs_table import Table
 DIFFERENCE = {"difference": 0.25, "interval": [-0.01, 0.5], "smallest": 0.1, "unit": "speaker"}
 
 
+def stored(content: dict) -> Table:
+    """A table as it is read from its file."""
+    return Table.model_validate_json(json.dumps(content))
+
+
 def test_a_section_has_rows_the_papers_numbers_and_paired_differences():
     def cell(value: float) -> dict:
         return {"value": value, "iid": [value - 0.1, value + 0.1], "speaker": [value - 0.2, value + 0.2]}
@@ -28,7 +33,7 @@ def test_a_section_has_rows_the_papers_numbers_and_paired_differences():
         ],
         "oracles": [{"corpus": "speech", "words": 0.4, "prosody": 0.5, "both": 0.75}],
     }  # fmt: skip
-    lines = markdown(Table.model_validate(content)).splitlines()
+    lines = markdown(stored(content)).splitlines()
     assert "| row | UAR | WER | paper's UAR |" in lines
     assert "| one | 50.0 [30.0, 70.0] | - | 38.94 |" in lines
     assert "| two | 25.0 [5.0, 45.0] | 30.0 [10.0, 50.0] | - |" in lines
@@ -38,9 +43,7 @@ def test_a_section_has_rows_the_papers_numbers_and_paired_differences():
     assert any("The paper's numbers are of its own data" in line for line in lines)
     plain = content | {"rows": [row | {"paper": None} for row in content["rows"]]}
     plain |= {"contrasts": [], "oracles": []}
-    assert not any(
-        word in markdown(Table.model_validate(plain)) for word in ("paper", "difference", "Oracles")
-    )
+    assert not any(word in markdown(stored(plain)) for word in ("paper", "difference", "Oracles"))
 
 
 def test_a_narrow_terminal_shows_the_names_of_rows_and_contrasts(tmp_path, capsys, monkeypatch):
@@ -63,12 +66,10 @@ def test_a_narrow_terminal_shows_the_names_of_rows_and_contrasts(tmp_path, capsy
 
 
 def test_a_difference_over_few_speakers_says_what_a_verdict_lacks() -> None:
-    from voxstrata.reporting.runs_table import Table
-
     lacking = {**DIFFERENCE, "missing": "no verdict with only 2 known speakers"}
     contrasts = [
         {"name": name, "title": name, "clips": 3, "differences": {"uar": found}}
         for name, found in (("a - b", lacking), ("c - b", DIFFERENCE))
     ]
-    table = Table.model_validate({"table": "t", "columns": ["uar"], "rows": [], "contrasts": contrasts})
+    table = stored({"table": "t", "columns": ["uar"], "rows": [], "contrasts": contrasts})
     assert table.warnings == ["no verdict with only 2 known speakers (a - b)"]
