@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from decoder_rows import decoder_figure, decoder_rows, rows_of_page
+
 from voxstrata.documents import read_json_object
 from voxstrata.experiments.tables.finished import Chosen
 from voxstrata.experiments.tables.results import grid, markdown, numbers, scored, with_section
@@ -31,6 +33,7 @@ ANSWERS = DOCS / "answers"
 #: Archives of `reproduce adaltm --scale real`, in any number: one a fold, or one of all.
 REAL = "adaltm-whisper-real-*.tar.xz"
 CURVE = ANSWERS / "whisper-curve-fold2.json"
+DECODER = ANSWERS / "whisper-decoder-fold2.tar.xz"
 NOTE = "<!-- Written by docs/generate.py from docs/answers; `make results` writes it anew. -->\n\n"
 #: Coefficients of the curve in its small table.
 _FEW = (0.0, 0.5, 1.0, 1.25)
@@ -54,17 +57,23 @@ def real_table() -> Table:
 def pages() -> dict[Path, str]:
     """Every file of the results -> its text."""
     table, curve = real_table(), read_json_object(CURVE)
+    decoded, about = decoder_rows(table, DECODER)
     figures = {
         "cost-in-words": curve_figure(curve["points"]),
         "words-against-emotions": trade_off_figure(table),
         "layers": fold_difference_figure(
             [one for pair in _LAYERS if (one := table.contrast(*pair))], ["uar", "wer"]
         ),
+        "decoder": decoder_figure(decoded),
     }
     blocks = {
         "cost-in-words": _curve_rows(curve, _FEW),
         "words-against-emotions": _rows(table, _ROWS),
         "layers": _differences(table),
+        "decoder": [
+            *rows_of_page(decoded),
+            f"Fold {about['fold']}, {about['clips']} clips of AN4; transcripts by `{about['command']}`.\n",
+        ],
     }
     text = with_section((DOCS / "results.md").read_text(encoding="utf-8"), "data", _data(table))
     written: dict[Path, str] = {}
