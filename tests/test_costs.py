@@ -168,6 +168,24 @@ def test_time_is_flops_over_throughput() -> None:
     assert not cropped.cached
 
 
+def test_the_speed_of_this_cpu_is_that_of_a_product_of_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    from voxstrata.experiments.dry_run import this_cpu
+
+    clock = iter(range(0, 10**6, 2))
+    monkeypatch.setattr(this_cpu, "perf_counter", lambda: float(next(clock)))
+    # Each product takes two seconds by this clock: 1024 x 512 x 2048 multiplications and as many additions.
+    speed = this_cpu.measured_tflops()
+    assert speed == pytest.approx(2 * 1024 * 512 * 2048 / 2 / 1e12)
+
+
+def test_time_on_this_cpu_is_all_flops_over_its_speed() -> None:
+    found = cost(adaltm(**TWO), LARGE, LOADS, Assumptions(cpu_tflops=0.05))
+    assert found.cpu_s == pytest.approx((found.training_flops + TEST.flops.times(1)) / 5e10)
+    assert cost(adaltm(**TWO), LARGE, LOADS, Assumptions()).cpu_s is None
+    (line,) = [line for line in Assumptions(cpu_tflops=0.05).lines() if "CPU" in line]
+    assert "50 GFLOP/s" in line and "least" in line
+
+
 def test_disk_and_memory_follow_from_what_is_held() -> None:
     none = Assumptions(slack=1)
     frozen, merged = (cost(adaltm(**v), LARGE, LOADS, none) for v in ({}, TWO))

@@ -304,6 +304,7 @@ def test_one_recipe_is_checked_alone(place: Path) -> None:
     slow, quick = (train(place, "paper/frozen", "--tflops", speed)[1] for speed in ("1", "100"))
     ratio = slow["runs"][0]["costs"]["one_gpu_s"] / quick["runs"][0]["costs"]["one_gpu_s"]
     assert ratio == pytest.approx(100)
+    assert "this machine's CPU: at least" in command("train", "paper/frozen", "--dry-run").output
     assert not (place / "runs" / "frozen").exists()
 
 

@@ -246,6 +246,7 @@ def test_packaged_whisper(tmp_path):
     assert made.parents["base"] | {"sha256": 0} == {
         "path": "whisper-tiny.en",
         "title": "openai/whisper-tiny.en",
+        "published": "openai/whisper-tiny.en",
         "licence": "mit",
         "sha256": 0,
     }

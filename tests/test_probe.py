@@ -289,7 +289,7 @@ def test_the_command_prints_a_table_and_writes_the_numbers(run, encoder_folder, 
     best = emotion["layers"][emotion["best_layer"]]
     assert best["value"] > 0.9 and f"{100 * best['value']:.1f} [" in out
     assert told["targets"]["energy"]["layers"][0]["value"] > 0.3
-    assert told["encoder"]["layers"] == 2 and len(told["encoder"]["sha256"]) == 64
+    assert told["encoder"]["layers"] == 2 and len(told["encoder"]["fingerprint"]) == 64
     assert told["settings"]["seed"] == 0 and "scikit-learn" in told["provenance"]["versions"]
     assert "note: emotion: 2 test speakers" in err
 

@@ -57,7 +57,7 @@ def test_the_vector_is_the_difference_of_expert_and_base(tmp_path, base, expert)
 def test_the_coverage_statement_counts_groups_and_names_what_is_left_out(tmp_path, base, expert):
     vector = TaskVector.between(base, tmp_path / "expert")
     assert vector.coverage() == (
-        f"{len(expert.wavlm.state_dict())} tensors, each in exactly one of 3 groups; zero in group 0; "
+        f"{len(expert.wavlm.state_dict())} tensors, each in exactly one of 3 groups; zero groups: 0; "
         "left out: lm_head.bias, lm_head.weight (CTC head)"
     )
     assert vector.zero_groups() == (0,)

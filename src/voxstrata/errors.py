@@ -60,6 +60,17 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def first_of(names: Iterable[object], most: int = 5, *, between: str = ", ") -> str:
+    """The first of many things, and how many more there are.
+
+    >>> first_of(["a", "b"]), first_of("abcdefgh", 2)
+    ('a, b', 'a, b and 6 more')
+    """
+    shown = [str(name) for name in names]
+    more = f" and {len(shown) - most:,} more" if len(shown) > most else ""
+    return between.join(shown[:most]) + more
+
+
 def did_you_mean(given: str, known: Iterable[str], *, likeness: float = 0.6) -> str:
     """The end of a message about a name that is not known: the nearest that is, or nothing.
 

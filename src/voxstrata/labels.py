@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from voxstrata.errors import LabelError
+from voxstrata.errors import LabelError, first_of
 
 #: The eight classes of MSP-Podcast in the paper's order (AdaLTM, arXiv 2603.25041, section 3.1).
 EMOTIONS = ("anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
@@ -47,7 +47,7 @@ def require_one_spelling(names: Iterable[str], where: str) -> None:
         LabelError: naming them.
     """
     if alike := differing_in_case(names):
-        told = " and ".join(map(repr, alike[0]))
+        told = first_of((" and ".join(map(repr, group)) for group in alike), between="; ")
         raise LabelError(f"{where}: classes differ only in capitals or spaces: {told}; write them alike")
 
 

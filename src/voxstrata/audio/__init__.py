@@ -3,15 +3,8 @@
 from voxstrata.audio.content import NoSound, Remark, downmix, remarks_on_band, require_sound
 from voxstrata.audio.folders import FolderContent, folder_content
 from voxstrata.audio.kinds import AUDIO_SUFFIXES
-from voxstrata.audio.reading import (
-    Sound,
-    audio_file,
-    decode,
-    load_audio,
-    load_with_remarks,
-    read_sound,
-    shown,
-)
+from voxstrata.audio.opening import audio_file, shown
+from voxstrata.audio.reading import Sound, decode, load_audio, load_with_remarks, read_sound
 from voxstrata.audio.waveform import QUIET, SAMPLE_RATE, leveled, peak_of, resample, resampled_length
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -15,31 +14,25 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from voxstrata.audio.claims import claim_of
 from voxstrata.audio.clicks import without_clicks
 from voxstrata.audio.content import Remark, downmix
-from voxstrata.audio.ffmpeg import _TELLS_LENGTH, Undecodable, _declared_s, _Gaps, _planes, _pyav, _Source
-from voxstrata.audio.kinds import HEAD, RAW, UNKNOWN, Kind, kind_of, no_audio
-from voxstrata.audio.quiet import quiet
-from voxstrata.audio.reading import (
-    _LENGTH_UNKNOWN,
+from voxstrata.audio.ffmpeg import Undecodable, open_av
+from voxstrata.audio.kinds import Kind
+from voxstrata.audio.opening import (
+    BLOCK,
+    LENGTH_UNKNOWN,
     RAW_SAMPLE_RATE,
-    _blocks,
-    _check_rate,
-    _InOrder,
-    _one_line,
-    _opened,
-    _raw_sound,
-    _soundfile,
+    InOrder,
+    check_rate,
+    opened_recording,
+    opened_soundfile,
+    raw_samples,
     shown,
+    soundfile_blocks,
 )
-from voxstrata.audio.spliced import Spliced
+from voxstrata.audio.quiet import quiet
 from voxstrata.errors import AudioError
 
-#: Frames of a block, at most.
-BLOCK = 1 << 17
-#: A stream may end by so much before its header says, as in `ffmpeg`.
-_SLACK_S, _SLACK = 0.1, 0.01
 #: Bytes of a headerless file from which its byte order is told.
 _RAW_HEAD = 1 << 20
 
@@ -54,14 +47,14 @@ class SoundBlocks:
         sample_rate: in Hz.
         channels: of the recording.
         frames: samples of each channel, as the header has it; None where it does not.
-        remarks: what one should know of the file.
+        remarks: what one should know of the file; complete when all blocks were read.
         blocks: [n, channels] each, once.
     """
 
     sample_rate: int
     channels: int
     frames: int | None
-    remarks: tuple[Remark, ...]
+    remarks: list[Remark]
     blocks: Iterator[Block]
 
 
@@ -75,28 +68,18 @@ def sound_blocks(path: Path) -> Iterator[SoundBlocks]:
     Raises:
         AudioError: whatever is wrong with it, in one line; also while its blocks are read.
     """
-    with _one_line(path), _opened(path) as file:
-        file.seek(0)
-        head = file.read(HEAD)
-        if not head:
-            raise AudioError(f"{shown(path)} is an empty file (0 bytes); copy it again, or leave it out")
-        if (what := no_audio(head)) is not None:
-            raise AudioError(f"{shown(path)} is {what}")
-        kind = kind_of(file, path.suffix.lower())
-        if kind is UNKNOWN and path.suffix.lower() == RAW:
-            yield _of_raw(path, file)
+    with opened_recording(path) as given:
+        if given.claim is None:
+            yield _of_raw(path, given.file)
             return
-        claim = claim_of(file, kind.name)
-        if claim.fault:
-            raise AudioError(f"{shown(path)} {claim.fault}")
-        files: list[BinaryIO] = [io.BufferedReader(Spliced(file, part)) for part in claim.parts] or [file]
-        with _decoder(path, files[0], kind, claim.in_order) as found:
-            _check_rate(path, found.sample_rate)
-            blocks = found.blocks
+        files, in_order = given.parts, given.claim.in_order
+        with _decoder(path, files[0], given.kind, in_order) as found:
+            check_rate(path, found.sample_rate)
+            blocks, frames = found.blocks, found.frames
             if len(files) > 1:
-                found = replace(found, frames=None)
-                blocks = chain(blocks, _following(path, files[1:], kind, claim.in_order, found))
-            yield replace(found, remarks=claim.remarks, blocks=_finite(path, blocks))
+                blocks, frames = chain(blocks, _following(path, files[1:], given.kind, in_order, found)), None
+            found.remarks[:0] = given.claim.remarks
+            yield replace(found, frames=frames, blocks=_finite(path, blocks))
 
 
 def _following(
@@ -105,7 +88,7 @@ def _following(
     """Recordings behind the first one in the same file, at its rate and with its channels."""
     for file in files:
         with _decoder(path, file, kind, in_order) as found:
-            _check_rate(path, found.sample_rate)
+            check_rate(path, found.sample_rate)
             stream = None
             if found.sample_rate != first.sample_rate:
                 stream = soxr.ResampleStream(found.sample_rate, first.sample_rate, first.channels)
@@ -116,6 +99,7 @@ def _following(
                 yield same if stream is None else stream.resample_chunk(same)
             if stream is not None:
                 yield stream.resample_chunk(np.zeros((0, first.channels), np.float32), last=True)
+            first.remarks.extend(remark for remark in found.remarks if remark not in first.remarks)
 
 
 @contextmanager
@@ -126,19 +110,21 @@ def _decoder(path: Path, file: BinaryIO, kind: Kind, in_order: bool) -> Iterator
             try:
                 with quiet():
                     sound = stack.enter_context(
-                        _soundfile(file, _InOrder if in_order else soundfile.SoundFile)
+                        opened_soundfile(file, InOrder if in_order else soundfile.SoundFile)
                     )
             except soundfile.SoundFileError:
                 if kind.av is None:
                     raise
             else:
-                frames = sound.frames if sound.frames < _LENGTH_UNKNOWN else None
+                frames = sound.frames if sound.frames < LENGTH_UNKNOWN else None
                 blocks = _by_soundfile(path, sound, frames)
-                yield SoundBlocks(sound.samplerate, sound.channels, frames, (), blocks)
+                yield SoundBlocks(sound.samplerate, sound.channels, frames, [], blocks)
                 return
         if kind.av is None:
             raise Undecodable("no decoder reads it")
-        yield stack.enter_context(_by_av(path, file, kind.av))
+        found = stack.enter_context(open_av(file, shown(path), kind.av))
+        frames = None if found.declared_s is None else round(found.declared_s * found.rate)
+        yield SoundBlocks(found.rate, found.channels, frames, found.remarks, found.blocks)
 
 
 def unclicked(block: Block, sample_rate: int) -> Block:
@@ -148,7 +134,7 @@ def unclicked(block: Block, sample_rate: int) -> Block:
 
 
 def _by_soundfile(path: Path, sound: soundfile.SoundFile, frames: int | None) -> Iterator[Block]:
-    count, blocks = 0, _blocks(sound, None)
+    count, blocks = 0, soundfile_blocks(sound, None)
     while True:
         with quiet():
             block = next(blocks, None)
@@ -161,70 +147,9 @@ def _by_soundfile(path: Path, sound: soundfile.SoundFile, frames: int | None) ->
         raise AudioError(f"{shown(path)} breaks off, or is damaged, after {held}; copy it again")
 
 
-@contextmanager
-def _by_av(path: Path, file: BinaryIO, av_format: str) -> Iterator[SoundBlocks]:
-    name = shown(path)
-    av = _pyav(name)
-    file.seek(0)
-    try:
-        with av.open(_Source(file), format=av_format, metadata_errors="replace") as container:
-            if not container.streams.audio:
-                raise AudioError(f"{name} has no audio stream; leave it out")
-            stream = container.streams.audio[0]
-            if stream.codec_context is None:
-                raise Undecodable("there is no decoder for its codec")
-            declared_s = _declared_s(container, stream) if av_format in _TELLS_LENGTH else None
-            parts = (
-                (part.sample_rate, part.to_ndarray().T) for part in _planes(av, container, stream, _Gaps())
-            )
-            # The first part has the rate and the channels: of some codecs the header has others.
-            first = next(parts, (stream.rate or 0, np.zeros((0, max(1, stream.channels)), np.float32)))
-            rate, channels = first[0], first[1].shape[1]
-            frames = None if declared_s is None else round(declared_s * rate)
-            blocks = _checked(name, chain([first], parts), frames, av.error.FFmpegError)
-            yield SoundBlocks(rate, channels, frames, (), blocks)
-    except av.error.FFmpegError as fault:
-        raise Undecodable(fault.strerror or str(fault)) from None
-
-
-def _checked(
-    name: str, parts: Iterator[tuple[int, Block]], frames: int | None, broken: type[OSError]
-) -> Iterator[Block]:
-    """The samples of decoded parts, each with its rate.
-
-    Args:
-        name: of the recording.
-        parts: the first of them has the rate and the channels of all.
-        frames: that the header declares; None where it does not.
-        broken: what FFmpeg raises.
-    """
-    count, rate, channels = 0, 0, 0
-    try:
-        for part_rate, block in parts:
-            rate, channels = rate or part_rate, channels or block.shape[1]
-            if (part_rate, block.shape[1]) != (rate, channels):
-                raise AudioError(
-                    f"{name} changes its rate or its channels after {count / max(1, rate):.1f} s; convert it "
-                    "to wav or flac"
-                )
-            count += len(block)
-            yield np.ascontiguousarray(block, dtype=np.float32)
-    except broken as fault:
-        raise AudioError(
-            f"{name} breaks off, or is broken, after {count / max(1, rate):.1f} s "
-            f"({fault.strerror or fault}); copy it again"
-        ) from None
-    if frames is not None and rate and count < frames * (1 - _SLACK) - _SLACK_S * rate:
-        raise AudioError(
-            f"{name} breaks off: {count / rate:.1f} of {frames / rate:.1f} s of sound; copy it again"
-        )
-
-
 def _of_raw(path: Path, file: BinaryIO) -> SoundBlocks:
     """Headerless PCM: the byte order that makes the first minute smoother is taken for all of it."""
-    size = file.seek(0, 2)
-    if size % 2:
-        _raw_sound(path, file)
+    samples = raw_samples(path, file)
     file.seek(0)
     head = file.read(_RAW_HEAD)
     smooth = {
@@ -238,7 +163,7 @@ def _of_raw(path: Path, file: BinaryIO) -> SoundBlocks:
         while content := file.read(2 * BLOCK):
             yield np.frombuffer(content, order).astype(np.float32)[:, None] / np.float32(32768)
 
-    return SoundBlocks(RAW_SAMPLE_RATE, 1, size // 2, (), blocks())
+    return SoundBlocks(RAW_SAMPLE_RATE, 1, samples, [], blocks())
 
 
 def _finite(path: Path, blocks: Iterator[Block]) -> Iterator[Block]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from itertools import chain
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -50,66 +52,114 @@ class _Source:
             return -errno.EINVAL
 
 
+class AvSound:
+    """The first audio stream of an open file, decoded as it is read.
+
+    Args:
+        name: of the recording, for messages.
+        av: the module.
+        container: open.
+        tells_length: its header states the length.
+
+    Attributes:
+        rate: in Hz. What the first frame has: of some codecs the header has another one.
+        channels: of the first frame.
+        declared_s: length that the header tells, in seconds; None where it does not.
+        blocks: [n, channels] each, once.
+        remarks: what one should know of the stream; complete when all blocks were read.
+    """
+
+    def __init__(self, name: str, av: Any, container: Any, *, tells_length: bool) -> None:
+        if not container.streams.audio:
+            raise AudioError(f"{name} has no audio stream; leave it out")
+        stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise Undecodable("there is no decoder for its codec")
+        self.name = name
+        self.rate: int = stream.rate or 0
+        self.declared_s = _declared_s(container, stream) if tells_length else None
+        self.remarks = [*_remarks_on_streams(len(container.streams.audio))]
+        decoded = self._decoded(av, container, stream)
+        first = next(decoded, None)
+        self.channels: int = max(1, stream.channels) if first is None else first.shape[1]
+        self.blocks = decoded if first is None else chain([first], decoded)
+
+    def _decoded(self, av: Any, container: Any, stream: Any) -> Iterator[NDArray[np.float32]]:
+        gaps, count = _Gaps(), 0
+        try:
+            for part in _planes(av, container, stream, gaps):
+                self.rate, count = part.sample_rate, count + part.samples
+                yield np.ascontiguousarray(part.to_ndarray().T, dtype=np.float32)
+        except av.error.FFmpegError as fault:
+            broken = fault.strerror or str(fault)
+            if not count:
+                raise Undecodable(broken) from None
+            held_s = count / self.rate
+            raise AudioError(
+                f"{self.name} breaks off, or is broken, after {held_s:.1f} s ({broken}); copy it again"
+            ) from None
+        if not self.rate:
+            raise Undecodable("it holds no frame of sound")
+        held_s = count / self.rate
+        if self.declared_s is not None and held_s < self.declared_s * (1 - _SLACK) - _SLACK_S:
+            raise AudioError(
+                f"{self.name} breaks off: {held_s:.1f} of {self.declared_s:.1f} s of sound; copy it again"
+            )
+        self.remarks += gaps.remarks()
+
+
+@contextmanager
+def open_av(file: BinaryIO, name: str, av_format: str) -> Iterator[AvSound]:
+    """Opens a file to decode its first audio stream.
+
+    Args:
+        file: to be read.
+        name: of the recording, for messages.
+        av_format: FFmpeg's name for the container.
+
+    Raises:
+        MissingPyAV: if PyAV is not installed.
+        AudioError: if there is no sound, or it breaks off; also while its blocks are read.
+        Undecodable: if FFmpeg cannot decode it.
+    """
+    av = _pyav(name)
+    file.seek(0)
+    try:
+        # Tags are no matter: any bytes may stand in them.
+        with av.open(_Source(file), format=av_format, metadata_errors="replace") as container:
+            yield AvSound(name, av, container, tells_length=av_format in _TELLS_LENGTH)
+    except av.error.FFmpegError as fault:
+        raise Undecodable(fault.strerror or str(fault)) from None
+
+
 def decode_av(
     file: BinaryIO, name: str, av_format: str, most_values: int
 ) -> tuple[NDArray[np.float32], int, tuple[Remark, ...]]:
     """Decodes the first audio stream of a file.
 
     Args:
-        file: to be read.
-        name: of the recording, for messages.
-        av_format: FFmpeg's name for the container.
+        file: see `open_av`.
+        name: see `open_av`.
+        av_format: see `open_av`.
         most_values: samples of all channels at most.
 
     Returns:
         Samples [N, channels], the sample rate in Hz, and what one should know of the stream.
 
     Raises:
-        MissingPyAV: if PyAV is not installed.
-        AudioError: if there is no sound, or it breaks off or is too long.
-        Undecodable: if FFmpeg cannot decode it.
+        AudioError: see `open_av`; also if it is too long.
+        Undecodable: see `open_av`.
     """
-    av = _pyav(name)
-    file.seek(0)
-    parts: list[NDArray[np.float32]] = []
-    rate = channels = values = streams = 0
-    broken = ""
-    declared_s = None
-    gaps = _Gaps()
-    try:
-        # Tags are no matter: any bytes may stand in them.
-        with av.open(_Source(file), format=av_format, metadata_errors="replace") as container:
-            if not container.streams.audio:
-                raise AudioError(f"{name} has no audio stream; leave it out")
-            stream = container.streams.audio[0]
-            if stream.codec_context is None:
-                raise Undecodable("there is no decoder for its codec")
-            if av_format in _TELLS_LENGTH:
-                declared_s = _declared_s(container, stream)
-            rate, channels, streams = stream.rate or 0, stream.channels, len(container.streams.audio)
-            try:
-                for part in _planes(av, container, stream, gaps):
-                    rate, values = part.sample_rate, values + part.samples * len(part.layout.channels)
-                    if values > most_values:
-                        raise AudioError(f"{name} holds too much sound to be read at once; {CUT_IT}")
-                    parts.append(part.to_ndarray())
-            except av.error.FFmpegError as fault:
-                broken = fault.strerror or str(fault)
-    except av.error.FFmpegError as fault:
-        raise Undecodable(fault.strerror or str(fault)) from None
-    if not parts and (broken or not rate):
-        raise Undecodable(broken or "it holds no frame of sound")
-    samples = np.concatenate(parts, axis=1) if parts else np.zeros((max(1, channels), 0), np.float32)
-    held_s = samples.shape[1] / rate if rate else 0.0
-    if broken:
-        raise AudioError(f"{name} breaks off, or is broken, after {held_s:.1f} s ({broken}); copy it again")
-    if declared_s is not None and held_s < declared_s * (1 - _SLACK) - _SLACK_S:
-        raise AudioError(f"{name} breaks off: {held_s:.1f} of {declared_s:.1f} s of sound; copy it again")
-    return (
-        np.ascontiguousarray(samples.T, dtype=np.float32),
-        rate,
-        (*_remarks_on_streams(streams), *gaps.remarks()),
-    )
+    with open_av(file, name, av_format) as sound:
+        parts: list[NDArray[np.float32]] = []
+        values = 0
+        for part in sound.blocks:
+            values += part.size
+            if values > most_values:
+                raise AudioError(f"{name} holds too much sound to be read at once; {CUT_IT}")
+            parts.append(part)
+        samples = np.concatenate(parts) if parts else np.zeros((0, sound.channels), np.float32)
+        return samples, sound.rate, tuple(sound.remarks)
 
 
 #: What to do with a recording that is too long.

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import os
-import re
-import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -17,35 +12,31 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from voxstrata.audio.claims import claim_of
 from voxstrata.audio.clicks import remarks_on_clicks, without_clicks
 from voxstrata.audio.content import Remark, downmix, remarks_on_steps, require_sound
 from voxstrata.audio.ffmpeg import CUT_IT, MissingPyAV, Undecodable, decode_av
-from voxstrata.audio.kinds import HEAD, RAW, UNKNOWN, Kind, kind_of, no_audio
+from voxstrata.audio.kinds import Kind
+from voxstrata.audio.opening import (
+    LENGTH_UNKNOWN,
+    RAW_SAMPLE_RATE,
+    InOrder,
+    check_rate,
+    one_line,
+    opened_recording,
+    opened_soundfile,
+    raw_samples,
+    shown,
+    soundfile_blocks,
+)
 from voxstrata.audio.quiet import quiet
-from voxstrata.audio.spliced import Spliced
 from voxstrata.audio.waveform import leveled, resample
 from voxstrata.errors import AudioError
-
-#: Headerless files are 16-bit mono PCM at this rate, in Hz, as AN4 ships them.
-RAW_SAMPLE_RATE = 16_000
-
-#: Rates that a recording may have, in Hz: what a header claims beyond them is no sound of a voice.
-#: Recorders go to 384 kHz; FLAC can claim 655,350 Hz, and does where the field is broken.
-LOWEST_RATE, HIGHEST_RATE = 2_000, 384_000
 
 #: Samples of all channels that are read at once, at most: 9 hours at 16 kHz, 2 GiB.
 MOST_VALUES = 2**29
 
-# Frames that are decoded at a time where a header's count is not to be believed.
-_BLOCK = 1 << 17
-# libsndfile's count of frames where it knows none.
-_LENGTH_UNKNOWN = 2**62
 # What these subtypes hold follows from the bytes that are there.
 _EXACT = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
-
-#: A FLAC stream in a tar: FILE.tar#OFFSET:BYTES.flac.
-_IN_TAR = re.compile(r"(.+\.tar)#(\d{1,18}):(\d{1,18})\.flac")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +97,7 @@ def load_with_remarks(
     sound = read_sound(path, offset_s=offset_s, duration_s=duration_s)
     part = f"{shown(path)} from {offset_s:g} s on" if offset_s else shown(path)
     mono, remarks = sound.mono(part)
-    with _one_line(path):
+    with one_line(path):
         return resample(leveled(mono), sound.sample_rate), remarks
 
 
@@ -136,114 +127,20 @@ def read_sound(path: Path, *, offset_s: float = 0.0, duration_s: float | None = 
         raise AudioError(
             f"a stretch starts at 0 s or later and lasts; asked for {duration_s} s from {offset_s} s"
         )
-    with _one_line(path), _opened(path) as file:
-        file.seek(0)
-        head = file.read(HEAD)
-        if not head:
-            raise AudioError(f"{shown(path)} is an empty file (0 bytes); copy it again, or leave it out")
-        if (what := no_audio(head)) is not None:
-            raise AudioError(f"{shown(path)} is {what}")
-        suffix = path.suffix.lower()
-        kind = kind_of(file, suffix)
-        if kind is UNKNOWN and suffix == RAW:
-            return _stretch(_raw_sound(path, file), offset_s, duration_s)
-        claim = claim_of(file, kind.name)
-        if claim.fault:
-            raise AudioError(f"{shown(path)} {claim.fault}")
-        files: list[BinaryIO] = [io.BufferedReader(Spliced(file, part)) for part in claim.parts] or [file]
+    with opened_recording(path) as given:
+        if given.claim is None:
+            return _stretch(_raw_sound(path, given.file), offset_s, duration_s)
+        in_order, files = given.claim.in_order, given.parts
         if len(files) == 1:
-            sound = _decoded(path, files[0], kind, offset_s, duration_s, claim.in_order)
+            sound = _decoded(path, files[0], given.kind, offset_s, duration_s, in_order)
         else:
-            parts = [_decoded(path, part, kind, 0.0, None, claim.in_order) for part in files]
+            parts = [_decoded(path, part, given.kind, 0.0, None, in_order) for part in files]
             sound = _stretch(_one_after_the_other(path, parts), offset_s, duration_s)
     if not np.isfinite(sound.samples).all():
         raise AudioError(
             f"{shown(path)} holds samples that are not finite (NaN or infinite); leave it out or mend it"
         )
-    return Sound(sound.samples, sound.sample_rate, claim.remarks + sound.remarks)
-
-
-def audio_file(path: Path) -> Path:
-    """The file that a recording lies in: itself, or the tar that it is a part of.
-
-    >>> audio_file(Path("a/recording.000000.tar#1536:2048.flac")).name
-    'recording.000000.tar'
-    """
-    place = _place_in_tar(path)
-    return path if place is None else Path(place[1])
-
-
-def shown(path: Path) -> str:
-    """A path for a message: what would not print in one line is escaped."""
-    text = str(path)
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def _place_in_tar(path: Path) -> re.Match[str] | None:
-    place = _IN_TAR.fullmatch(str(path))
-    try:
-        # A file may be called so.
-        return None if place is None or path.is_file() else place
-    except OSError:
-        return None
-
-
-@contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    """Any failure within is an `AudioError` of one line that names the recording."""
-    name = shown(path)
-    try:
-        yield
-    except AudioError:
-        raise
-    except MemoryError:
-        raise AudioError(f"{name} is too long for the memory there is; {CUT_IT}") from None
-    except Undecodable as fault:
-        raise _undecodable(name, str(fault)) from None
-    except soundfile.SoundFileError as fault:
-        reason = str(fault).rsplit(": ", 1)[-1]
-        # So libsndfile calls what it takes for MP3, and is none.
-        raise _undecodable(name, "" if "does not exist" in reason else reason) from None
-    except OSError as fault:
-        raise AudioError(
-            f"cannot read {name}: {fault.strerror or fault}; leave it out, or make it readable"
-        ) from None
-    except Exception as fault:
-        raise _undecodable(name, f"{type(fault).__name__}: {fault}") from None
-
-
-def _undecodable(name: str, reason: str) -> AudioError:
-    reason = " ".join(reason.split()).rstrip(".") or "broken or not audio"
-    return AudioError(f"cannot decode {name}: {reason}; convert it to wav or flac, or leave it out")
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file, or of a place in a tar the bytes there."""
-    place = _place_in_tar(path)
-    lies_in = path if place is None else Path(place[1])
-    try:
-        mode = lies_in.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        is_link = lies_in.is_symlink()
-        link = f": it is a link to {shown(lies_in.readlink())}, which is not there" if is_link else ""
-        raise AudioError(f"no file at {shown(lies_in)}{link}") from None
-    except ValueError:
-        raise AudioError(f"no file can be called {shown(lies_in)}; give the path of a recording") from None
-    if stat.S_ISDIR(mode):
-        # Says so where it may not be looked into.
-        os.scandir(lies_in).close()
-    if not stat.S_ISREG(mode):
-        raise AudioError(f"{shown(lies_in)} is not a file; give a recording")
-    # Without a buffer of Python's, for libsndfile reads from the same descriptor.
-    with lies_in.open("rb", buffering=0) as file:
-        if place is None:
-            yield file
-            return
-        offset, size = int(place[2]), int(place[3])
-        end = file.seek(0, 2)
-        file.seek(offset)
-        yield io.BytesIO(file.read(max(0, min(size, end - offset))))
+    return Sound(sound.samples, sound.sample_rate, given.claim.remarks + sound.remarks)
 
 
 def _one_after_the_other(path: Path, parts: Sequence[Sound]) -> Sound:
@@ -269,7 +166,7 @@ def _decoded(
     is_open = False
     if kind.soundfile:
         try:
-            with quiet(), _soundfile(file, _InOrder if in_order else soundfile.SoundFile) as opened:
+            with quiet(), opened_soundfile(file, InOrder if in_order else soundfile.SoundFile) as opened:
                 is_open = True
                 return _of_soundfile(path, opened, offset_s, duration_s)
         except soundfile.SoundFileError as refused:
@@ -283,29 +180,15 @@ def _decoded(
         if fault is not None and (is_open or isinstance(refused, Undecodable)):
             raise fault from None
         raise
-    _check_rate(path, rate)
+    check_rate(path, rate)
     return _stretch(Sound(samples, rate, remarks), offset_s, duration_s)
 
 
-class _InOrder(soundfile.SoundFile):  # type: ignore[misc]
-    """A file that is read from its beginning on; soundfile itself seeks the next place after each read."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-def _soundfile(file: BinaryIO, reader: type[soundfile.SoundFile]) -> soundfile.SoundFile:
-    file.seek(0)
-    if os.name == "posix" and isinstance(file, io.FileIO):
-        return reader(file.fileno(), closefd=False)
-    return reader(file)
-
-
 def _of_soundfile(path: Path, file: soundfile.SoundFile, offset_s: float, duration_s: float | None) -> Sound:
-    _check_rate(path, file.samplerate)
+    check_rate(path, file.samplerate)
     start = round(offset_s * file.samplerate)
     wanted = None if duration_s is None or duration_s == np.inf else round(duration_s * file.samplerate)
-    known = file.frames < _LENGTH_UNKNOWN
+    known = file.frames < LENGTH_UNKNOWN
     if known and start >= file.frames:
         return Sound(np.zeros((0, file.channels), np.float32), file.samplerate)
     if file.seekable() and known:
@@ -329,44 +212,13 @@ def _of_soundfile(path: Path, file: soundfile.SoundFile, offset_s: float, durati
 def _in_blocks(path: Path, file: soundfile.SoundFile, wanted: int | None, most: int) -> NDArray[np.float32]:
     """Frames from where the file stands, up to `wanted` or the end, whatever its header says of it."""
     blocks, count = list[NDArray[np.float32]](), 0
-    for block in _blocks(file, wanted):
+    for block in soundfile_blocks(file, wanted):
         blocks.append(block)
         count += len(block)
         _check_length(path, count, most)
     if len(blocks) == 1:
         return blocks[0]
     return np.concatenate(blocks) if blocks else np.zeros((0, file.channels), np.float32)
-
-
-def _blocks(file: soundfile.SoundFile, wanted: int | None) -> Iterator[NDArray[np.float32]]:
-    """The same in blocks [n, channels]; a FLAC that is cut or damaged ends there."""
-    count = 0
-    while wanted is None or count < wanted:
-        size = _BLOCK if wanted is None else min(_BLOCK, wanted - count)
-        # Where FLAC ends before its header says, libsndfile gives the last samples with a fault, and
-        # soundfile does not say how many there were.
-        block = np.full((size, file.channels), np.nan, np.float32)
-        try:
-            got = len(file.read(out=block))
-        except soundfile.SoundFileError:
-            unread = np.isnan(block).all(axis=1)
-            got = int(unread.argmax()) if unread.any() else size
-            if file.format != "FLAC" or not got + count:
-                raise
-            yield block[:got]
-            return
-        if not got:
-            return
-        yield block[:got]
-        count += got
-
-
-def _check_rate(path: Path, rate: int) -> None:
-    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise AudioError(
-            f"{shown(path)} says that it has {rate:,} samples a second; a voice is recorded with "
-            f"{LOWEST_RATE:,} to {HIGHEST_RATE:,}: mend its header, or leave it out"
-        )
 
 
 def _check_length(path: Path, frames: int, most: int) -> None:
@@ -387,12 +239,7 @@ def _raw_sound(path: Path, file: BinaryIO) -> Sound:
     AN4 is shipped in both byte orders under the same names. Read in the wrong one, speech turns into
     noise that jumps from sample to sample: the smoother reading is the right one.
     """
-    size = file.seek(0, 2)
-    if size % 2:
-        raise AudioError(
-            f"{shown(path)} has an odd number of bytes ({size}); .raw means 16-bit mono PCM at 16 kHz"
-        )
-    _check_length(path, size // 2, MOST_VALUES)
+    _check_length(path, raw_samples(path, file), MOST_VALUES)
     file.seek(0)
     content = file.read()
     readings = [np.frombuffer(content, order).astype(np.float32) for order in (">i2", "<i2")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,6 +107,7 @@ def prepare_corpus(
     from voxstrata.errors import CorpusError
 
     names = [label.strip() for label in labels.split(",")] if labels is not None else None
+    before = _held(out)
     try:
         with bar("clips") as (_, advance):
             prepared = prepare(
@@ -127,11 +129,35 @@ def prepare_corpus(
         typer.echo(json.dumps(_as_dict(prepared), indent=2, ensure_ascii=False))
     else:
         typer.echo("\n".join([_counts_text(prepared.summary), *_notes_lines(prepared)]))
-    for line in prepared.left_out:
+    for line in _left_out(prepared.left_out):
         tell(line, "left out")
-    tell(f"{prepared.name} is prepared in {prepared.folder}", "")
+    tell(_outcome(before, prepared), "")
     if prepared.left_out:
         raise typer.Exit(3)
+
+
+def _held(folder: Path) -> tuple[str, bytes, bytes] | None:
+    """Fingerprint and files of a corpus that lies in a folder already; None without one."""
+    from voxstrata.corpora.prepared import CORPUS_FILE, CUTS_FILE, PreparedCorpus
+    from voxstrata.errors import VoxstrataError
+
+    try:
+        fingerprint = PreparedCorpus.load(folder).fingerprint
+        return fingerprint, (folder / CORPUS_FILE).read_bytes(), (folder / CUTS_FILE).read_bytes()
+    except (VoxstrataError, OSError):
+        return None
+
+
+def _outcome(before: tuple[str, bytes, bytes] | None, prepared: PreparedCorpus) -> str:
+    """The last line: what has become of the folder."""
+    name, folder = prepared.name, prepared.folder
+    if before is None:
+        return f"{name} is prepared in {folder}"
+    if before == _held(folder):
+        return f"{name} was prepared in {folder} already, and nothing has changed"
+    if before[0] == prepared.fingerprint:
+        return f"{name} is prepared in {folder} again, with the same clips and labels; notes or paths changed"
+    return f"{name} is prepared in {folder} anew: another corpus lay there, with other clips or labels"
 
 
 def _fold_count(folds: tuple[str, int] | None) -> int | None:
@@ -149,8 +175,18 @@ def _print_faults(faults: tuple[Fault, ...], as_json: bool) -> None:
         rows = [{"kind": fault.kind, "id": fault.id, "detail": fault.detail} for fault in faults]
         typer.echo(json.dumps({"faults": rows}, indent=2, ensure_ascii=False))
         return
-    for fault in faults:
-        tell(str(fault), "")
+    from voxstrata.corpora.faults import gathered
+
+    for line in gathered(faults):
+        tell(line, "")
+
+
+def _left_out(lines: Sequence[str]) -> list[str]:
+    """What was left out, equal faults together; each of the lines is KIND: CLIP: DETAIL."""
+    from voxstrata.corpora.faults import Fault, gathered
+
+    parts = (line.partition(": ") for line in lines)
+    return gathered(Fault(kind, *rest.partition(": ")[::2]) for kind, _, rest in parts)
 
 
 def _as_dict(prepared: PreparedCorpus) -> dict[str, object]:

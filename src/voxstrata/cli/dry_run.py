@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -24,19 +25,19 @@ DRY_RUN = typer.Option(
 
 
 def assumptions(tflops: float | None) -> Assumptions:
-    """What is assumed of a GPU.
+    """What is assumed of a GPU, and measured of the CPU here.
 
     Raises:
         RecipeError: if the throughput is not positive.
     """
     from voxstrata.errors import RecipeError
     from voxstrata.experiments.dry_run.estimate import Assumptions
+    from voxstrata.experiments.dry_run.this_cpu import measured_tflops
 
-    if tflops is None:
-        return Assumptions()
-    if not 0 < tflops < math.inf:
+    if tflops is not None and not 0 < tflops < math.inf:
         raise RecipeError(f"--tflops is {tflops:g}; give a positive number of TFLOP/s")
-    return Assumptions(fp32_tflops=tflops, bf16_tflops=tflops)
+    assumed = Assumptions(cpu_tflops=measured_tflops())
+    return assumed if tflops is None else replace(assumed, fp32_tflops=tflops, bf16_tflops=tflops)
 
 
 def refuse_without_dry_run(given: Mapping[str, bool]) -> None:
@@ -98,6 +99,8 @@ def _lines(found: DryRun) -> Iterator[str]:
                 f"{_gigabytes(cost.host_bytes)}; disk {_gigabytes(cost.disk_bytes)}, "
                 f"{_gigabytes(cost.kept_bytes)} stay"
             )
+            if cost.cpu_s is not None:
+                yield f"  this machine's CPU: at least {_hours(cost.cpu_s)}"
         yield from (f"  note: {note}" for note in run.notes)
     if silent:
         yield ""

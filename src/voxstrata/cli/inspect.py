@@ -131,7 +131,7 @@ def _changes(vector: Any, base: str | None) -> dict[str, Any]:
         "coverage": vector.coverage(),
         "correlation": vector.kinship,
         "comes_from_base": vector.kinship >= KINSHIP_THRESHOLD,
-        "base_sha256": vector.base_fingerprint,
+        "base_fingerprint": vector.base_fingerprint,
         "groups": [
             {
                 "group": index,

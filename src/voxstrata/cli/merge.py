@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from voxstrata.cli.after_merge import next_command
 from voxstrata.cli.lines import tell
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ FILE = typer.Argument(
     None, help="YAML: merge.yaml of an earlier merge, or a file of mergekit's. Options win over it."
 )
 BASE = typer.Option(
-    None, "--base", help="What the experts were fine-tuned from: folder, run, packaged name or Hub id."
+    None,
+    "--base",
+    help="What the experts were fine-tuned from: folder, run, packaged name or Hub id. Default: what the "
+    "runs among them started from.",
 )
 VECTORS = typer.Option(
     None,
@@ -101,6 +105,7 @@ def _write(request: MergeRequest, out: Path, overwrite: bool, as_json: bool) -> 
         )
     _show(made)
     typer.echo(json.dumps(made.as_dict(), indent=2, ensure_ascii=False) if as_json else str(out))
+    tell(next_command(out, [expert.path for expert in request.experts.values()]), "")
 
 
 def _asked(
@@ -113,13 +118,16 @@ def _asked(
     """The merge that the command line and a file describe together."""
     from voxstrata.errors import RecipeError
     from voxstrata.merging.request import MergeRequest, named_once, parsed_option, parsed_vector, read_request
+    from voxstrata.merging.run_base import chosen_base
 
     given = named_once([parsed_option(text) for text in options or ()], "option")
     experts = named_once([parsed_vector(text) for text in vectors or ()], "vector")
     if file is None:
-        if base is None or not experts:
-            missing = "no base (--base)" if base is None else "no vector (--vector NAME=PATH:COEFFICIENT)"
-            raise RecipeError(f"there is {missing}; give --base and one or more --vector, or a YAML file")
+        if not experts:
+            raise RecipeError(
+                "there is no vector; give one or more --vector NAME=PATH:COEFFICIENT, or a YAML file"
+            )
+        base = chosen_base(base, {name: expert.path for name, expert in experts.items()})
         return MergeRequest(base, experts, method or "task-arithmetic", given)
     request = read_request(file)
     if base is not None:
@@ -176,5 +184,7 @@ def _show(made: FileMerge) -> None:
         tell("  ".join([f"{label:<{first}}", *cells]), "")
     for name, tensors in made.left_out.items():
         tell(f"left out of {name}: {describe_left_out(tensors)}")
+    if made.copied:
+        tell(f"copied from the base: {describe_left_out(made.copied)}")
     for note in made.notes:
         tell(note)

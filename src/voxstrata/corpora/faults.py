@@ -38,6 +38,9 @@ SHORTEST = 400
 Stretch = tuple[float, float | None]
 WHOLE: Stretch = (0.0, None)
 
+#: Clips with the same fault that are listed one by one, and examples of more.
+_ALONE = 3
+
 #: The one kind that lies in no single clip, so that leaving a clip out does not mend it.
 SPLIT_LEAK = "speaker in two splits"
 
@@ -63,6 +66,25 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.id}: {self.detail}"
+
+
+def gathered(faults: Iterable[Fault]) -> list[str]:
+    """Faults as lines: those with equal words are one line with their number and the first clips.
+
+    >>> gathered([Fault("unknown label", str(n), "'calm' is none of anger, fear") for n in range(9)])
+    ["unknown label: 'calm' is none of anger, fear: 9 clips, such as 0, 1, 2"]
+    """
+    equal: dict[tuple[str, str], list[Fault]] = defaultdict(list)
+    for fault in faults:
+        equal[fault.kind, fault.detail].append(fault)
+    lines: list[str] = []
+    for (kind, detail), same in equal.items():
+        if len(same) <= _ALONE:
+            lines += map(str, same)
+        else:
+            such = ", ".join(fault.id for fault in same[:_ALONE])
+            lines.append(f"{kind}: {detail}: {counted(len(same), 'clip')}, such as {such}")
+    return lines
 
 
 class FaultyCorpusError(CorpusError):

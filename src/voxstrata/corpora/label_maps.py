@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from voxstrata.corpora.clip import Clip
-from voxstrata.errors import LabelError, counted, did_you_mean
+from voxstrata.errors import LabelError, counted, did_you_mean, first_of
 from voxstrata.labels import EMOTIONS, is_one_line
 
 
@@ -37,13 +37,23 @@ class LabelMap:
         """
         if label in self.changes:
             return self.changes[label]
-        if self.keeps is not None and label not in self.keeps:
+        self.require_known([label])
+        return label
+
+    def require_known(self, labels: Iterable[str]) -> None:
+        """Refuses labels that the map says nothing of.
+
+        Raises:
+            LabelError: naming the first of them, and how many there are.
+        """
+        if self.keeps is None:
+            return
+        if unknown := sorted(set(labels) - set(self.keeps) - set(self.changes)):
             known = ", ".join([*self.keeps, *self.changes])
             raise LabelError(
-                f"map {self.name} has no line for {label!r}; it knows {known}; "
-                "map that label first, or prepare without this map"
+                f"map {self.name} has no line for {first_of(map(repr, unknown))}; it knows {known}; "
+                "map what is not known first (--map OLD=NEW), or prepare without this map"
             )
-        return label
 
     def targets(self, labels: Iterable[str]) -> tuple[str, ...]:
         """The label set that becomes of another, in its order; labels that fall together stand once."""
@@ -104,6 +114,7 @@ def map_labels(clips: Sequence[Clip], label_map: LabelMap) -> tuple[list[Clip], 
     Raises:
         LabelError: if the map has no line for a label, or is of a label that no clip has.
     """
+    label_map.require_known(_labels_in(clips))
     mapped: list[Clip] = []
     clip_counts: Counter[str] = Counter()
     vote_counts: Counter[str] = Counter()
@@ -122,10 +133,32 @@ def map_labels(clips: Sequence[Clip], label_map: LabelMap) -> tuple[list[Clip], 
     labels = {*clip_counts, *vote_counts}
     if label_map.found_all and (absent := sorted(set(label_map.changes) - labels)):
         raise LabelError(
-            f"map {label_map.name}: no clip has {', '.join(map(repr, absent))}; "
+            f"map {label_map.name}: no clip has {first_of(map(repr, absent))}; "
             f"the labels at this point are {', '.join(sorted(labels)) or 'none'}"
         )
     return mapped, _account(label_map, clip_counts, vote_counts)
+
+
+def map_all(clips: Sequence[Clip], label_maps: Sequence[LabelMap]) -> tuple[list[Clip], list[str]]:
+    """Maps clips by several maps, one after the other; all that they do not fit is refused at once.
+
+    Raises:
+        LabelError: see `map_labels`.
+    """
+    notes, faults, mapped = list[str](), list[str](), list(clips)
+    for label_map in label_maps:
+        try:
+            mapped, account = map_labels(mapped, label_map)
+            notes.append(account)
+        except LabelError as fault:
+            faults.append(str(fault))
+    if faults:
+        raise LabelError(first_of(faults, between="; "))
+    return mapped, notes
+
+
+def _labels_in(clips: Iterable[Clip]) -> set[str]:
+    return {name for clip in clips for name in (clip.emotion, *clip.votes) if name is not None}
 
 
 def _account(label_map: LabelMap, clips: Counter[str], votes: Counter[str]) -> str:

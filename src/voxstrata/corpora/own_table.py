@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os.path import commonpath, normpath
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,6 +32,8 @@ _SHOWN_TABLES = 5
 _URL = re.compile(r"(?i)(https?|ftp|s3|gs|hf|file)://")
 #: Written in the place of a value that is not known.
 _NOTHING = ("nan", "NaN", "NA", "N/A", "#N/A", "<NA>", "null", "NULL", "None")
+#: The id of a clip with an absolute path outside the table's folder, until all of those are known.
+_ELSEWHERE = ""
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -43,7 +46,8 @@ def read(table: Path) -> list[Clip]:
     Names of columns may have capitals and spaces around them.
     NaN in JSONL is as null. Ids and speakers get the table's name in front ("calls/0001",
     "calls-ann") unless they begin with it. Without an id, the path without its suffix and without `..` is
-    the id; without a column `split`, all is train.
+    the id: relative to the table's folder, or of absolute paths outside it to the folder that they share;
+    without a column `split`, all is train.
 
     Raises:
         CorpusError: naming every line that cannot be read, or if there is no table or no row in it.
@@ -85,12 +89,15 @@ def read_table(path: Path, *, prefix: str) -> list[Clip]:
     if not path.exists():
         raise CorpusError(f"no table at {path}")
     clips: list[Clip] = []
+    elsewhere: list[int] = []
     faults: list[str] = []
     for line, row in rows_of(path):
         try:
             if isinstance(row, RowError):
                 raise row
             clips.append(_clip(row, path.parent.resolve(), prefix))
+            if clips[-1].id == _ELSEWHERE:
+                elsewhere.append(len(clips) - 1)
         except RowError as fault:
             faults.append(f"line {line}: {fault}")
     if faults:
@@ -98,6 +105,7 @@ def read_table(path: Path, *, prefix: str) -> list[Clip]:
         raise CorpusError(f"{path}: {'; '.join(faults[:_SHOWN_FAULTS])}{more}")
     if not clips:
         raise CorpusError(f"{path} holds no rows")
+    _name_by_shared_folder(clips, elsewhere, prefix)
     # A row that lacks the split which others have keeps none, to be found as a fault.
     return clips if any(clip.split for clip in clips) else [replace(clip, split="train") for clip in clips]
 
@@ -130,11 +138,14 @@ def _clip(row: Mapping[str, Any], folder: Path, prefix: str) -> Clip:
     relative = PurePosixPath(texts["path"].replace("\\", "/"))
     if not relative.name:
         raise RowError(f"path {texts['path']!r} names no file")
-    identity = texts.get("id") or _plain(relative) + stretch_name(start_s, end_s)
+    inside = _inside(relative, folder)
+    identity = texts.get("id")
+    if not identity and inside is not None:
+        identity = _plain(inside) + stretch_name(start_s, end_s)
     split = texts.get("split", "")
     speaker = texts.get("speaker")
     return Clip(
-        id=identity if identity.startswith(f"{prefix}/") else f"{prefix}/{identity}",
+        id=_prefixed(identity, prefix) if identity else _ELSEWHERE,
         path=folder / relative,
         speaker=speaker and (speaker if speaker.startswith(f"{prefix}-") else f"{prefix}-{speaker}"),
         split=SPLIT_NAMES.get(split.lower(), split),
@@ -145,6 +156,35 @@ def _clip(row: Mapping[str, Any], folder: Path, prefix: str) -> Clip:
         start_s=start_s,
         end_s=end_s,
     )
+
+
+def _inside(path: PurePosixPath, folder: Path) -> PurePosixPath | None:
+    """A path relative to the table's folder; None for one that is absolute and lies elsewhere."""
+    if not path.is_absolute() and not _DRIVE.fullmatch(path.parts[0]):
+        return path
+    for place in (Path(normpath(path)), Path(path.parent).resolve() / path.name):
+        if place.is_relative_to(folder):
+            return PurePosixPath(place.relative_to(folder).as_posix())
+    return None
+
+
+def _name_by_shared_folder(clips: list[Clip], elsewhere: Sequence[int], prefix: str) -> None:
+    """Gives clips with absolute paths their ids: what lies below the folder that all of them share.
+
+    So a table has the same ids wherever its recordings were put.
+    """
+    if not elsewhere:
+        return
+    shared = commonpath([normpath(clips[index].path.parent) for index in elsewhere])
+    for index in elsewhere:
+        clip = clips[index]
+        inside = PurePosixPath(Path(normpath(clip.path)).relative_to(shared).as_posix())
+        identity = _plain(inside) + stretch_name(clip.start_s, clip.end_s)
+        clips[index] = replace(clip, id=_prefixed(identity, prefix))
+
+
+def _prefixed(identity: str, prefix: str) -> str:
+    return identity if identity.startswith(f"{prefix}/") else f"{prefix}/{identity}"
 
 
 def _plain(path: PurePosixPath) -> str:

@@ -21,16 +21,23 @@ from voxstrata.corpora.faults import (
     notes_on_remarks,
     split_faults,
 )
-from voxstrata.corpora.label_maps import LabelMap, label_map_named, map_labels
+from voxstrata.corpora.label_maps import LabelMap, label_map_named, map_all
 from voxstrata.corpora.options import chosen_options, counted
 from voxstrata.corpora.prepared import PreparedCorpus, write_prepared
 from voxstrata.corpora.readers import READERS, Reader
 from voxstrata.corpora.silence import BELOW_DB, MARGIN_S
 from voxstrata.corpora.speaker_parts import folds_by_speaker, told_folds
 from voxstrata.corpora.summary import summarize
-from voxstrata.errors import CorpusError, did_you_mean
+from voxstrata.errors import CorpusError, did_you_mean, first_of
 from voxstrata.evaluation.letters import one_form
 from voxstrata.labels import LabelSet, differing_in_case
+
+#: What a corpus without the clips of a split means.
+_WITHOUT = {
+    "train": "nothing can be trained on it",
+    "dev": "training keeps its last weights, not its best ones",
+    "test": "training ends without a score of new clips",
+}
 
 
 def prepare(
@@ -86,6 +93,8 @@ def prepare(
     about: dict[str, Any] = {"left_out": tuple(map(str, faults)), "options": choices, "maps": tuple(maps)}
     about["folds"] = _folds(reader, chosen, folds)
     about["notes"] = (*notes, *_notes_on(name, chosen, audio, trim_silence))
+    if not about["folds"]:
+        about["notes"] += tuple(_notes_on_splits(chosen))
     return _written(Path(out), name, chosen, audio, allowed or _labels_of(chosen), **about)
 
 
@@ -122,11 +131,9 @@ def _read(
     """The clips with their labels mapped, and what reader and maps have to say."""
     notes: list[str] = []
     clips = [_in_one_form(clip) for clip in reader.clips(folder, options, notes.append)]
-    for label_map in label_maps:
-        clips, account = map_labels(clips, label_map)
-        notes.append(account)
+    clips, accounts = map_all(clips, label_maps)
     _require_one_spelling(clips)
-    return clips, notes
+    return clips, [*notes, *accounts]
 
 
 def _require_one_spelling(clips: Sequence[Clip]) -> None:
@@ -136,15 +143,24 @@ def _require_one_spelling(clips: Sequence[Clip]) -> None:
         for name in (*([clip.emotion] if clip.emotion else []), *clip.votes):
             first.setdefault(name, clip.id)
     voices = {clip.speaker: clip.id for clip in reversed(clips) if clip.speaker is not None}
+    faults = []
     if alike := differing_in_case(sorted(voices)):
-        told = " and ".join(f"{name!r} (clip {voices[name]})" for name in alike[0])
-        raise CorpusError(f"speakers differ only in capitals or spaces: {told}; write them alike")
-    if alike := differing_in_case(first):
-        told = " and ".join(f"{name!r} (clip {first[name]})" for name in alike[0])
-        raise CorpusError(
-            f"classes differ only in capitals or spaces: {told}; write them alike, or map one: "
-            f"--map {alike[0][1]}={alike[0][0]}"
+        faults.append(
+            f"speakers differ only in capitals or spaces: {_pairs(alike, voices)}; write them alike"
         )
+    if alike := differing_in_case(first):
+        faults.append(
+            f"classes differ only in capitals or spaces: {_pairs(alike, first)}; write them alike, or map "
+            f"one: --map {alike[0][1]}={alike[0][0]}"
+        )
+    if faults:
+        raise CorpusError("; ".join(faults))
+
+
+def _pairs(alike: Sequence[Sequence[str]], clips: Mapping[str, str]) -> str:
+    """Names that are alike, each with a clip that has it."""
+    told = (" and ".join(f"{name!r} (clip {clips[name]})" for name in group) for group in alike)
+    return first_of(told, between="; ")
 
 
 def _in_one_form(clip: Clip) -> Clip:
@@ -194,6 +210,18 @@ def _notes_on(name: str, clips: Sequence[Clip], audio: Sequence[Inspection], tri
     trimmed = _notes_on_silence(name, clips, audio) if trim_silence else []
     heard = [*notes_on_levels(audio), *notes_on_remarks(clips, audio)]
     return [*trimmed, *heard, *_notes_on_speakers(clips)]
+
+
+def _notes_on_splits(clips: Sequence[Clip]) -> list[str]:
+    """What a division without dev or test clips means for training, and what to do."""
+    held = {clip.split for clip in clips}
+    missing = {split: what for split, what in _WITHOUT.items() if split not in held}
+    if not missing:
+        return []
+    return [
+        f"no {' and no '.join(missing)} clips: {'; '.join(missing.values())}; to have them, mark clips in "
+        "the column split of a table, or divide the speakers into folds: --folds by-speaker 5"
+    ]
 
 
 def _notes_on_speakers(clips: Sequence[Clip]) -> list[str]:

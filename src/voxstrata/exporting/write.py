@@ -27,7 +27,7 @@ from voxstrata.exporting.plain_model import FORMS, PlainModel
 from voxstrata.exporting.source import Source, read_source, require_elsewhere
 from voxstrata.exporting.verification import verify
 from voxstrata.exporting.whisper import whisper_model
-from voxstrata.inference.models import base_of_run
+from voxstrata.merging.run_base import base_of_run
 from voxstrata.methods.model_description import read_about
 from voxstrata.methods.model_folder import find_model, save_model
 from voxstrata.methods.transcribers.published_whisper import find_transcriber

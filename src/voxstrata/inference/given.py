@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from voxstrata.audio import Remark, Sound, leveled, load_with_remarks, resample, shown
-from voxstrata.audio.blocks import BLOCK, SoundBlocks, sound_blocks
-from voxstrata.audio.reading import HIGHEST_RATE, LOWEST_RATE
+from voxstrata.audio.blocks import SoundBlocks, sound_blocks
+from voxstrata.audio.opening import BLOCK, HIGHEST_RATE, LOWEST_RATE
 from voxstrata.errors import AudioError
 
 #: Samples [N] or [channels, N].
@@ -79,7 +79,9 @@ class Given:
         if self.sound is not None:
             samples = self.sound.samples
             parts = (samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK))
-            yield SoundBlocks(self.sound.sample_rate, samples.shape[1], len(samples), (), parts)
+            yield SoundBlocks(
+                self.sound.sample_rate, samples.shape[1], len(samples), [*self.sound.remarks], parts
+            )
             return
         assert self.path is not None
         with self._named(), sound_blocks(self.path) as found:

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from voxstrata.backbone.encoder import SpeechEncoder
-from voxstrata.documents import read_json_object, read_yaml_file
-from voxstrata.errors import CheckpointError, VoxstrataError
+from voxstrata.documents import read_json_object
+from voxstrata.errors import CheckpointError
 from voxstrata.inference.published_classifier import (
     PublishedClassifier,
     find_classifier,
     load_classifier,
 )
+from voxstrata.merging.run_base import base_of_run
 from voxstrata.methods.encoder_models import ClipModel, MultitaskModel, TranscriptionModel
 from voxstrata.methods.model_description import WORDS
 from voxstrata.methods.model_folder import Model, find_model, load_model, model_kind
@@ -161,22 +162,6 @@ def _parents(run: RunFolder) -> dict[str, str]:
             "folder alone"
         )
     return parents
-
-
-def base_of_run(run: RunFolder) -> str | None:
-    """The encoder that a run started from, relative to it or not; None where nothing tells.
-
-    Raises:
-        CheckpointError: if its provenance is broken.
-    """
-    told = _json(run.provenance).get("base")
-    if told is None and run.recipe.is_file():
-        try:
-            recipe = read_yaml_file(run.recipe)
-        except VoxstrataError:
-            recipe = None
-        told = recipe.get("base") if isinstance(recipe, dict) else None
-    return told if isinstance(told, str) else None
 
 
 def _decoder(place: Path, model: ClipModel, words: str, language: str | None) -> WhisperTranscriber:

@@ -64,7 +64,7 @@ def card(plan: MergePlan, merge: Mapping[str, Any]) -> str:
     licences = {name: facts["licence"] for name, facts in parents.items()}
     known = set(licences.values())
     front: dict[str, Any] = {
-        "base_model": list(dict.fromkeys(facts["title"] for facts in parents.values())),
+        "base_model": _base_models(parents),
         "base_model_relation": "merge",
         "library_name": "transformers",
         "tags": ["merge", "speech", "voxstrata"],
@@ -79,13 +79,13 @@ def card(plan: MergePlan, merge: Mapping[str, Any]) -> str:
         f"A {_line(plan.template.config.get('model_type', 'speech'))} model, merged from the "
         "checkpoints below by "
         "`voxstrata merge` without training. No score of it is known here: measure it before it is used.",
-        *("", "## Parents", "", "| | model | licence | sha256 of its weights |", "|---|---|---|---|"),
+        *("", "## Parents", "", "| | model | licence | SHA-256 of its weight files |", "|---|---|---|---|"),
         *(_parent(name, facts) for name, facts in parents.items()),
         *("", "## Method", "", f"`{merge['method']}`: {plan.rule.paper}."),
         f"Merged: {merge['parts']}, {plan.groups.described()}; weights in {merge['dtype']}.",
         *([f"Options: {_options(merge['options'])}."] if merge["options"] else []),
         *("", *coefficient_table(merge)),
-        *("", "## What is not merged", "", *_not_merged(plan, merge)),
+        *("", "## What is not merged", "", *_not_merged(merge)),
         *("", "## Loading", "", *_loading(plan)),
         *("", "## Licence", "", *_licence(licences), ""),
     ]
@@ -105,26 +105,36 @@ def coefficient_table(merge: Mapping[str, Any]) -> list[str]:
 
 def _parent(name: str, facts: Mapping[str, Any]) -> str:
     hashes = "; ".join(f"`{digest[:_DIGITS]}...`" for digest in facts["sha256"].values())
-    return (
-        f"| {_line(name)} | {_line(facts['title'])} | {_line(facts['licence'] or 'not stated')} | {hashes} |"
-    )
+    title = facts["title"]
+    if facts["published"] not in (None, title):
+        title += f" (from {facts['published']})"
+    return f"| {_line(name)} | {_line(title)} | {_line(facts['licence'] or 'not stated')} | {hashes} |"
 
 
 def _options(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{_line(name)} {_line(value)}" for name, value in options.items())
 
 
-def _not_merged(plan: MergePlan, merge: Mapping[str, Any]) -> list[str]:
-    found = []
-    if plan.groups.part != "all" and plan.base.has_decoder:
-        other = "decoder" if plan.groups.part == "encoder" else "encoder"
-        found.append(f"- The {other} is the base's own.")
-    if plan.template.beside:
-        copied = dict.fromkeys(plan.template.beside, "as they are in the base")
-        found.append(f"- Copied from the base: {_line(describe_left_out(copied))}.")
+def _not_merged(merge: Mapping[str, Any]) -> list[str]:
+    copied: Mapping[str, str] = merge["copied"]
+    found = [f"- The base's own, as they are: {_line(describe_left_out(copied))}."] if copied else []
     for name, tensors in merge["left_out"].items():
         found.append(f"- Left out of {_line(name)}: {_line(describe_left_out(tensors))}.")
     return found or ["Nothing: every tensor of the base and of the experts is merged."]
+
+
+def _base_models(parents: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of the parents for the hub: of a run that of its base, for its folder's name is known here alone.
+
+    >>> _base_models({"base": {"title": "copy", "published": None}, "a": {"title": "a", "published": "me/x"}})
+    ['me/x']
+    """
+    published = [facts["published"] for facts in parents.values()]
+    # A base without a name for others is the one that its experts name.
+    first = published[0] or next(filter(None, published[1:]), None)
+    names = [first, *published[1:]]
+    titles = [facts["title"] for facts in parents.values()]
+    return list(dict.fromkeys(name or title for name, title in zip(names, titles, strict=True)))
 
 
 def _loading(plan: MergePlan) -> list[str]:

@@ -35,8 +35,10 @@ class FileMerge:
         coefficients: name of each vector -> one per group.
         options: of the rule, those that were given.
         dtype: of the weights; the widest, where they differ.
-        parents: name of each ("base", vectors) -> path, hashes, licence.
+        parents: name of each ("base", vectors) -> path, title, published name (see `Parent`), SHA-256 of
+            the bytes of each weight file, licence.
         left_out: name of each parent -> its tensors that are not in the merge -> what they are.
+        copied: tensors of the merge that are the base's own -> why they are not merged.
         notes: what else was found: warnings begin with "warning: ".
         tensors: how many were written.
         nbytes: of their values.
@@ -54,6 +56,7 @@ class FileMerge:
     dtype: str
     parents: Mapping[str, Mapping[str, Any]]
     left_out: Mapping[str, Mapping[str, str]]
+    copied: Mapping[str, str]
     notes: tuple[str, ...]
     tensors: int
     nbytes: int
@@ -70,6 +73,7 @@ class FileMerge:
             "dtype": self.dtype,
             "parents": {name: dict(facts) for name, facts in self.parents.items()},
             "left_out": {name: dict(tensors) for name, tensors in self.left_out.items()},
+            "copied": dict(self.copied),
             "notes": list(self.notes),
             "tensors": self.tensors,
             "bytes": self.nbytes,
@@ -191,6 +195,7 @@ def _described(
         name: {
             "path": parent.given,
             "title": parent.title,
+            "published": parent.published_name,
             "sha256": dict(hashes[name]),
             "licence": parent.licence,
         }
@@ -206,6 +211,7 @@ def _described(
         dtype=str(plan.main_dtype()).removeprefix("torch."),
         parents=parents,
         left_out=plan.left_out(),
+        copied=plan.copied(),
         notes=tuple(dict.fromkeys([*notes, *same])),
         tensors=len(plan.template.slots),
         nbytes=nbytes,

@@ -12,17 +12,22 @@ from typing import Any
 import torch
 
 from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
+from voxstrata.backbone.containers import open_container
 from voxstrata.backbone.declared_base import declared_base
 from voxstrata.backbone.families.family import Family
 from voxstrata.backbone.folder import CONFIG
-from voxstrata.backbone.locate import locate, packaged
+from voxstrata.backbone.locate import is_missing_run, locate, packaged
 from voxstrata.documents import read_json_object
 from voxstrata.errors import CheckpointError
 from voxstrata.merging.licences import PACKAGED, licence_of, read_card
 from voxstrata.merging.parts import holds_decoder
+from voxstrata.merging.run_base import bases_of
 
 #: In the header of a saved task vector, which is no checkpoint: its tensors are differences.
 _TASK_VECTOR = "voxstrata-task-vector"
+_ANY = re.compile("")
+#: Where a run's model has its encoder, and the file of its head beside that.
+_ENCODER, _HEAD = "encoder", "head.safetensors"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 #: Packaged name -> the model of the hub that it is.
 _ON_THE_HUB = {"whisper-tiny.en": "openai/whisper-tiny.en"}
@@ -98,6 +103,33 @@ class Parent:
             return self.given
         place = Path(self.given)
         return place.resolve().name if place.name in ("", "..", "encoder", "model") else place.name
+
+    @property
+    def published_name(self) -> str | None:
+        """The hub id or packaged name that it is, or that a run was trained from."""
+        for source in (self.given, *(one.source for one in bases_of(self.given))):
+            if packaged(source) is not None:
+                return _ON_THE_HUB.get(source, source)
+            if _HUB_ID.fullmatch(source) and not Path(source).exists() and not is_missing_run(source):
+                return source
+        return None
+
+    @property
+    def head_beside(self) -> dict[str, str]:
+        """Tensors of the head that lies beside a run's encoder, in no merge -> what they are."""
+        file = self.folder.parent / _HEAD
+        if self.folder.name != _ENCODER or not file.is_file():
+            return {}
+        return dict.fromkeys(open_container(file, _ANY).shapes, f"the run's head, in {_HEAD}")
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """What it holds beside the backbone -> what that is."""
+        return {**self.checkpoint.left_out, **self.head_beside}
+
+    def fingerprint(self) -> str:
+        """Of its encoder's tensors, whatever file they lie in, as `backbone.fingerprint` takes it."""
+        return open_checkpoint(self.place, self.checkpoint.family).fingerprint()
 
     @property
     def has_decoder(self) -> bool:

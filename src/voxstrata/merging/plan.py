@@ -20,6 +20,7 @@ from voxstrata.merging.parents import Parent, same_file
 from voxstrata.merging.parts import MergeGroups, chosen_part
 from voxstrata.merging.request import MergeRequest, checked
 from voxstrata.merging.rules.rule import Rule, TensorToMerge
+from voxstrata.merging.run_base import bases_of, is_same_base
 from voxstrata.merging.template import Slot, Template, template_of
 
 Level = Literal["ok", "note", "warning", "error"]
@@ -102,9 +103,22 @@ class MergePlan:
 
     def left_out(self) -> dict[str, dict[str, str]]:
         """Whose tensors are not in the merge: name of the parent -> stored name -> what it is."""
-        found = {"base": dict(self.template.left_out)}
-        found |= {name: dict(expert.checkpoint.left_out) for name, expert in self.experts.items()}
+        found = {"base": {**self.template.left_out, **self.base.head_beside}}
+        found |= {name: expert.left_out for name, expert in self.experts.items()}
         return {name: tensors for name, tensors in found.items() if tensors}
+
+    def copied(self) -> dict[str, str]:
+        """The tensors of the merge that are the base's own: name in the folder -> why they are not merged."""
+        return {slot.key: self._why_copied(slot) for slot in self.template.slots if self.of(slot) is None}
+
+    def _why_copied(self, slot: Slot) -> str:
+        if slot.name is None:
+            return "outside the encoder and decoder"
+        if slot.name in self.base.checkpoint.family.fixed:
+            return "a fixed table, which no training changes"
+        if not slot.dtype.is_floating_point:
+            return "whole numbers"
+        return f"the {'encoder' if self.groups.part == 'decoder' else 'decoder'}, which is not merged"
 
 
 @dataclass
@@ -231,11 +245,13 @@ def _look_at(
     found: Examination, expert: Parent, base: Parent, request: MergeRequest, *, decoder: bool
 ) -> None:
     """An expert beside the base: shapes, kinship, input, heads."""
+    is_run = _look_at_run(found, expert, base, foreign=request.allow_foreign)
     with found.looking(expert.name, "shapes"):
         expert.require_fit(base, decoder=decoder)
         count = counted(len(expert.checkpoint.all_shapes()), "tensor")
         found.say(expert.name, "shapes", f"{count} of the base's shapes")
-    _look_at_kinship(found, expert, base)
+    if not is_run:
+        _look_at_kinship(found, expert, base)
     try:
         theirs, ours = _input_of(expert), _input_of(base)
         for note in require_same_input(expert.given, theirs, ours):
@@ -243,10 +259,31 @@ def _look_at(
         found.say(expert.name, "input", "prepared as the base's, as far as the files say")
     except VoxstrataError as fault:
         found.say(expert.name, "input", str(fault), "warning" if request.allow_foreign else "error")
-    if expert.checkpoint.left_out:
-        found.say(expert.name, "left out", describe_left_out(expert.checkpoint.left_out), "note")
+    if left_out := expert.left_out:
+        found.say(expert.name, "left out", describe_left_out(left_out), "note")
     if labels := expert.labels():
         found.say(expert.name, "labels", f"of its head, left out: {_some(labels)}", "note")
+
+
+def _look_at_run(found: Examination, expert: Parent, base: Parent, *, foreign: bool) -> bool:
+    """Holds the base against the one that an expert's run started from; False where the run names none."""
+    bases = []
+    with found.looking(expert.name, "kinship"):
+        bases = list(bases_of(expert.given))
+    if not bases:
+        return False
+    source = bases[0].source
+    answers = [is_same_base(one, base.given, base.place, base.fingerprint) for one in bases]
+    if True in answers:
+        found.say(expert.name, "kinship", f"a run that started from {bases[answers.index(True)].source}")
+    elif False in answers:
+        text = f"vector {expert.name} is a run that started from {source}, not from {base.given}; give --base"
+        text += f" {source}, or take it as foreign (--allow-foreign)"
+        found.say(expert.name, "kinship", text, "warning" if foreign else "error")
+    else:
+        text = f"a run that started from {source}, which is not here; weights are compared when merged"
+        found.say(expert.name, "kinship", text, "note")
+    return True
 
 
 def _look_at_kinship(found: Examination, expert: Parent, base: Parent) -> None:
@@ -309,23 +346,18 @@ def _look_at_all(found: Examination, base: Parent, experts: Mapping[str, Parent]
         found.say("merge", "licence", line, "warning")
     shown = ", ".join(f"{name} {licence or 'not stated'}" for name, licence in licences.items())
     found.say("merge", "licence", shown, "note" if None in licences.values() else "ok")
-    if template.beside:
-        text = f"copied from the base: {_some(list(template.beside))}"
-        found.say("base", "heads", text, "note")
-    if template.left_out:
-        found.say("base", "left out", describe_left_out(template.left_out), "note")
+    if left_out := {**template.left_out, **base.head_beside}:
+        found.say("base", "left out", describe_left_out(left_out), "note")
 
 
 def _look_at_output(found: Examination, plan: MergePlan) -> None:
     merged = sum(plan.of(slot) is not None for slot in plan.template.slots)
     total = sum(torch.Size(slot.shape).numel() * plan.dtype(slot).itemsize for slot in plan.template.slots)
     kind = str(plan.main_dtype()).removeprefix("torch.")
-    copied = len(plan.template.slots) - merged
-    found.say(
-        "merge",
-        "output",
-        f"{counted(merged, 'tensor')} merged, {copied} of the base; {total / 1e6:,.1f} MB, {kind}",
-    )
+    if copied := plan.copied():
+        found.say("base", "copied", describe_left_out(copied), "note")
+    text = f"{counted(merged, 'tensor')} merged, {len(copied)} copied from the base"
+    found.say("merge", "output", f"{text}; {total / 1e6:,.1f} MB, {kind}")
 
 
 def _some(names: list[str] | tuple[str, ...], most: int = 8) -> str:

@@ -18,6 +18,7 @@ from voxstrata.errors import RecipeError
 from voxstrata.merging.coefficients import Given, parsed
 from voxstrata.merging.rules.registry import RULES
 from voxstrata.merging.rules.rule import Rule
+from voxstrata.merging.run_base import chosen_base
 
 DTYPES = ("float32", "float16", "bfloat16")
 #: A key of mergekit's files, and none of ours.
@@ -33,7 +34,7 @@ class Expert:
     Args:
         path: a folder or file, packaged name, run or hub id.
         coefficients: a number, one per group, or the path of a file with them.
-        sha256: of its weight files, by name, where they have to be those of an earlier merge.
+        sha256: of the bytes of its weight files, by name, where they have to be those of an earlier merge.
     """
 
     path: str
@@ -116,7 +117,7 @@ class _Vector(_Parent):
 class _File(Strict):
     """The keys of our own YAML; `merge.yaml` beside a merge has all of them."""
 
-    base: str | _Parent
+    base: str | _Parent | None = None
     vectors: dict[Name, _Vector] = Field(min_length=1)
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
@@ -229,7 +230,7 @@ def read_request(path: Path) -> MergeRequest:
         raise RecipeError(f"{path}: {'; '.join(problems_in(fault))} (keys: {allowed})") from None
     base = _Parent(path=read.base) if isinstance(read.base, str) else read.base
     return MergeRequest(
-        base=base.path,
+        base=chosen_base(base.path if base else None, {name: one.path for name, one in read.vectors.items()}),
         experts={
             name: Expert(one.path, _given(one.coefficients), one.sha256) for name, one in read.vectors.items()
         },
@@ -239,7 +240,7 @@ def read_request(path: Path) -> MergeRequest:
         parts=read.parts,
         seed=read.seed,
         allow_foreign=read.allow_foreign,
-        sha256=base.sha256,
+        sha256=base.sha256 if base else {},
     )
 
 

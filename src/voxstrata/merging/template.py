@@ -71,11 +71,6 @@ class Template:
     copied: tuple[Path, ...]
     left_out: Mapping[str, str]
 
-    @property
-    def beside(self) -> dict[str, str]:
-        """Tensors outside the backbone that come from the base as they are."""
-        return {slot.key: slot.file for slot in self.slots if slot.name is None}
-
 
 def template_of(base: Parent) -> Template:
     """The folder that a merge into a base has.

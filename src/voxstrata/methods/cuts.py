@@ -46,7 +46,7 @@ def read_cuts(corpora: Iterable[CorpusUse], split: str) -> Iterator[Cut]:
     uses = tuple(corpora)
     if not uses:
         raise RecipeError(
-            "the recipe names no corpus: add data.corpora, e.g. 'data.corpora=[{path: my/prepared}]'"
+            "the recipe names no corpus: add data.corpora, e.g. data.corpora=my/prepared"
         )
     for use in uses:
         corpus = PreparedCorpus.load(Path(use.path))

@@ -11,6 +11,7 @@ from voxstrata.backbone.locate import locate
 from voxstrata.merging.coefficients import Given
 from voxstrata.merging.files import FileMerge, merge_request
 from voxstrata.merging.request import Expert, MergeRequest
+from voxstrata.merging.run_base import chosen_base
 from voxstrata.runs import TRAINING_CLIPS
 
 #: Folders above a checkpoint in which its list of training clips may lie.
@@ -18,7 +19,7 @@ _ABOVE = 3
 
 
 def merge_files(
-    base: str | Path,
+    base: str | Path | None,
     vectors: Mapping[str, tuple[str | Path, Given]],
     *,
     out: str | Path,
@@ -35,7 +36,8 @@ def merge_files(
     Tensors are read, merged in float64, cast once and written one by one.
 
     Args:
-        base: what the experts were fine-tuned from: a folder or file, packaged name, run or hub id.
+        base: what the experts were fine-tuned from: a folder or file, packaged name, run or hub id; None:
+            what the runs among the experts started from.
         vectors: name -> checkpoint and coefficient: a number, a list with one per layer (0, all outside the
             layers, to L), or the path of a CSV file with the columns layer and coefficient.
         out: new or empty folder, or an earlier merge with `overwrite`.
@@ -58,7 +60,9 @@ def merge_files(
         ``vs.merge_files("whisper-tiny.en", {"ser": ("runs/ser", 0.5)}, out="merged", method="ties")``
     """
     request = MergeRequest(
-        base=str(base),
+        base=chosen_base(
+            None if base is None else str(base), {name: str(path) for name, (path, _) in vectors.items()}
+        ),
         experts={name: Expert(str(path), given) for name, (path, given) in vectors.items()},
         method=method,
         options=options,

@@ -12,10 +12,10 @@ from voxstrata.reporting.fold_figures import EMOTIONS, WORDS, fold_difference_fi
 from voxstrata.reporting.forest import ForestRow, forest_figure, overlay_figure
 from voxstrata.reporting.runs_table import read_table, table_curves
 from voxstrata.reporting.sections import (
-    flat,
     leak_lines,
     model_drawings,
     progress,
+    provenance_rows,
     split_section,
     training_drawings,
 )
@@ -51,7 +51,7 @@ def write_report(run: RunFolder) -> Path:
         model=model,
         training=training,
         leaks=leak_lines(contents),
-        provenance=list(flat(contents.provenance)),
+        provenance=provenance_rows(contents.provenance),
     )
     atomic_write(run.report, html)
     return run.report

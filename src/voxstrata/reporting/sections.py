@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from voxstrata.errors import counted as number_of
 from voxstrata.evaluation.shown import METRICS
 from voxstrata.evaluation.tasks import tasks_in
 from voxstrata.predictions import Prediction
@@ -166,25 +167,41 @@ def progress(contents: RunContents) -> str:
 
 
 def leak_lines(contents: RunContents) -> list[str]:
-    """What of the run's training meets its dev and test clips; none where that was not looked for."""
+    """Whether dev and test clips were used in training, in sentences; none where that was not looked for."""
     notes = contents.leaks
     if notes is None:
         return []
-    compared = ", ".join(f"{use} {clips}" for use, clips in notes.checked.items())
-    lines = [f"Training clips compared with dev and test by speaker, id and audio: {compared}."]
-    lines += [
-        f"Allowed by the recipe: {leak.name} of {leak.run}, {leak.found} found in {leak.clips} clips "
-        f"({', '.join(leak.examples)})."
+    lines = [
+        f"Leak allowed by the recipe ({leak.name}): {number_of(leak.clips, 'clip')}, such as "
+        f"{', '.join(leak.examples)}, by the training of {leak.run}."
         for leak in notes.leaks
-    ] or ["None meets them."]
-    lines += [
-        f"{both.first} has the sentences of {percent(both.shared / both.of)} % of {both.second}."
-        for both in notes.sentences
+    ] or ["No leak was found: no dev or test clip was trained on, and no other clip of its speaker."]
+    compared = ", ".join(f"{use} {number_of(clips, 'clip')}" for use, clips in notes.checked.items())
+    if compared:
+        lines.append(f"Compared by speaker, clip id and audio with: {compared}.")
+    if notes.unverified:
+        lines.append(f"Could not be checked: {'; '.join(notes.unverified)}.")
+    chosen = [both for both in notes.stages if both.second == "test"]
+    lines += [f"{both.shared} of {both.of} test clips were also in {both.first}." for both in chosen]
+    if twice := [both for both in notes.stages if both.second != "test"]:
+        pairs = "; ".join(f"{both.first} and {both.second}: {both.shared} of {both.of}" for both in twice)
+        lines.append(f"Used in more than one training, which is no leak: {pairs}.")
+    if notes.sentences:
+        said = "; ".join(
+            f"{percent(both.shared / both.of)} % of {both.second} in {both.first}" for both in notes.sentences
+        )
+        lines.append(f"Clips whose words, not sound, were in training: {said}.")
+    if any(use.startswith("selection ") for use in notes.checked):
+        lines.append("(selection: the dev clips by which a run's best weights were chosen)")
+    return lines
+
+
+def provenance_rows(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of a run's provenance; what is a hash of content is named as such."""
+    return [
+        (f"{name} (fingerprint)" if name.startswith(("data.", "weights.")) else name, value)
+        for name, value in flat(provenance)
     ]
-    lines += [
-        f"{both.first} has {both.shared} of the {both.of} clips of {both.second}." for both in notes.stages
-    ]
-    return [*lines, *(f"Not verified: {line}." for line in notes.unverified)]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

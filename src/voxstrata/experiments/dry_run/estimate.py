@@ -39,20 +39,29 @@ class Assumptions:
         bf16_tflops: sustained under autocast; a fifth of what an A100 can (312).
         two_gpus: speed of two GPUs, each with half of a batch, over that of one.
         slack: what an allocator holds beyond what is counted.
+        cpu_tflops: that the CPU here has in float32 at the most, as measured; None: its time is not
+            estimated.
     """
 
     fp32_tflops: float = 10.0
     bf16_tflops: float = 60.0
     two_gpus: float = 1.9
     slack: float = 1.2
+    cpu_tflops: float | None = None
 
     def lines(self) -> list[str]:
         """For the user."""
-        return [
+        lines = [
             f"one GPU sustains {self.fp32_tflops:g} TFLOP/s in fp32 and {self.bf16_tflops:g} in bf16",
             f"two GPUs are {self.two_gpus:g} times as fast as one",
             f"memory is {self.slack:g} times what is counted",
         ]
+        if self.cpu_tflops is not None:
+            lines.append(
+                f"this CPU has {1000 * self.cpu_tflops:.3g} GFLOP/s in fp32, measured just now by products "
+                "of matrices: training is slower than those, so its time here is the least that it can be"
+            )
+        return lines
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,7 @@ class Costs:
         disk_bytes: peak of the run folder.
         kept_bytes: of the finished run folder.
         cached: an encoder's states are computed once per clip and kept.
+        cpu_s: the least time on the CPU here; None where that was not measured.
     """
 
     steps: int
@@ -112,6 +122,7 @@ class Costs:
     disk_bytes: float
     kept_bytes: float
     cached: bool
+    cpu_s: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON."""
@@ -168,6 +179,7 @@ def estimate(
         disk_bytes=model + rows + checkpoints + (cache if cached else 0),
         kept_bytes=model + rows,
         cached=cached,
+        cpu_s=None if assumed.cpu_tflops is None else (training + predicted) / (assumed.cpu_tflops * 1e12),
     )
 
 

@@ -86,7 +86,7 @@ class LeakReport:
     def lines(self) -> list[str]:
         """For the user: leaks that were allowed, and what cannot be verified."""
         allowed = [f"leak allowed: {_told(leak)}" for leak in self.leaks if leak.allowed]
-        unverified = f"leaks, not verified: {'; '.join(self.unverified)}"
+        unverified = f"leaks that could not be checked: {'; '.join(self.unverified)}"
         return [*allowed, *([unverified] if self.unverified else [])]
 
     def require_none(self) -> None:
@@ -98,7 +98,7 @@ class LeakReport:
         if refused := self.refused:
             names = ", ".join(sorted({leak.name for leak in refused}))
             raise LeakError(
-                f"what must be unheard was trained on: {'; '.join(map(_told, refused))}; choose other "
+                f"clips to be tested on were trained on: {'; '.join(map(_told, refused))}; choose other "
                 f"splits, folds, speakers or experts, or allow it in the recipe: allow_leaks=[{names}]"
             )
 

@@ -182,7 +182,7 @@ class TaskVector:
         if len(zero) == len(self.groups):
             parts.insert(0, f"warning: {_ZERO}")
         elif zero:
-            parts.append(f"zero in group{'s' * (len(zero) > 1)} {', '.join(map(str, zero))}")
+            parts.append(f"zero groups: {', '.join(map(str, zero))}")
         if self.note:
             parts.append(self.note)
         return "; ".join([*parts, f"left out: {describe_left_out(self.left_out)}"])
@@ -221,7 +221,7 @@ class TaskVector:
         TaskVector(deltas, self.base_fingerprint, self.source)  # refuses what overflowed
         metadata = {
             "format": FORMAT,
-            "base_sha256": self.base_fingerprint,
+            "base_fingerprint": self.base_fingerprint,
             "source": self.source,
             "left_out": json.dumps(dict(self.left_out)),
             "kinship": repr(self.kinship),
@@ -305,7 +305,9 @@ class _Told:
             raise CheckpointError(f"{path} is no task vector; take one with TaskVector.between(base, expert)")
         advice = "take the vector again with TaskVector.between(base, expert)"
         try:
-            base, source = metadata["base_sha256"], metadata["source"]
+            # Older files call it sha256, which elsewhere is of a file's bytes.
+            base = metadata.get("base_fingerprint", metadata.get("base_sha256", ""))
+            source = metadata["source"]
             kinship = float(metadata["kinship"])
             what = f"left_out in the header of {path}"
             left_out = parse_json(metadata["left_out"], what, error=CheckpointError, advice=advice)
@@ -317,7 +319,7 @@ class _Told:
             good, kinship = False, 0.0
         if not good or not abs(kinship) < 1.01 or not re.fullmatch("[0-9a-f]{64}", base):
             raise CheckpointError(
-                f"the header of {path} lacks base_sha256, source, left_out and kinship of a task "
+                f"the header of {path} lacks base_fingerprint, source, left_out and kinship of a task "
                 f"vector; {advice}"
             )
         return cls(base, source, left_out, kinship, metadata.get("note", ""))
