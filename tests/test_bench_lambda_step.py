@@ -21,7 +21,7 @@ from voxstrata.cli.main import app
 from voxstrata.errors import VoxstrataError
 
 CASES = ("all-groups", "front-zero", "front-kept")
-OURS = ("functional_call", "lean", "checkpointed", "idle-kept")
+OURS = ("functional_call", "lean", "checkpointed", "low-rank", "idle-kept")
 
 
 def bench(*arguments):

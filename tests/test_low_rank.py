@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 
@@ -11,12 +12,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import WhisperConfig
+from typer.testing import CliRunner
 
 from test_lora import UP, Q, factors, layer, save_adapter
 from tiny_merges import KINDS, batch, by_hand, moved, parts, score
 from voxstrata.backbone.encoder import build_backbone, load_backbone
 from voxstrata.backbone.fingerprint import fingerprint
-from voxstrata.errors import CheckpointError
+from voxstrata.cli.main import app
+from voxstrata.errors import CheckpointError, VoxstrataError
 from voxstrata.methods.adaltm.compressed import CompressedVector
 from voxstrata.methods.adaltm.factors import Factors
 from voxstrata.methods.adaltm.low_rank import called_linears, joined, low_rank_linears, scales_of
@@ -396,3 +399,43 @@ def test_the_packaged_encoder_takes_compressed_vectors():
         merged(waveforms, lengths).layers, dense(waveforms, lengths).layers, strict=True
     ):
         torch.testing.assert_close(one_layer, other, atol=2e-3, rtol=1e-3)
+
+
+def inspected(*arguments):
+    return CliRunner().invoke(app, ["inspect", *map(str, arguments)])
+
+
+def test_inspect_prints_what_compression_loses_at_each_rank(adapted, tmp_path):
+    base, adapter, _ = adapted
+    base.save(tmp_path / "base")
+    expert = copy.deepcopy(base)
+    for name, parameter in expert.model.named_parameters():
+        parameter.data += 0.1 * moved(base, 7).deltas[name]
+    expert.save(tmp_path / "expert")
+    done = inspected(tmp_path / "base", tmp_path / "expert", adapter, "--ranks", "1,3,500", "--json")
+    assert done.exit_code == 0, done.output
+    for told, place in zip(json.loads(done.stdout)["vectors"], (tmp_path / "expert", adapter), strict=True):
+        vector = TaskVector.between(base, place, allow_foreign=True)
+        for row in told["ranks"]:
+            small = vector.compress(rank=row["rank"])
+            assert row["relative_error"] == pytest.approx(small.errors, abs=1e-6)
+            assert row["energy"] == pytest.approx([1 - error**2 for error in small.errors], abs=1e-6)
+            assert row["megabytes"] == pytest.approx(small.nbytes / 1e6)
+        assert told["megabytes"] == pytest.approx(small.dense_nbytes / 1e6)
+    printed = inspected(tmp_path / "base", tmp_path / "expert", "--ranks", "1, 3").output
+    assert "rank 1" in printed and "whole" in printed and "\n  all" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("a", "b", "--ranks", "x"), "no ranks"),
+        (("a", "b", "--ranks", "0"), "no ranks"),
+        (("a", "b", "--ranks", ""), "no ranks"),
+        (("a", "--ranks", "1"), "needs a base and an expert"),
+        (("a", "b", "--ranks", "1", "--figure", "f.svg"), "leave one of them out"),
+    ],
+)
+def test_ranks_that_cannot_be_are_refused_in_one_line(arguments, said):
+    fault = inspected(*arguments).exception
+    assert isinstance(fault, VoxstrataError) and said in str(fault) and "\n" not in str(fault)

@@ -51,13 +51,18 @@ class Compression:
 
     def of_matrix(self, delta: Tensor) -> Factors | None:
         """The factors of a matrix; None where the matrix itself takes no more memory."""
-        out, features = delta.shape
-        most = (out * features - 1) // (out + features)
+        most = largest_useful_rank(tuple(delta.shape))
         if most < 1 or (self.energy is None and (self.rank or 1) > most):
             return None
         spectrum = Spectrum.of(delta)
         rank = min(self.rank or most + 1, spectrum.rank_of(1.0 if self.energy is None else self.energy))
         return spectrum.factors(rank) if rank <= most else None
+
+
+def largest_useful_rank(shape: tuple[int, ...]) -> int:
+    """The largest rank at which factors take less memory than their product [out, in, ...]; 0: none."""
+    whole = math.prod(shape)
+    return (whole - 1) // (shape[0] + whole // shape[0])
 
 
 @dataclass(frozen=True)

@@ -181,8 +181,8 @@ class MergedBackbone(nn.Module):
             waveforms: [B, N] raw samples at 16 kHz.
             lengths: [B] valid samples.
             front: what `front` gave for these clips, now or earlier; None to compute it.
-            coefficients: [B, 1 + L, K], each clip's own in place of the module's (`adaltm.per_clip`). Gradients
-                reach them. None: the module's, for all clips.
+            coefficients: [B, 1 + L, K], each clip's own, in place of the module's; gradients
+                reach them (`adaltm.per_clip`). None: the module's, for all clips.
 
         Raises:
             CheckpointError: if transformers' own gradient checkpointing is on, `front` is given though a

@@ -89,6 +89,42 @@ def states_per_clip(
     return _together(merged, changed, rows, waveforms, lengths, front)
 
 
+def runs_once(merged: MergedBackbone) -> bool:
+    """Whether clips of different coefficients run through the encoder together, without merged matrices."""
+    return bool(merged.held.linears) and _changed_modules(merged.base, merged.held) is not None
+
+
+def both_states(
+    first: MergedBackbone,
+    second: MergedBackbone,
+    waveforms: Tensor,
+    lengths: Tensor,
+    front: Tensor | None = None,
+) -> tuple[States, States]:
+    """What two merges of the same base and vectors (twins) give for the same clips, in one run.
+
+    Args:
+        first: its coefficients are those of the first states.
+        second: likewise.
+        waveforms: [B, N] raw samples at 16 kHz.
+        lengths: [B] valid samples.
+        front: what `front` gave for these clips; None to compute it.
+    """
+    clips, layers = len(lengths), 1 + first.num_layers
+    each = torch.cat([one.coefficients.expand(clips, layers, -1) for one in (first, second)])
+    states = states_per_clip(
+        first,
+        torch.cat([waveforms, waveforms]),
+        torch.cat([lengths, lengths]),
+        None if front is None else torch.cat([front, front]),
+        each,
+    )
+    halves = [slice(0, clips), slice(clips, 2 * clips)]
+    return tuple(  # type: ignore[return-value]  # two of them
+        States(tuple(layer[half] for layer in states.layers), states.lengths[half]) for half in halves
+    )
+
+
 def _changed_modules(base: SpeechEncoder, held: Held) -> dict[str, list[str]] | None:
     """Path of a module that treats each clip by itself -> the tensors in it that vectors change.
 
