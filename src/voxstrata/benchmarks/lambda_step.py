@@ -48,6 +48,7 @@ class LambdaStepOptions:
 
     Args:
         shape: "base" or "large".
+        layers: transformer layers, where not those of the shape.
         vectors: K task vectors.
         rank: of the matrices in them; the low-rank way holds those as factors, the others multiplied out.
         vector_dtype: in which they are held; fusion_bench holds them in that of the base.
@@ -62,6 +63,7 @@ class LambdaStepOptions:
     """
 
     shape: Shape = "large"
+    layers: int | None = None
     vectors: int = 2
     rank: int = 16
     vector_dtype: VectorDtype = "float32"
@@ -141,7 +143,7 @@ def _prepare(way: str, options: LambdaStepOptions) -> Step:
 
 
 def _base(options: LambdaStepOptions) -> SpeechEncoder:
-    base = build_backbone(wavlm_config(options.shape), seed=0, attention=options.attention)
+    base = build_backbone(wavlm_config(options.shape, options.layers), seed=0, attention=options.attention)
     return base.requires_grad_(False).eval()
 
 

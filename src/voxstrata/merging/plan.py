@@ -294,12 +294,14 @@ def _statistics(found: Examination, request: MergeRequest) -> dict[str, Statisti
                 f"{', '.join(missing)} has none; write it with voxstrata merge-statistics --kind "
                 f"{rule.statistics}, and give --statistics {missing[0]}=FILE"
             )
+    if rule.statistics is None:
+        return {}
     for name, path in request.statistics.items():
         with found.looking(name, "statistics"):
             opened[name] = Statistics.open(path)
-            opened[name].require_kind(rule.statistics or "")
+            opened[name].require_kind(rule.statistics)
             found.say(name, "statistics", f"{path}, measured on {counted(opened[name].clips, 'clip')}")
-    return opened if len(opened) == len(request.experts) else {}
+    return opened
 
 
 def _coefficients(
