@@ -142,7 +142,7 @@ def _check_kind(file: Path) -> bool:
 
 def _check_zip(file: Path, size: int) -> bool:
     """Whether numbers lie in it as they do in memory. Refuses what unpacks to more than the file is."""
-    order = sys.byteorder
+    order: str = sys.byteorder
     try:
         with zipfile.ZipFile(file) as packed:
             entries = packed.infolist()

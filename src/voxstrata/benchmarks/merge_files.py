@@ -24,8 +24,8 @@ from voxstrata.benchmarks.measure import Progress, Runs, machine
 from voxstrata.benchmarks.result import BenchmarkResult, Row
 from voxstrata.benchmarks.shapes import Shape, wavlm_config
 from voxstrata.errors import VoxstrataError
-from voxstrata.merging.writing import Planned, write_safetensors
 from voxstrata.merging.rules.arithmetic import TaskArithmetic
+from voxstrata.merging.writing import Planned, write_safetensors
 from voxstrata.runs import require_free
 
 MERGEKIT = "mergekit"

@@ -51,6 +51,11 @@ class Widened(Sequence[Tensor]):
             return Widened(self._tensors[index])
         return self._tensors[index].double()
 
+    @property
+    def stored(self) -> Sequence[Tensor]:
+        """The tensors as they are stored."""
+        return self._tensors
+
     def rows(self, rows: slice) -> Widened:
         """The same rows of each."""
         return Widened([tensor[rows] for tensor in self._tensors])
@@ -91,8 +96,9 @@ class TensorToMerge:
     def __post_init__(self) -> None:
         if len(self.experts) != len(self.coefficients):
             raise ValueError(f"{len(self.experts)} experts, {len(self.coefficients)} coefficients")
-        for number, tensor in enumerate((self.base, *self.experts)):
-            if tensor.dtype != torch.float64:
+        lazy = isinstance(self.experts, Widened)
+        for number, tensor in enumerate((self.base, *self.stored)):
+            if tensor.dtype != torch.float64 and not (lazy and number):
                 raise ValueError(f"{self.name}: found {tensor.dtype}; rules compute in float64")
             if tensor.shape != self.base.shape:
                 shape, wanted = list(tensor.shape), list(self.base.shape)
@@ -100,6 +106,11 @@ class TensorToMerge:
                     f"{self.name}: expert {number} has shape {shape}, the base {wanted}; "
                     "give experts that were fine-tuned from this base"
                 )
+
+    @property
+    def stored(self) -> Sequence[Tensor]:
+        """The experts' tensors as they are stored, for what does not depend on the precision."""
+        return self.experts.stored if isinstance(self.experts, Widened) else self.experts
 
     @property
     def deltas(self) -> tuple[Tensor, ...]:
@@ -335,7 +346,7 @@ def _refuse_not_finite(tensor: TensorToMerge) -> None:
     Raises:
         CheckpointError: naming the first checkpoint that has such weights.
     """
-    for number, weights in enumerate((tensor.base, *tensor.experts)):
+    for number, weights in enumerate((tensor.base, *tensor.stored)):
         if not finite(weights):
             owner = f"expert {tensor.number(number - 1) + 1}" if number else "the base"
             raise CheckpointError(

@@ -168,7 +168,12 @@ def _changed(
     exact, between = linear.weight.dtype, (1,) * (states.ndim - 2)
     if scale.ndim == 2:
         scale = scale.view(len(scale), *between, -1)
-    inner = F.linear(states, factors.right.to(exact))
-    added = F.linear((inner * scale).to(exact), factors.left.to(exact))
-    changed = F.linear(states, linear.weight, linear.bias) + added
+    inner = (F.linear(states, factors.right.to(exact)) * scale).to(exact)
+    left = factors.left.to(exact)
+    if torch.is_autocast_enabled(states.device.type):
+        changed = F.linear(states, linear.weight, linear.bias) + F.linear(inner, left)
+    else:
+        # Added where the product lies: no further tensor of its size.
+        rows = F.linear(states.flatten(0, -2), linear.weight, linear.bias)
+        changed = rows.addmm_(inner.flatten(0, -2), left.T).view(*states.shape[:-1], -1)
     return changed if offset is None else changed + offset.view(len(offset), *between, -1)
