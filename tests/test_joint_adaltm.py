@@ -315,6 +315,11 @@ def test_with_heads_given_and_no_epoch_a_run_answers_as_the_heads_do(
         ({"tasks": {}, "coefficients": "per_task"}, "with tasks only"),
         ({"tasks": {}, "start_heads": {"ser": "x"}}, "with tasks only"),
         ({"coefficients": "per_task", "granularity": "static"}, "learns none"),
+        ({"compress": {}}, "rank or energy"),
+        ({"compress": {"rank": 2, "energy": 0.5}}, "rank or energy"),
+        ({"compress": {"rank": 0}}, "rank"),
+        ({"compress": {"energy": 2}}, "energy"),
+        ({"compress": {"rank": 2}, "rule": "ties"}, "no low rank"),
         ({"data": {"labels": ["a", "b"]}}, "belong to a task"),
         ({"data": {"crop_s": 2.0}}, "crops cut words off"),
     ],
@@ -389,18 +394,3 @@ def test_a_run_over_compressed_vectors_learns_and_is_read_again(
         assert isinstance(model, JointModel) and model.encoder.held.linears
         vector = TaskVector.load(tmp_path / "run" / "model" / "vectors" / "asr.safetensors")
         assert max(factors.rank for factors in vector.factored.factors.values()) == 2
-
-
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"compress": {}}, "rank or energy"),
-        ({"compress": {"rank": 2, "energy": 0.5}}, "rank or energy"),
-        ({"compress": {"rank": 0}}, "rank"),
-        ({"compress": {"energy": 2}}, "energy"),
-        ({"compress": {"rank": 2}, "rule": "ties"}, "no low rank"),
-    ],
-)
-def test_compression_that_does_not_hold_is_refused(encoder_folder, expert_folders, corpora, changes, match):
-    with pytest.raises(RecipeError, match=match):
-        recipe(encoder_folder, corpora, expert_folders, **changes)

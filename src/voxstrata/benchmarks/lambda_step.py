@@ -17,6 +17,7 @@ from voxstrata.backbone.attention import Attention
 from voxstrata.backbone.encoder import SpeechEncoder, States, build_backbone
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.groups import layer_index
+from voxstrata.backbone.headers import model_shapes
 from voxstrata.benchmarks.measure import Progress, Step, interleaved, machine
 from voxstrata.benchmarks.result import BenchmarkResult, Row
 from voxstrata.benchmarks.shapes import Shape, wavlm_config
@@ -113,6 +114,7 @@ def run(options: LambdaStepOptions, progress: Progress | None = None) -> Benchma
         machine=told,
         rows=tuple(Row({"vectors": case}, found[case]) for case in options.cases),
         also_over=tuple(way for way in DENOMINATORS if way in ways[1:]),
+        figures=_vector_megabytes(options) if "low-rank" in ways else {},
     )
 
 
@@ -147,6 +149,23 @@ def _base(options: LambdaStepOptions) -> SpeechEncoder:
     return base.requires_grad_(False).eval()
 
 
+def _has_factors(name: str, shape: Sequence[int], rank: int) -> bool:
+    """Whether a tensor's difference is a product of two thin matrices."""
+    return bool(layer_index(name)) and len(shape) == 2 and min(shape) > 2 * rank
+
+
+def _vector_megabytes(options: LambdaStepOptions) -> dict[str, float]:
+    """What the vectors take that the ways hold, and that is no part of their peaks."""
+    config = wavlm_config(options.shape, options.layers)
+    size = options.vectors * getattr(torch, options.vector_dtype).itemsize / 1e6
+    whole = thin = 0
+    for name, tensor in model_shapes(config).items():
+        whole += tensor.numel()
+        factored = _has_factors(name, tensor.shape, options.rank)
+        thin += options.rank * sum(tensor.shape) if factored else tensor.numel()
+    return {"MB of vectors": whole * size, "MB of vectors, low-rank": thin * size}
+
+
 def _change(base: SpeechEncoder, options: LambdaStepOptions, case: Vectors, k: int) -> dict[str, Change]:
     """The tensors that task vector k changes, and by how much; matrices of the layers as factors."""
     generator = torch.Generator().manual_seed(2 + k)
@@ -159,7 +178,7 @@ def _change(base: SpeechEncoder, options: LambdaStepOptions, case: Vectors, k: i
     for name, weight in base.weights().items():
         if case != "all-groups" and base.family.is_front_end(name):
             continue
-        if layer_index(name) and weight.ndim == 2 and min(weight.shape) > 2 * options.rank:
+        if _has_factors(name, weight.shape, options.rank):
             # Their product has the spread of the other changes.
             largest = (0.001 * (3 / options.rank) ** 0.5) ** 0.5
             out, features = weight.shape

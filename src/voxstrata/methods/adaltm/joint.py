@@ -72,13 +72,13 @@ class JointModel(MultitaskModel):
         return JointLogits(self.emotion_logits(states), self.transcriber(words.layers[-1]), states.lengths)
 
     def _both_states(self, batch: Batch) -> tuple[States, States]:
-        """States for emotions and for words; what lies below the first changed tensor is computed once."""
+        """States for emotions and for words; a front end that no vector changes runs once."""
         if self.words_encoder is None:
             states: States = self.encoder(batch.waveforms, batch.lengths)
             return states, states
         front = batch.front
-        if front is None and (fixed := self.encoder.fixed_layers) is not None:
-            front = self.encoder.front(batch.waveforms, batch.lengths, fixed)
+        if front is None and self.encoder.fixed_layers is not None:
+            front = self.encoder.front(batch.waveforms, batch.lengths)
         if runs_once(self.encoder):
             return both_states(self.encoder, self.words_encoder, batch.waveforms, batch.lengths, front)
         return (
