@@ -63,13 +63,16 @@ $(BENCH_VENV)/.ready: pyproject.toml constraints/tested.txt
 	$(BENCH_VENV)/bin/python -m pip install --quiet $(PIP_INDEX) --constraint constraints/tested.txt --editable . fusion_bench==0.2.33
 	touch $@
 
+# MERGEKIT: Python of an environment with mergekit, which wants other versions than ours.
 # Exit code 3: some way failed for want of memory and is named; what the others gave is kept.
 bench: $(BENCH_VENV)/.ready  ## time and memory beside others, into build/benchmarks
+	mkdir -p build/benchmarks
 	$(BENCH) attention --json > build/benchmarks/attention.json || test $$? -eq 3
 	$(BENCH) lambda-step --shape base --json > build/benchmarks/lambda-step-base.json || test $$? -eq 3
 	$(BENCH) lambda-step --shape large --json > build/benchmarks/lambda-step-large.json || test $$? -eq 3
 	$(BENCH) cached --json > build/benchmarks/cached.json || test $$? -eq 3
 	$(BENCH) harmonifuse --json > build/benchmarks/harmonifuse.json || test $$? -eq 3
+	$(BENCH) merge-files $(if $(MERGEKIT),--mergekit $(MERGEKIT),) --json > build/benchmarks/merge-files.json || test $$? -eq 3
 
 # The packaged models, made anew: two to three hours on two cores. VOXSTRATA_DATA holds AN4.
 W := build/weights

@@ -14,6 +14,7 @@ from voxstrata.benchmarks.lambda_step import (
     LambdaStepOptions,
     _fusion_bench,
     _merged,
+    _vector_megabytes,
     run,
 )
 from voxstrata.benchmarks.measure import Runs
@@ -21,7 +22,7 @@ from voxstrata.cli.main import app
 from voxstrata.errors import VoxstrataError
 
 CASES = ("all-groups", "front-zero", "front-kept")
-OURS = ("functional_call", "lean", "checkpointed", "idle-kept")
+OURS = ("functional_call", "lean", "checkpointed", "low-rank", "idle-kept")
 
 
 def bench(*arguments):
@@ -143,6 +144,23 @@ def test_every_way_computes_the_same(way, case):
     for layer, other in zip(build(options, case, waveforms, lengths)().layers, expected, strict=True):
         assert layer.requires_grad
         torch.testing.assert_close(layer, other)
+
+
+@pytest.mark.parametrize(
+    ("way", "figure"), [("lean", "MB of vectors"), ("low-rank", "MB of vectors, low-rank")]
+)
+def test_the_size_of_the_vectors_is_that_of_what_is_held(way, figure):
+    options = LambdaStepOptions().quick()
+    waveforms, lengths = torch.randn(1, 3200), torch.tensor([3200])
+    merged = _merged(way, options, "all-groups", waveforms, lengths).func
+    parts = [
+        part
+        for vector in merged.held.deltas
+        for one in vector.values()
+        for part in ([one] if isinstance(one, torch.Tensor) else [one.left, one.right])
+    ]
+    assert bool(merged.held.linears) == (way == "low-rank")
+    assert _vector_megabytes(options)[figure] == pytest.approx(sum(4 * part.numel() for part in parts) / 1e6)
 
 
 def test_all_ways_are_explained():

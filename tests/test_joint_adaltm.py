@@ -315,6 +315,11 @@ def test_with_heads_given_and_no_epoch_a_run_answers_as_the_heads_do(
         ({"tasks": {}, "coefficients": "per_task"}, "with tasks only"),
         ({"tasks": {}, "start_heads": {"ser": "x"}}, "with tasks only"),
         ({"coefficients": "per_task", "granularity": "static"}, "learns none"),
+        ({"compress": {}}, "rank or energy"),
+        ({"compress": {"rank": 2, "energy": 0.5}}, "rank or energy"),
+        ({"compress": {"rank": 0}}, "rank"),
+        ({"compress": {"energy": 2}}, "energy"),
+        ({"compress": {"rank": 2}, "rule": "ties"}, "no low rank"),
         ({"data": {"labels": ["a", "b"]}}, "belong to a task"),
         ({"data": {"crop_s": 2.0}}, "crops cut words off"),
     ],
@@ -337,3 +342,55 @@ def test_a_corpus_may_train_on_its_dev_split_and_then_has_none(encoder_folder, e
             "train": counts[task]["train"] + counts[task]["dev"],
             "test": counts[task]["test"],
         }
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_both_tasks_are_answered_from_one_front_and_compressed_ones_in_one_run(
+    joint, emotion_batch, monkeypatch, compressed
+):
+    model = joint(per_task=True).eval().model
+    if compressed:
+        base = model.encoder.base
+        linear = {
+            n: d if n.endswith(("proj.weight", "dense.weight")) and "layers.1" in n else torch.zeros_like(d)
+            for n, d in model.encoder.task_vectors()["asr"].deltas.items()
+        }
+        vector = replace(model.encoder.task_vectors()["asr"], deltas=linear)
+        model.encoder = MergedBackbone(base, {"asr": vector.compress(rank=1)}).eval()
+        model.words_encoder = model.encoder.twin().eval()
+    with torch.no_grad():
+        model.encoder.coefficients.fill_(0.2)
+        model.words_encoder.coefficients.fill_(1.5)
+        expected = [
+            merge(emotion_batch.waveforms, emotion_batch.lengths)
+            for merge in (model.encoder, model.words_encoder)
+        ]
+        runs = []
+        encode = type(model.encoder.base).from_features
+        monkeypatch.setattr(
+            type(model.encoder.base),
+            "from_features",
+            lambda *a, **k: runs.append(len(a[2])) or encode(*a, **k),
+        )
+        found = model._both_states(emotion_batch)
+    assert runs.count(2 * len(emotion_batch)) == compressed
+    for states, other in zip(found, expected, strict=True):
+        for one, two in zip(states.layers, other.layers, strict=True):
+            for row, frames in enumerate(states.lengths):
+                torch.testing.assert_close(one[row, :frames], two[row, :frames], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found[0].layers[-1], found[1].layers[-1], atol=1e-3)
+
+
+@pytest.mark.parametrize("coefficients", ["shared", "per_task"])
+def test_a_run_over_compressed_vectors_learns_and_is_read_again(
+    encoder_folder, expert_folders, corpora, tmp_path, coefficients
+):
+    given = recipe(encoder_folder, corpora, expert_folders, compress={"rank": 2}, coefficients=coefficients)
+    said = []
+    execute(given, RunFolder(tmp_path / "run"), notify=said.append)
+    assert any("relative error of layers 0 to" in line for line in said)
+    model = load_model(tmp_path / "run" / "model")
+    if coefficients == "per_task":
+        assert isinstance(model, JointModel) and model.encoder.held.linears
+        vector = TaskVector.load(tmp_path / "run" / "model" / "vectors" / "asr.safetensors")
+        assert max(factors.rank for factors in vector.factored.factors.values()) == 2

@@ -32,6 +32,21 @@ def test_an_environment_without_mergekit_is_named(python):
     assert isinstance(fault, VoxstrataError) and python in str(fault) and "mergekit" in str(fault)
 
 
+#: Methods that read the largest tensor in slices, or of whose float64 copies there are few.
+BOUNDED = ("linear", "task-arithmetic", "ties", "breadcrumbs", "dare")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("method", BOUNDED)
+def test_tensors_of_the_size_of_wavlm_large_take_less_than_600_mb(tmp_path, method):
+    """The largest tensors decide: those of two layers are as large as those of 24."""
+    options = MergeFilesOptions(shape="large", threads=1)
+    write_checkpoints(tmp_path, "large", layers=2)
+    _, _, peak = measured("voxstrata", options, tmp_path, tmp_path / "out", method)
+    assert 1e8 < peak < 6e8
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_two_experts_of_the_size_of_wavlm_large_take_less_than_600_mb(tmp_path):

@@ -192,8 +192,12 @@ def test_methods_are_found_by_name() -> None:
         assert rule_named(name) is rule
         assert rule.name == name
         assert any(year in rule.paper for year in map(str, range(1970, 2027)))
-    with pytest.raises(CheckpointError, match="there is no merge method 'tie'; allowed are linear, "):
+    with pytest.raises(
+        RecipeError, match=r"there is no merge method 'tie'; allowed are linear, .*mean ties\?"
+    ):
         rule_named("tie")
+    with pytest.raises(RecipeError, match=r"did you mean task-arithmetic\?"):
+        rule_named("task_arithmetic")
 
 
 def test_names_of_options_are_mergekits_where_they_mean_the_same() -> None:

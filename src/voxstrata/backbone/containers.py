@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from voxstrata.backbone.safetensors_files import SafetensorsFile
-from voxstrata.backbone.torch_files import kind_of, load_tensors, told_by
+from voxstrata.backbone.torch_files import kind_of, load_tensors, read_apart, told_by
 from voxstrata.documents import read_json
 from voxstrata.errors import CheckpointError
 
@@ -235,7 +235,11 @@ def _open_torch(file: Path, wanted: re.Pattern[str], siblings: tuple[str, ...]) 
     settings = {name: value for name, value in entries.items() if not _holds_tensors(value)}
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     types = {key: kind_of(tensor) for key, tensor in state.items()}
-    return Container(file, "torch", shapes, types, state.__getitem__, entry, (*beside, *siblings), settings)
+
+    def read(key: str) -> Tensor:
+        return read_apart(state[key])
+
+    return Container(file, "torch", shapes, types, read, entry, (*beside, *siblings), settings)
 
 
 def _holds_tensors(value: object) -> bool:

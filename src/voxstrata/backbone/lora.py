@@ -103,10 +103,18 @@ class LoRA:
 
     def difference(self, name: str) -> Tensor:
         """The product s B A for one weight, float32 [out, in] or [out, in, k], as a linear layer has it."""
+        a, b, scale = self._pair(name)
+        return torch.einsum("or,r...->o...", b, a) * scale
+
+    def scaled_factors(self, name: str) -> tuple[Tensor, Tensor]:
+        """The factors s B [out, r] and A [r, in] or [r, in, k] of one weight, float32."""
+        a, b, scale = self._pair(name)
+        return b * scale, a
+
+    def _pair(self, name: str) -> tuple[Tensor, Tensor, float]:
         a, b = (self.read(key).float() for key in self.factors[name])
         module = unwrapped(self.factors[name][0].rpartition(".lora_A")[0]).removeprefix("base_model.model.")
-        product = torch.einsum("or,r...->o...", b.flatten(1), a)
-        return product * self.options.scale(module, len(a))
+        return a, b.flatten(1), self.options.scale(module, len(a))
 
 
 def plain_name(key: str) -> str | None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
+import mmap
 import pickle
 import re
+import sys
 import zipfile
 from pathlib import Path
 
@@ -22,6 +25,8 @@ _MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19."
 _OLD_PICKLES = (b"(", b"c", b"]", b"}")
 #: Allowed by torch, and takes as many bytes as it is told.
 _GROWS = re.compile(rb"c(?:builtins|__builtin__)\nbytearray\n")
+#: Bytes that "little" and "big" have at most, with what may stand around them.
+_LARGEST_WORD = 16
 #: Of an old torch file, the part that is looked through for it.
 _LOOKED_AT = 1 << 24
 
@@ -48,6 +53,35 @@ def load_tensors(file: Path) -> object:
     except Exception as fault:  # a file of a stranger: its reader fails in as many ways as there are
         reason = str(fault).partition("\n")[0] or "it ends too early"
         raise CheckpointError(f"cannot read {file}: {reason}; fetch it again") from None
+
+
+def read_apart(tensor: Tensor) -> Tensor:
+    """A tensor of a mapped file, in memory of its own; what was mapped for it is given back.
+
+    Without that, all that was read of a file stays resident, until the system needs the room.
+    """
+    copied = tensor.clone()
+    start, length = tensor.data_ptr(), _bytes(tensor) - int(tensor.storage_offset()) * tensor.element_size()
+    page = mmap.PAGESIZE
+    first, last = -(-start // page) * page, (start + length) // page * page
+    if last > first and _is_mapped_file(first, last):
+        # Pages of a private map of a file, never written to: they are read again when they are needed.
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
+    return copied
+
+
+def _is_mapped_file(first: int, last: int) -> bool:
+    """Whether addresses are those of a mapped file, as Linux lists them; elsewhere it is not known: no."""
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    for line in lines:
+        fields = line.split(maxsplit=5)
+        begin, _, end = fields[0].partition("-")
+        if int(begin, 16) <= first and last <= int(end, 16):
+            return len(fields) == 6 and fields[5].startswith("/")
+    return False
 
 
 def kind_of(tensor: Tensor) -> str:
@@ -82,7 +116,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _check_kind(file: Path) -> bool:
-    """Whether a torch file is a zip; what is none, or swells, is refused."""
+    """Whether a torch file can be mapped as it is; what is none, or swells, is refused."""
     try:
         with file.open("rb") as opened:
             head = opened.read(64)
@@ -91,8 +125,7 @@ def _check_kind(file: Path) -> bool:
     except OSError as fault:
         raise CheckpointError(f"cannot read {file}: {fault.strerror or fault}") from None
     if head.startswith(_ZIP):
-        _check_zip(file, size)
-        return True
+        return _check_zip(file, size)
     if _MAGIC in head:
         _refuse_growing(file, pickled)
         return False
@@ -107,8 +140,9 @@ def _check_kind(file: Path) -> bool:
     )
 
 
-def _check_zip(file: Path, size: int) -> None:
-    """Refuses what unpacks to more than the file is: torch stores as it is."""
+def _check_zip(file: Path, size: int) -> bool:
+    """Whether numbers lie in it as they do in memory. Refuses what unpacks to more than the file is."""
+    order: str = sys.byteorder
     try:
         with zipfile.ZipFile(file) as packed:
             entries = packed.infolist()
@@ -121,8 +155,11 @@ def _check_zip(file: Path, size: int) -> None:
             for entry in entries:
                 if entry.filename.endswith("data.pkl"):
                     _refuse_growing(file, packed.read(entry))
+                if entry.filename.endswith("/byteorder") and entry.file_size < _LARGEST_WORD:
+                    order = packed.read(entry).decode(errors="replace").strip()
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as fault:
         raise CheckpointError(f"cannot read {file}: {fault or 'it ends too early'}; fetch it again") from None
+    return order == sys.byteorder
 
 
 def _refuse_growing(file: Path, pickled: bytes) -> None:

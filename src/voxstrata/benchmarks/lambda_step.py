@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -16,13 +16,16 @@ from torch import Tensor
 from voxstrata.backbone.attention import Attention
 from voxstrata.backbone.encoder import SpeechEncoder, States, build_backbone
 from voxstrata.backbone.fingerprint import fingerprint
+from voxstrata.backbone.groups import layer_index
+from voxstrata.backbone.headers import model_shapes
 from voxstrata.benchmarks.measure import Progress, Step, interleaved, machine
 from voxstrata.benchmarks.result import BenchmarkResult, Row
 from voxstrata.benchmarks.shapes import Shape, wavlm_config
 from voxstrata.errors import VoxstrataError
+from voxstrata.methods.adaltm.compressed import vector_of
+from voxstrata.methods.adaltm.factors import Change, Factors, multiplied_out
 from voxstrata.methods.adaltm.lean.heap import Heap
 from voxstrata.methods.adaltm.merged import MergedBackbone
-from voxstrata.methods.adaltm.task_vector import TaskVector
 
 SAMPLE_RATE = 16_000
 FUSION_BENCH = "fusion_bench"
@@ -32,6 +35,7 @@ COMPARES = {
     "functional_call": "all tensors merged before the forward, autograd keeps them and their gradients",
     "lean": "this package: merged layer by layer, again in the backward",
     "checkpointed": "lean, and activations are computed again too",
+    "low-rank": "lean, and matrices of the vectors are factors, multiplied with a layer's input",
     "idle-kept": "lean, and freed memory is left to the C library",
     FUSION_BENCH: "fusion_bench's LayerWiseMergedModel, a coefficient per tensor",
 }
@@ -45,7 +49,9 @@ class LambdaStepOptions:
 
     Args:
         shape: "base" or "large".
+        layers: transformer layers, where not those of the shape.
         vectors: K task vectors.
+        rank: of the matrices in them; the low-rank way holds those as factors, the others multiplied out.
         vector_dtype: in which they are held; fusion_bench holds them in that of the base.
         batch_size: clips in a batch.
         clip_s: length of each clip.
@@ -58,7 +64,9 @@ class LambdaStepOptions:
     """
 
     shape: Shape = "large"
+    layers: int | None = None
     vectors: int = 2
+    rank: int = 16
     vector_dtype: VectorDtype = "float32"
     batch_size: int = 4
     clip_s: float = 3.0
@@ -70,7 +78,7 @@ class LambdaStepOptions:
 
     def quick(self) -> LambdaStepOptions:
         """The same, small enough for a test: its figures say nothing."""
-        return replace(self, shape="tiny", clip_s=0.5, batch_size=2, repeats=2)
+        return replace(self, shape="tiny", rank=2, clip_s=0.5, batch_size=2, repeats=2)
 
 
 def run(options: LambdaStepOptions, progress: Progress | None = None) -> BenchmarkResult:
@@ -106,6 +114,7 @@ def run(options: LambdaStepOptions, progress: Progress | None = None) -> Benchma
         machine=told,
         rows=tuple(Row({"vectors": case}, found[case]) for case in options.cases),
         also_over=tuple(way for way in DENOMINATORS if way in ways[1:]),
+        figures=_vector_megabytes(options) if "low-rank" in ways else {},
     )
 
 
@@ -136,19 +145,49 @@ def _prepare(way: str, options: LambdaStepOptions) -> Step:
 
 
 def _base(options: LambdaStepOptions) -> SpeechEncoder:
-    base = build_backbone(wavlm_config(options.shape), seed=0, attention=options.attention)
+    base = build_backbone(wavlm_config(options.shape, options.layers), seed=0, attention=options.attention)
     return base.requires_grad_(False).eval()
 
 
-def _change(base: SpeechEncoder, options: LambdaStepOptions, case: Vectors, k: int) -> dict[str, Tensor]:
-    """The tensors that task vector k changes, and by how much."""
+def _has_factors(name: str, shape: Sequence[int], rank: int) -> bool:
+    """Whether a tensor's difference is a product of two thin matrices."""
+    return bool(layer_index(name)) and len(shape) == 2 and min(shape) > 2 * rank
+
+
+def _vector_megabytes(options: LambdaStepOptions) -> dict[str, float]:
+    """What the vectors take that the ways hold, and that is no part of their peaks."""
+    config = wavlm_config(options.shape, options.layers)
+    size = options.vectors * getattr(torch, options.vector_dtype).itemsize / 1e6
+    whole = thin = 0
+    for name, tensor in model_shapes(config).items():
+        whole += tensor.numel()
+        factored = _has_factors(name, tensor.shape, options.rank)
+        thin += options.rank * sum(tensor.shape) if factored else tensor.numel()
+    return {"MB of vectors": whole * size, "MB of vectors, low-rank": thin * size}
+
+
+def _change(base: SpeechEncoder, options: LambdaStepOptions, case: Vectors, k: int) -> dict[str, Change]:
+    """The tensors that task vector k changes, and by how much; matrices of the layers as factors."""
     generator = torch.Generator().manual_seed(2 + k)
     dtype: torch.dtype = getattr(torch, options.vector_dtype)
-    return {
-        name: torch.empty_like(weight).uniform_(-0.001, 0.001, generator=generator).to(dtype)
-        for name, weight in base.weights().items()
-        if case == "all-groups" or not base.family.is_front_end(name)
-    }
+
+    def drawn(shape: Sequence[int], largest: float) -> Tensor:
+        return torch.empty(*shape).uniform_(-largest, largest, generator=generator).to(dtype)
+
+    changes: dict[str, Change] = {}
+    for name, weight in base.weights().items():
+        if case != "all-groups" and base.family.is_front_end(name):
+            continue
+        if _has_factors(name, weight.shape, options.rank):
+            # Their product has the spread of the other changes.
+            largest = (0.001 * (3 / options.rank) ** 0.5) ** 0.5
+            out, features = weight.shape
+            changes[name] = Factors(
+                drawn((out, options.rank), largest), drawn((options.rank, features), largest)
+            )
+        else:
+            changes[name] = drawn(weight.shape, 0.001)
+    return changes
 
 
 def _merged(
@@ -156,10 +195,13 @@ def _merged(
 ) -> Callable[[], States]:
     base = _base(options)
     found = fingerprint(base.weights())
-    vectors = {
-        f"vector {k}": TaskVector(_change(base, options, case, k), found, "random")
-        for k in range(options.vectors)
-    }
+    dtype: torch.dtype = getattr(torch, options.vector_dtype)
+    vectors = {}
+    for k in range(options.vectors):
+        changes = _change(base, options, case, k)
+        if way != "low-rank":
+            changes = {name: multiplied_out(change).to(dtype) for name, change in changes.items()}
+        vectors[f"vector {k}"] = vector_of(changes, found, "random")
     merged = MergedBackbone(
         base,
         vectors,
@@ -196,7 +238,7 @@ def _fusion_bench(
         with torch.no_grad():
             for name, parameter in experts[-1].model.named_parameters():
                 if name in change:
-                    parameter += change[name]
+                    parameter += multiplied_out(change[name])
     for name, parameter in base.model.named_parameters():  # what is frozen there gets no task vector
         learned = case == "all-groups" or not base.family.is_front_end(name)
         parameter.requires_grad_(learned and name not in base.family.fixed)

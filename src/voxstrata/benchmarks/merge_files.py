@@ -24,6 +24,7 @@ from voxstrata.benchmarks.measure import Progress, Runs, machine
 from voxstrata.benchmarks.result import BenchmarkResult, Row
 from voxstrata.benchmarks.shapes import Shape, wavlm_config
 from voxstrata.errors import VoxstrataError
+from voxstrata.merging.rules.arithmetic import TaskArithmetic
 from voxstrata.merging.writing import Planned, write_safetensors
 from voxstrata.runs import require_free
 
@@ -47,9 +48,9 @@ import sys
 from pathlib import Path
 from voxstrata.merging.files import merge_request
 from voxstrata.merging.request import Expert, MergeRequest
-folder, out, first, second = sys.argv[1:]
+folder, out, first, second, method = sys.argv[1:]
 experts = {"asr": Expert(f"{folder}/asr", float(first)), "ser": Expert(f"{folder}/ser", float(second))}
-merge_request(MergeRequest(f"{folder}/base", experts, "task-arithmetic"), Path(out))
+merge_request(MergeRequest(f"{folder}/base", experts, method), Path(out))
 """
 _LOAD_ALL = """
 import sys
@@ -140,14 +141,15 @@ def run(options: MergeFilesOptions, progress: Progress | None = None) -> Benchma
     )
 
 
-def write_checkpoints(folder: Path, shape: Shape) -> None:
+def write_checkpoints(folder: Path, shape: Shape, layers: int | None = None) -> None:
     """Writes a base and two experts with random weights, a tensor at a time.
 
     Args:
         folder: for them.
         shape: of a WavLM.
+        layers: transformer layers, where not those of the shape.
     """
-    config = wavlm_config(shape)
+    config = wavlm_config(shape, layers)
     config.architectures = ["WavLMModel"]
     shapes = {name: tuple(tensor.shape) for name, tensor in model_shapes(config).items()}
 
@@ -179,7 +181,9 @@ def write_checkpoints(folder: Path, shape: Shape) -> None:
     (folder / "mergekit.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
-def measured(way: str, options: MergeFilesOptions, folder: Path, out: Path) -> tuple[float, float, int]:
+def measured(
+    way: str, options: MergeFilesOptions, folder: Path, out: Path, method: str = TaskArithmetic.name
+) -> tuple[float, float, int]:
     """Seconds, processor seconds and peak bytes of one merge in a process of its own.
 
     Args:
@@ -187,6 +191,7 @@ def measured(way: str, options: MergeFilesOptions, folder: Path, out: Path) -> t
         options: of the benchmark.
         folder: that `write_checkpoints` wrote to.
         out: folder to write; an earlier one is removed.
+        method: of this package's merge.
 
     Raises:
         VoxstrataError: if it fails.
@@ -200,6 +205,7 @@ def measured(way: str, options: MergeFilesOptions, folder: Path, out: Path) -> t
     assert python is not None
     code = {"voxstrata": _OURS, "load all": _LOAD_ALL, MERGEKIT: _MERGEKIT}[way]
     words = [] if way == MERGEKIT else list(map(str, COEFFICIENTS))
+    words += [method] if way == "voxstrata" else []
     environment = dict(os.environ)
     if options.threads is not None:
         environment |= {"OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}

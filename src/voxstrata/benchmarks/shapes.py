@@ -32,12 +32,17 @@ _SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def wavlm_config(shape: Shape) -> PretrainedConfig:
+def wavlm_config(shape: Shape, layers: int | None = None) -> PretrainedConfig:
     """The configuration of WavLM-Base or WavLM-Large, or of one small enough for tests.
+
+    Args:
+        shape: width and depth.
+        layers: another depth.
 
     Raises:
         VoxstrataError: if there is no such shape.
     """
     if shape not in _SIZES:
         raise VoxstrataError(f"unknown shape {shape!r}; allowed are {', '.join(get_args(Shape))}")
-    return WavLMConfig(**_SIZES[shape])
+    depth = {} if layers is None else {"num_hidden_layers": layers}
+    return WavLMConfig(**{**_SIZES[shape], **depth})

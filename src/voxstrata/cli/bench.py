@@ -72,7 +72,13 @@ def attention(
 
 def lambda_step(
     shape: str = typer.Option("large", "--shape", help="WavLM of this shape: base or large."),
+    layers: int | None = typer.Option(
+        None, "--layers", min=1, metavar="L", help="Transformer layers. Default: those of the shape."
+    ),
     vectors: int = typer.Option(2, "--vectors", min=1, metavar="K", help="Task vectors."),
+    rank: int = typer.Option(
+        16, "--rank", min=1, metavar="R", help="Rank of their matrices, for the way low-rank."
+    ),
     vector_dtype: str = typer.Option(
         "float32", "--vector-dtype", help="Their number format: float32, bfloat16 or float16."
     ),
@@ -94,7 +100,9 @@ def lambda_step(
 
     options = LambdaStepOptions(
         shape=shape,  # type: ignore[arg-type]  # this and the next two are checked by run
+        layers=layers,
         vectors=vectors,
+        rank=rank,
         vector_dtype=vector_dtype,  # type: ignore[arg-type]
         batch_size=batch_size,
         clip_s=clip_s,

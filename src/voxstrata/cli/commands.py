@@ -18,6 +18,7 @@ COMMANDS = (
     "reproduce",
     "report",
     "merge",
+    "merge_statistics",
     "inspect",
     "probe",
     "curve",

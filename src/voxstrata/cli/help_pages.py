@@ -14,7 +14,7 @@ from voxstrata.errors import VoxstrataError, did_you_mean
 GROUPS = {
     "Start here": ("demo",),
     "Corpora": ("corpus",),
-    "Train, merge, hand on": ("train", "pretrain", "merge", "inspect", "export", "push"),
+    "Train, merge, hand on": ("train", "pretrain", "merge", "merge-statistics", "inspect", "export", "push"),
     "Answer and score": ("predict", "evaluate", "compare", "report"),
     "Experiments": ("reproduce", "curve", "probe", "prompts", "bench"),
 }
@@ -28,6 +28,7 @@ EXAMPLES = {
     "train": "voxstrata train finetune-ser data.corpora=prepared/calls --limit 50",
     "pretrain": "voxstrata pretrain pretrain-tiny data.corpora=speech --out runs/tiny",
     "merge": "voxstrata merge --base whisper-tiny.en --vector ser=runs/finetune-ser:0.5 --out merged",
+    "merge-statistics": "voxstrata merge-statistics runs/ser --corpus prepared/calls --out ser.safetensors",
     "inspect": "voxstrata inspect runs/finetune-ser --base whisper-tiny.en",
     "export": "voxstrata export runs/adaltm my-encoder --as encoder",
     "push": "voxstrata push my-encoder my-name/my-encoder --private",

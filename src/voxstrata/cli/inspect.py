@@ -30,13 +30,24 @@ def register(app: typer.Typer) -> None:
             "--figure",
             help="Of several: draw them into this .svg file, with the numbers as .csv beside it.",
         ),
+        ranks: str | None = typer.Option(
+            None,
+            "--ranks",
+            metavar="R,R,...",
+            help="Of a base and experts: what is lost per layer if task vectors keep so many directions of "
+            "each matrix, such as 1,4,16,64.",
+        ),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
     ) -> None:
         """Show a checkpoint's layout and groups, and with --base what fine-tuning changed in each.
 
         Of several checkpoints, base first: norm, zero tensors and rank of what each expert changed per
-        layer, and cosine and share of equal signs of each two. Tensors are read one by one.
+        layer, and cosine and share of equal signs of each two. Tensors are read one by one. With --ranks
+        what a compressed vector (`compress` of `adaltm`) loses, and its size.
         """
+        if ranks is not None:
+            _by_rank(checkpoints if base is None else [base, *checkpoints], ranks, figure, as_json)
+            return
         if len(checkpoints) > 1:
             _several(checkpoints, base, figure, as_json)
             return
@@ -81,9 +92,44 @@ def _several(checkpoints: list[str], base: str | None, figure: Path | None, as_j
         typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
         return
     headings, rows = found.table()
+    _print_table(headings, rows)
+
+
+def _print_table(headings: list[str], rows: list[list[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     for cells in (headings, *rows):
         typer.echo("  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
+
+
+def _by_rank(checkpoints: list[str], ranks: str, figure: Path | None, as_json: bool) -> None:
+    """Prints what the vectors of experts lose at each rank."""
+    from voxstrata.cli.progress import bar
+
+    parts = [part.strip() for part in ranks.split(",")]
+    if not all(part.isascii() and part.isdigit() and 0 < int(part) < 10**6 for part in parts):
+        raise VoxstrataError(f"--ranks {ranks!r} are no ranks; give whole numbers from 1, e.g. 1,4,16,64")
+    if len(checkpoints) < 2:
+        raise VoxstrataError("--ranks needs a base and an expert; give the base first, then the experts")
+    if figure is not None:
+        raise VoxstrataError("--figure draws vectors without --ranks; leave one of them out")
+    from voxstrata.backbone.encoder import load_backbone
+    from voxstrata.methods.adaltm.rank_table import rank_table
+    from voxstrata.methods.adaltm.task_vector import TaskVector
+
+    base, *experts = checkpoints
+    encoder = load_backbone(base)
+    found = []
+    for expert in experts:
+        vector = TaskVector.between(encoder, expert, allow_foreign=True)
+        with bar("tensors") as (_, advance):
+            found.append(rank_table(vector, sorted({*map(int, parts)}), advance))
+    if as_json:
+        told = {"base": base, "vectors": [one.as_dict() for one in found]}
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        return
+    for one in found:
+        typer.echo(f"{one.source}: relative error of the task vector, per layer and rank")
+        _print_table(*one.table())
 
 
 def _layout(name: str) -> dict[str, Any]:

@@ -37,6 +37,12 @@ VECTORS = typer.Option(
 OPTIONS = typer.Option(
     None, "--set", metavar="OPTION=VALUE", help="Option of the method, e.g. density=0.2; may be repeated."
 )
+STATISTICS = typer.Option(
+    None,
+    "--statistics",
+    metavar="NAME=FILE",
+    help="For fisher and regmean: what `voxstrata merge-statistics` measured of each expert. Repeat it.",
+)
 DTYPE = typer.Option(
     None, "--dtype", help="float32, float16 or bfloat16. Default: the widest of base and experts."
 )
@@ -59,6 +65,7 @@ def merge(
     method: str | None = typer.Option(None, "--method", help="Merge rule. Default: task-arithmetic."),
     out: Path | None = typer.Option(None, "--out", help="Folder to write; new or empty."),
     options: list[str] | None = OPTIONS,
+    statistics: list[str] | None = STATISTICS,
     dtype: str | None = DTYPE,
     parts: str | None = PARTS,
     seed: int | None = typer.Option(None, "--seed", help="Seed of methods that draw at random. Default: 0."),
@@ -77,6 +84,11 @@ def merge(
     request = _asked(file, base, vectors, method, options)
     changes: dict[str, Any] = {"dtype": dtype, "parts": parts, "seed": seed}
     request = replace(request, **{name: value for name, value in changes.items() if value is not None})
+    if statistics:
+        from voxstrata.merging.request import named_once, parsed_statistics
+
+        given = named_once([parsed_statistics(text) for text in statistics], "statistics of")
+        request = replace(request, statistics={**request.statistics, **given})
     if allow_foreign:
         request = replace(request, allow_foreign=True)
     if check:

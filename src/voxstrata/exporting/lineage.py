@@ -11,35 +11,24 @@ from typing import Any
 
 from voxstrata.backbone.locate import locate, packaged
 from voxstrata.corpora.prepared import PreparedCorpus
-from voxstrata.documents import parse_yaml, read_json_object
-from voxstrata.errors import CheckpointError, CorpusError, VoxstrataError
+from voxstrata.documents import read_json_object
+from voxstrata.errors import CheckpointError, CorpusError
+from voxstrata.merging.licences import (
+    COMMERCIAL,
+    CORPUS_LICENCES,
+    PACKAGED,
+    licence_of,
+    read_card,
+    restrictions,
+)
 from voxstrata.runs import RunFolder
 
-#: Packaged models: where they come from on the hub, and their licences as the hub spells them.
-_PACKAGED = {
-    "whisper-tiny.en": ("openai/whisper-tiny.en", "mit"),
-    "wavlm-tiny": (None, "apache-2.0"),
-    "wavlm-tiny-asr": (None, "apache-2.0"),
-}
-#: Corpora that there are readers for -> their licences.
-CORPUS_LICENCES = {
-    "ravdess": "CC BY-NC-SA 4.0",
-    "tess": "CC BY-NC-ND 4.0",
-    "crema-d": "ODbL 1.0",
-    "iemocap": "its own: research only, by agreement",
-    "msp-podcast": "its own: by agreement",
-    "emilia": "CC BY-NC 4.0",
-    "an4": "free for any use",
-    "librispeech": "CC BY 4.0",
-    "synthetic": "made by voxstrata",
-}
+#: Packaged models that come from the hub.
+_FROM_HUB = {"whisper-tiny.en": "openai/whisper-tiny.en"}
 #: The reader of tables of one's own, whose corpora go by the names of their folders.
 _OWN_TABLE = "table"
-_NON_COMMERCIAL = re.compile(r"(?<![a-z])nc(?![a-z])|non.?commercial|research.only", re.IGNORECASE)
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.ckpt")
-#: Between the lines of three hyphens at the begin of a card.
-_FRONT = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -101,12 +90,12 @@ class Lineage:
             f"{one.role} {one.name} is under {one.licence}: what is built on it is not for "
             "commercial use, whatever the other licences allow"
             for one in self.ancestors
-            if one.licence is not None and _NON_COMMERCIAL.search(one.licence)
+            if one.licence is not None and COMMERCIAL in restrictions(one.licence)
         ]
         limited = {
             name: licence
             for name, licence in self.corpora.items()
-            if licence and _NON_COMMERCIAL.search(licence)
+            if licence and COMMERCIAL in restrictions(licence)
         }
         if limited:
             named = ", ".join(f"{name} ({licence})" for name, licence in limited.items())
@@ -165,10 +154,9 @@ def _ancestors(
 
 def _ancestor(role: str, source: str, place: Path) -> Ancestor:
     """What is known of one model."""
-    if source in _PACKAGED and packaged(source) is not None:
-        return Ancestor(
-            role, source, _PACKAGED[source][0], None, _hashes(locate(source)), _PACKAGED[source][1]
-        )
+    if source in PACKAGED and packaged(source) is not None:
+        hub = _FROM_HUB.get(source)
+        return Ancestor(role, source, hub, None, _hashes(locate(source)), PACKAGED[source])
     if place.exists():
         is_run = RunFolder(_run_folder(place)).provenance.is_file()
         licence = None if is_run else _licence(place)
@@ -209,14 +197,7 @@ def _sha256(path: Path) -> str:
 
 def _licence(place: Path) -> str | None:
     """The licence that a model's card names."""
-    card = (place if place.is_dir() else place.parent) / "README.md"
-    try:
-        front = _FRONT.match(card.read_text(encoding="utf-8", errors="replace"))
-        content = parse_yaml(front[1], str(card)) if front else None
-    except (OSError, VoxstrataError):
-        return None
-    licence = content.get("license") if isinstance(content, dict) else None
-    return licence if isinstance(licence, str) and licence.isprintable() else None
+    return licence_of(read_card(place if place.is_dir() else place.parent))
 
 
 def _corpora(content: Mapping[str, Any]) -> dict[str, str | None]:

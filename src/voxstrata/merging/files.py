@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from voxstrata.backbone.export_folder import CARD
 from voxstrata.backbone.folder import CONFIG
 from voxstrata.errors import CheckpointError
@@ -117,6 +119,8 @@ def merge_request(
         partial.mkdir(parents=True)
         hashes = {name: pool.submit(parent.hashes) for name, parent in plan.parents().items()}
         try:
+            for name, statistics in plan.statistics.items():
+                statistics.require_weights(hashes[name].result(), name)
             work.write(partial)
             told = {name: future.result() for name, future in hashes.items()}
         finally:
@@ -232,4 +236,7 @@ def _write_beside(plan: MergePlan, folder: Path, merge: FileMerge, beside: Mappi
     for name, content in beside.items():
         (folder / name).write_bytes(content)
     (folder / CARD).write_text(card(plan, merge.as_dict()), encoding="utf-8")
-    (folder / RECORD).write_text(merge_yaml(plan, merge.as_dict()), encoding="utf-8")
+    record = merge_yaml(plan, merge.as_dict())
+    if plan.request.statistics:
+        record += yaml.safe_dump({"statistics": dict(plan.request.statistics)}, allow_unicode=True)
+    (folder / RECORD).write_text(record, encoding="utf-8")

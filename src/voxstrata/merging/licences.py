@@ -1,4 +1,4 @@
-"""Licences of checkpoints as far as their cards state them, and what a merge of them may be used for."""
+"""Licences of checkpoints and corpora as far as they are stated, and what they do not allow."""
 
 from __future__ import annotations
 
@@ -13,8 +13,23 @@ from voxstrata.errors import VoxstrataError
 CARD = "README.md"
 #: Of the models that come with the package, in the hub's spelling.
 PACKAGED = {"whisper-tiny.en": "mit", "wavlm-tiny": "apache-2.0", "wavlm-tiny-asr": "apache-2.0"}
+#: Corpora that there are readers for -> their licences.
+CORPUS_LICENCES = {
+    "ravdess": "CC BY-NC-SA 4.0",
+    "tess": "CC BY-NC-ND 4.0",
+    "crema-d": "ODbL 1.0",
+    "iemocap": "its own: research only, by agreement",
+    "msp-podcast": "its own: by agreement",
+    "emilia": "CC BY-NC 4.0",
+    "an4": "free for any use",
+    "librispeech": "CC BY 4.0",
+    "synthetic": "made by voxstrata",
+}
+#: What a licence may not allow.
+COMMERCIAL, CHANGED = "commercial use", "changed copies"
 #: Bytes of a card that are looked through for its front matter.
 _LARGEST_CARD = 1 << 20
+_NON_COMMERCIAL = ({"non", "commercial"}, {"research", "only"})
 _FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 
 
@@ -42,7 +57,9 @@ def licence_of(card: Mapping[str, Any]) -> str | None:
         told = ", ".join(str(one) for one in told)
     if told == "other" and isinstance(card.get("license_name"), str):
         told = card["license_name"]
-    return str(told).strip()[:100] or None if isinstance(told, str) else None
+    if not isinstance(told, str) or not told.strip().isprintable():
+        return None
+    return told.strip()[:100] or None
 
 
 def restrictions(licence: str) -> list[str]:
@@ -53,10 +70,10 @@ def restrictions(licence: str) -> list[str]:
     """
     words = set(re.split(r"[^a-z]+", licence.lower()))
     found = []
-    if "nc" in words or "noncommercial" in words or {"non", "commercial"} <= words:
-        found.append("commercial use")
+    if words & {"nc", "noncommercial"} or any(pair <= words for pair in _NON_COMMERCIAL):
+        found.append(COMMERCIAL)
     if "nd" in words or "noderivatives" in words:
-        found.append("changed copies")
+        found.append(CHANGED)
     return found
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from voxstrata.backbone.input_settings import InputSettings, require_same_input, stored_input_settings
 from voxstrata.backbone.layouts import describe_left_out
 from voxstrata.config.strict import Strict
-from voxstrata.errors import CheckpointError, VoxstrataError, counted
+from voxstrata.errors import CheckpointError, RecipeError, VoxstrataError, counted
 from voxstrata.merging.coefficients import expanded
 from voxstrata.merging.licences import conflicts
 from voxstrata.merging.parents import Parent, same_file
@@ -21,6 +22,7 @@ from voxstrata.merging.parts import MergeGroups, chosen_part
 from voxstrata.merging.request import MergeRequest, checked
 from voxstrata.merging.rules.rule import Rule, TensorToMerge
 from voxstrata.merging.run_base import bases_of, is_same_base
+from voxstrata.merging.statistics import KINDS, Statistics
 from voxstrata.merging.template import Slot, Template, template_of
 
 Level = Literal["ok", "note", "warning", "error"]
@@ -56,6 +58,7 @@ class MergePlan:
         template: the folder to be written.
         groups: of tensors with a coefficient each.
         coefficients: name of each vector -> one per group.
+        statistics: name of each vector -> what was measured of its expert; empty where the rule needs none.
     """
 
     request: MergeRequest
@@ -66,6 +69,11 @@ class MergePlan:
     template: Template
     groups: MergeGroups
     coefficients: Mapping[str, tuple[float, ...]]
+    statistics: Mapping[str, Statistics] = field(default_factory=dict)
+
+    def measured(self, name: str) -> tuple[Tensor | None, ...]:
+        """What was measured of one tensor for each expert; None where there is nothing."""
+        return tuple(self.statistics[expert].read(name) for expert in self.experts if self.statistics)
 
     def of(self, slot: Slot) -> tuple[float, ...] | None:
         """The coefficients of a tensor, one per expert; None for one that comes from the base."""
@@ -202,11 +210,12 @@ def examine(request: MergeRequest, *, download: bool = True) -> Examination:
         found.say("merge", "parts", f"{part}: {groups.described()}")
         for opened in experts.values():
             _look_at(found, opened, base, request, decoder=part != "encoder")
+        statistics = _statistics(found, request) if options is not None else {}
         coefficients = _coefficients(found, request, groups, options)
         _look_at_all(found, base, experts, template)
         if not found.errors and options is not None:
             found.plan = MergePlan(
-                request, request.rule(), options, base, experts, template, groups, coefficients
+                request, request.rule(), options, base, experts, template, groups, coefficients, statistics
             )
             _look_at_output(found, found.plan)
     return found
@@ -309,6 +318,29 @@ def _input_of(parent: Parent) -> InputSettings:
     return InputSettings(settings.normalize, settings.window, {"model_type": kind, **settings.settings})
 
 
+def _statistics(found: Examination, request: MergeRequest) -> dict[str, Statistics]:
+    """What was measured of the experts, where the rule needs it; its weights are checked when merging."""
+    rule, opened = request.rule(), dict[str, Statistics]()
+    with found.looking("merge", "statistics"):
+        if rule.statistics is None and request.statistics:
+            raise RecipeError(f"statistics are given, and {rule.name} needs none; leave them out")
+        missing = [name for name in request.experts if name not in request.statistics]
+        if rule.statistics is not None and missing:
+            raise RecipeError(
+                f"{rule.name} needs what was measured of each expert ({KINDS[rule.statistics]}), and "
+                f"{', '.join(missing)} has none; write it with voxstrata merge-statistics --kind "
+                f"{rule.statistics}, and give --statistics {missing[0]}=FILE"
+            )
+    if rule.statistics is None:
+        return {}
+    for name, path in request.statistics.items():
+        with found.looking(name, "statistics"):
+            opened[name] = Statistics.open(path)
+            opened[name].require_kind(rule.statistics)
+            found.say(name, "statistics", f"{path}, measured on {counted(opened[name].clips, 'clip')}")
+    return opened
+
+
 def _coefficients(
     found: Examination, request: MergeRequest, groups: MergeGroups, options: Strict | None
 ) -> dict[str, tuple[float, ...]]:
@@ -323,7 +355,9 @@ def _coefficients(
         base, expert_values = torch.zeros(2, 2).double(), torch.ones(2, 2).double()
         for row in sorted(set(zip(*coefficients.values(), strict=True))):
             # Tried on a small matrix: what does not depend on weights is refused before any are read.
-            tried = TensorToMerge("merge", base, (expert_values,) * len(row), row)
+            tried = TensorToMerge(
+                "merge", base, (expert_values,) * len(row), row, statistics=(None,) * len(row)
+            )
             request.rule().merge(tried, options)
         for name, values in coefficients.items():
             found.say(name, "coefficients", _some([f"{value:g}" for value in values], 40))

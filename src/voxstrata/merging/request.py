@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from voxstrata.config.strict import Name, Seed, Strict
 from voxstrata.documents import parse_yaml, read_yaml_file
 from voxstrata.errors import RecipeError
 from voxstrata.merging.coefficients import Given, parsed
-from voxstrata.merging.rules.registry import RULES
+from voxstrata.merging.rules.registry import options_of, rule_named
 from voxstrata.merging.rules.rule import Rule
 from voxstrata.merging.run_base import chosen_base
 
@@ -57,6 +56,7 @@ class MergeRequest:
         allow_foreign: take experts that do not seem to come from the base, or expect their input in another
             form.
         sha256: of the base, see `Expert`.
+        statistics: name of each vector -> file of what was measured of its expert (`merging.statistics`).
     """
 
     base: str
@@ -68,6 +68,7 @@ class MergeRequest:
     seed: int = 0
     allow_foreign: bool = False
     sha256: Mapping[str, str] = field(default_factory=dict)
+    statistics: Mapping[str, str] = field(default_factory=dict)
 
     def rule(self) -> Rule[Any]:
         """The rule that is asked for.
@@ -75,13 +76,7 @@ class MergeRequest:
         Raises:
             RecipeError: if there is none of that name, with the nearest one.
         """
-        if self.method not in RULES:
-            close = get_close_matches(self.method.replace("_", "-"), RULES, n=1)
-            meant = f"; did you mean {close[0]}?" if close else ""
-            raise RecipeError(
-                f"there is no merge method {self.method!r}; allowed are {', '.join(RULES)}{meant}"
-            )
-        return RULES[self.method]
+        return rule_named(self.method)
 
     def checked_options(self) -> Strict:
         """The rule's options.
@@ -89,15 +84,7 @@ class MergeRequest:
         Raises:
             RecipeError: naming each that there is not, or whose value is not allowed.
         """
-        rule = self.rule()
-        try:
-            return rule.options.model_validate(dict(self.options))
-        except ValidationError as fault:
-            names = [item.alias or name for name, item in rule.options.model_fields.items()]
-            raise RecipeError(
-                f"method {rule.name}: {'; '.join(problems_in(fault))}; its options are "
-                f"{', '.join(names) or 'none'}"
-            ) from None
+        return options_of(self.rule(), self.options)
 
 
 class _Names(Strict):
@@ -125,6 +112,7 @@ class _File(Strict):
     parts: str | None = None
     seed: Seed = 0
     allow_foreign: bool = False
+    statistics: dict[Name, str] = Field(default_factory=dict)
 
 
 def parsed_vector(text: str) -> tuple[str, Expert]:
@@ -143,6 +131,21 @@ def parsed_vector(text: str) -> tuple[str, Expert]:
     if not colon or not path or not coefficient.strip():
         raise RecipeError(f"--vector {shown(text)} lacks a path or a coefficient; give {_VECTOR}")
     return name.strip(), Expert(path, parsed(coefficient, f"--vector {name.strip()}"))
+
+
+def parsed_statistics(text: str) -> tuple[str, str]:
+    """A file of statistics as it stands on a command line.
+
+    >>> parsed_statistics("asr=asr.fisher.safetensors")
+    ('asr', 'asr.fisher.safetensors')
+
+    Raises:
+        RecipeError: if it is no name with a file.
+    """
+    name, equals, path = text.partition("=")
+    if not equals or not name.strip() or not path:
+        raise RecipeError(f"--statistics {shown(text)} is no NAME=FILE, such as asr=asr.fisher.safetensors")
+    return name.strip(), path
 
 
 def parsed_option(text: str) -> tuple[str, Any]:
@@ -199,6 +202,10 @@ def checked(request: MergeRequest) -> MergeRequest:
     """
     if not request.experts:
         raise RecipeError(f"there is no vector to merge; give one or more as {_VECTOR}")
+    if foreign := sorted(set(request.statistics) - set(request.experts)):
+        raise RecipeError(
+            f"statistics name {foreign[0]}, which is no vector; the vectors are {', '.join(request.experts)}"
+        )
     if request.dtype is not None and request.dtype not in DTYPES:
         raise RecipeError(f"dtype is {request.dtype!r}; allowed are {', '.join(DTYPES)}")
     try:
@@ -241,6 +248,7 @@ def read_request(path: Path) -> MergeRequest:
         seed=read.seed,
         allow_foreign=read.allow_foreign,
         sha256=base.sha256 if base else {},
+        statistics=read.statistics,
     )
 
 

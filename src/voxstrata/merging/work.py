@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import cast, overload
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from voxstrata.backbone.kinship import KINSHIP_THRESHOLD, Kinship
 from voxstrata.errors import CheckpointError
 from voxstrata.merging.parents import Parent
 from voxstrata.merging.plan import MergePlan
-from voxstrata.merging.rules.rule import TensorToMerge
+from voxstrata.merging.rules.rule import TensorToMerge, Widened
 from voxstrata.merging.template import INDEX, Slot
 from voxstrata.merging.writing import Planned, write_safetensors
 
@@ -129,17 +128,19 @@ class Work:
         ]
         if not any(coefficients):
             return base.to(dtype)
+        measured = self.plan.measured(name)
         rule, options, seed = self.plan.rule, self.plan.options, seed_of(self.plan.request.seed, name)
-        if not getattr(rule, "elementwise", rule.name == "task-arithmetic") or base.numel() <= _BLOCK:
-            doubles = cast("tuple[Tensor, ...]", _Widened(experts))
-            tensor = TensorToMerge(name, base.double(), doubles, coefficients, seed)
+        if not rule.elementwise or base.numel() <= _BLOCK:
+            tensor = TensorToMerge(name, base.double(), Widened(experts), coefficients, seed, measured)
             del base
             return rule.merge(tensor, options).to(dtype)
         merged = torch.empty(base.shape, dtype=dtype)
         flat, parts = merged.view(-1), [one.reshape(-1) for one in (base, *experts)]
+        flat_measured = [None if one is None else one.reshape(-1) for one in measured]
         for start in range(0, flat.numel(), _BLOCK):
             ours, *theirs = (part[start : start + _BLOCK].double() for part in parts)
-            tensor = TensorToMerge(name, ours, tuple(theirs), coefficients, seed)
+            found = tuple(None if one is None else one[start : start + _BLOCK] for one in flat_measured)
+            tensor = TensorToMerge(name, ours, tuple(theirs), coefficients, seed, found)
             flat[start : start + _BLOCK] = rule.merge(tensor, options)
         return merged
 
@@ -161,27 +162,6 @@ class Work:
                 continue
             if not checkpoint.agrees(slot.name, base):
                 self.tables[name] = f"warning: {name} has another {slot.name}; the base's own is used"
-
-
-class _Widened(Sequence[Tensor]):
-    """Tensors in float64, each made when it is asked for: experts need not be there at the same time."""
-
-    def __init__(self, tensors: list[Tensor]) -> None:
-        self._tensors = tensors
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> _Widened: ...
-
-    def __getitem__(self, index: int | slice) -> Tensor | _Widened:
-        if isinstance(index, slice):
-            return _Widened(self._tensors[index])
-        return self._tensors[index].double()
 
 
 def seed_of(seed: int, name: str) -> int:

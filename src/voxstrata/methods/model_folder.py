@@ -35,7 +35,7 @@ from voxstrata.vocabulary import Vocabulary
 _OURS = {"encoder", VECTORS, HEAD, DESCRIPTION, COEFFICIENTS, CARD, TRAINING_CLIPS}
 
 
-def save_model(model: Model, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+def save_model(model: Model, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
     """Writes `encoder/`, `head.safetensors` and `model.json`, which tells the hashes of all weights.
 
     Args:
@@ -46,7 +46,7 @@ def save_model(model: Model, folder: Path, *, dtype: torch.dtype | None = None) 
     Raises:
         CheckpointError: if the folder holds something else, is a file, or cannot be written.
     """
-    kind = _kind_of(model)
+    kind, folder = _kind_of(model), Path(folder)
     require_free(folder, overwrite=_is_ours(folder), error=CheckpointError)
     with written_whole(folder, failures=(SafetensorError,), error=CheckpointError) as partial:
         partial.mkdir()
@@ -110,13 +110,14 @@ def vocabulary_of(source: str | Path) -> Vocabulary:
     return Vocabulary(tuple(characters))
 
 
-def load_model(folder: Path) -> Model:
+def load_model(folder: str | Path) -> Model:
     """A saved model, frozen and in eval mode.
 
     Raises:
         CheckpointError: if the folder holds no model, one of another format or a broken one, a head that
             does not fit, weights that no training gives, or others than were saved.
     """
+    folder = Path(folder)
     if not (folder / DESCRIPTION).is_file():
         raise CheckpointError(f"{folder} holds no model (no {DESCRIPTION}); give the model/ folder of a run")
     about, shapes = read_about(folder), head_shapes(folder)

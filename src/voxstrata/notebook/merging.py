@@ -29,6 +29,7 @@ def merge_files(
     seed: int = 0,
     allow_foreign: bool = False,
     overwrite: bool = False,
+    statistics: Mapping[str, str | Path] | None = None,
     **options: Any,
 ) -> FileMerge:
     """Merges checkpoints on disk into a folder that plain transformers opens, without loading a model.
@@ -48,6 +49,7 @@ def merge_files(
         allow_foreign: take experts that do not seem to come from the base, or expect their input in another
             form.
         overwrite: replace an earlier merge.
+        statistics: for fisher and regmean: name of each vector -> file of `voxstrata merge-statistics`.
         options: of the method, e.g. `density=0.2`.
 
     Returns:
@@ -70,6 +72,7 @@ def merge_files(
         parts=parts,
         seed=seed,
         allow_foreign=allow_foreign,
+        statistics={name: str(path) for name, path in (statistics or {}).items()},
     )
     return merge_with_clips(request, Path(out), overwrite=overwrite)
 

@@ -37,6 +37,7 @@ _LATER: dict[str, Any] = {
     "words": "plain",
     "features": "own",
     "rule": "task-arithmetic",
+    "compress": None,
 }
 
 #: The same, of each corpus in them.

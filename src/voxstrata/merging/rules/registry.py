@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from voxstrata.config.problems import problems_in
 from voxstrata.config.strict import Strict
-from voxstrata.errors import CheckpointError, RecipeError
+from voxstrata.errors import RecipeError, did_you_mean
 from voxstrata.merging.rules.arithmetic import TaskArithmetic
 from voxstrata.merging.rules.averages import Linear
 from voxstrata.merging.rules.measured import Fisher, RegMean
@@ -36,10 +36,11 @@ def rule_named(name: str) -> Rule[Any]:
     """A rule by its name.
 
     Raises:
-        CheckpointError: if there is none of that name, with the names that there are.
+        RecipeError: if there is none of that name, with the names that there are and the nearest one.
     """
     if name not in RULES:
-        raise CheckpointError(f"there is no merge method {name!r}; allowed are {', '.join(RULES)}")
+        meant = did_you_mean(name.replace("_", "-"), RULES)
+        raise RecipeError(f"there is no merge method {name!r}; allowed are {', '.join(RULES)}{meant}")
     return RULES[name]
 
 
@@ -63,4 +64,4 @@ def options_of(rule: Rule[Any], given: Mapping[str, Any]) -> Strict:
     except ValidationError as fault:
         sentences = "; ".join(problems_in(fault))
         allowed = ", ".join(option_names(rule)) or "none"
-        raise RecipeError(f"{rule.name}: {sentences} (options: {allowed})") from fault
+        raise RecipeError(f"method {rule.name}: {sentences} (options: {allowed})") from None

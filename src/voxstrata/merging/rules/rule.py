@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -27,6 +27,44 @@ class NoOptions(Strict):
     """Options of a rule that has none."""
 
 
+class Widened(Sequence[Tensor]):
+    """Tensors in float64, each made when it is asked for: experts need not be there at the same time.
+
+    Args:
+        tensors: in the precision that they are stored in.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Widened: ...
+
+    def __getitem__(self, index: int | slice) -> Tensor | Widened:
+        if isinstance(index, slice):
+            return Widened(self._tensors[index])
+        return self._tensors[index].double()
+
+    @property
+    def stored(self) -> Sequence[Tensor]:
+        """The tensors as they are stored."""
+        return self._tensors
+
+    def rows(self, rows: slice) -> Widened:
+        """The same rows of each."""
+        return Widened([tensor[rows] for tensor in self._tensors])
+
+    def chosen(self, numbers: Sequence[int]) -> Widened:
+        """Those of some numbers."""
+        return Widened([self._tensors[number] for number in numbers])
+
+
 @dataclass(frozen=True)
 class TensorToMerge:
     """One tensor of the base and of the experts.
@@ -34,7 +72,7 @@ class TensorToMerge:
     Args:
         name: in the names of the base.
         base: any shape, float64.
-        experts: K tensors of that shape, float64. K is at least 1.
+        experts: K tensors of that shape, float64; or `Widened` ones. K is at least 1.
         coefficients: K numbers, those of this tensor's layer.
         seed: of this tensor; it follows from the seed of the merge and from the name alone, so that the order
             of tensors changes nothing.
@@ -49,7 +87,7 @@ class TensorToMerge:
 
     name: str
     base: Tensor
-    experts: tuple[Tensor, ...]
+    experts: tuple[Tensor, ...] | Widened
     coefficients: tuple[float, ...]
     seed: int = 0
     statistics: tuple[Tensor | None, ...] = ()
@@ -58,8 +96,9 @@ class TensorToMerge:
     def __post_init__(self) -> None:
         if len(self.experts) != len(self.coefficients):
             raise ValueError(f"{len(self.experts)} experts, {len(self.coefficients)} coefficients")
-        for number, tensor in enumerate((self.base, *self.experts)):
-            if tensor.dtype != torch.float64:
+        lazy = isinstance(self.experts, Widened)
+        for number, tensor in enumerate((self.base, *self.stored)):
+            if tensor.dtype != torch.float64 and not (lazy and number):
                 raise ValueError(f"{self.name}: found {tensor.dtype}; rules compute in float64")
             if tensor.shape != self.base.shape:
                 shape, wanted = list(tensor.shape), list(self.base.shape)
@@ -67,6 +106,11 @@ class TensorToMerge:
                     f"{self.name}: expert {number} has shape {shape}, the base {wanted}; "
                     "give experts that were fine-tuned from this base"
                 )
+
+    @property
+    def stored(self) -> Sequence[Tensor]:
+        """The experts' tensors as they are stored, for what does not depend on the precision."""
+        return self.experts.stored if isinstance(self.experts, Widened) else self.experts
 
     @property
     def deltas(self) -> tuple[Tensor, ...]:
@@ -77,6 +121,19 @@ class TensorToMerge:
     def signs(self) -> tuple[int, ...]:
         """-1, 0 or 1 for each coefficient."""
         return tuple((coefficient > 0) - (coefficient < 0) for coefficient in self.coefficients)
+
+    def rows(self, rows: slice) -> TensorToMerge:
+        """Some rows of the tensor, with those of its statistics."""
+        if isinstance(self.experts, Widened):
+            experts = tuple(self.experts.rows(rows))
+        else:
+            experts = tuple(expert[rows] for expert in self.experts)
+        return replace(
+            self,
+            base=self.base[rows],
+            experts=experts,
+            statistics=tuple(each if each is None else each[rows] for each in self.statistics),
+        )
 
     def number(self, expert: int) -> int:
         """The place of an expert of this tensor among all experts of the merge.
@@ -100,9 +157,10 @@ class TensorToMerge:
         used = [k for k, coefficient in enumerate(self.coefficients) if coefficient]
         if len(used) == len(self.experts):
             return self
+        chosen = self.experts.chosen(used) if isinstance(self.experts, Widened) else None
         return replace(
             self,
-            experts=tuple(self.experts[k] for k in used),
+            experts=tuple(self.experts[k] for k in used) if chosen is None else chosen,
             coefficients=tuple(self.coefficients[k] for k in used),
             statistics=tuple(self.statistics[k] for k in used) if self.statistics else (),
             numbers=tuple(self.number(k) for k in used),
@@ -213,7 +271,7 @@ class Rule(ABC, Generic[Options]):
             return
         raise CheckpointError(
             f"{tensor.name}: {self.name} needs the {self.statistics} statistics of every expert; {found}; "
-            "measure them on the data of each expert"
+            "measure them on the data of each expert (voxstrata merge-statistics)"
         )
 
 
@@ -265,13 +323,7 @@ def in_slices(tensor: TensorToMerge, merge: Callable[[TensorToMerge], Tensor]) -
     height = max(1, SLICE // tensor.base[0].numel())
     for begin in range(0, len(tensor.base), height):
         rows = slice(begin, begin + height)
-        part = replace(
-            tensor,
-            base=tensor.base[rows],
-            experts=tuple(expert[rows] for expert in tensor.experts),
-            statistics=tuple(each if each is None else each[rows] for each in tensor.statistics),
-        )
-        merged[rows] = merge(part)
+        merged[rows] = merge(tensor.rows(rows))
     return merged
 
 
@@ -294,7 +346,7 @@ def _refuse_not_finite(tensor: TensorToMerge) -> None:
     Raises:
         CheckpointError: naming the first checkpoint that has such weights.
     """
-    for number, weights in enumerate((tensor.base, *tensor.experts)):
+    for number, weights in enumerate((tensor.base, *tensor.stored)):
         if not finite(weights):
             owner = f"expert {tensor.number(number - 1) + 1}" if number else "the base"
             raise CheckpointError(

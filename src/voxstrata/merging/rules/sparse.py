@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -161,7 +162,7 @@ def _by_magnitude(tensor: TensorToMerge, expert: int, density: float, largest: f
         density: share that is kept; at least one weight is.
         largest: share of the largest that is dropped first, if the density allows.
     """
-    magnitudes: np.ndarray[Any, Any] = (tensor.experts[expert] - tensor.base).abs_().numpy().reshape(-1)
+    magnitudes = _magnitudes(tensor, expert)
     size = magnitudes.size
     kept = max(1, round(density * size))
     end = size - min(round(largest * size), size - kept)
@@ -178,6 +179,12 @@ def _by_magnitude(tensor: TensorToMerge, expert: int, density: float, largest: f
         return delta
 
     return select
+
+
+def _magnitudes(tensor: TensorToMerge, expert: int) -> np.ndarray[Any, Any]:
+    """The sizes of all weights of a task vector, some rows at a time."""
+    alone = replace(tensor, experts=tensor.experts[expert : expert + 1], coefficients=(1.0,), statistics=())
+    return in_slices(alone, lambda part: (part.experts[0] - part.base).abs_()).numpy().reshape(-1)
 
 
 def _keep_elected(vectors: Sequence[Tensor], tensor: TensorToMerge, options: SparseOptions) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from voxstrata.errors import CheckpointError
 from voxstrata.merging.rules.arithmetic import TaskArithmetic
 from voxstrata.merging.rules.registry import RULES
 from voxstrata.merging.rules.rule import TensorToMerge, VectorRule
+from voxstrata.methods.adaltm.factors import Change, FactoredDeltas, Factors
+from voxstrata.methods.adaltm.low_rank import JoinedFactors, called_linears, joined
 from voxstrata.methods.adaltm.task_vector import TaskVector
 
 #: The rule that leaves vectors as they are.
@@ -80,7 +82,12 @@ def edited_vectors(
         tensor = TensorToMerge(name, plain, experts, (1.0,) * len(experts), _seed_of(seed, name))
         for deltas_of, delta in zip(edited.values(), editing.edited(tensor, options), strict=True):
             deltas_of[name] = delta.to(given.device, dtype or given.dtype)
-    return {name: replace(vectors[name], deltas=deltas) for name, deltas in edited.items()}
+    return {
+        name: TaskVector(
+            deltas, given.base_fingerprint, given.source, given.left_out, given.kinship, given.note
+        )
+        for (name, given), deltas in zip(vectors.items(), edited.values(), strict=True)
+    }
 
 
 @dataclass
@@ -91,11 +98,19 @@ class Held:
         weights: name -> floating-point tensor of the base.
         counters: its other tensors.
         deltas: K vectors without their zero tensors.
+        called: linear layers of the base's model that compute by being called.
+        linears: name of a linear layer's weight -> the factors of all vectors, where they are multiplied with
+            the layer's input and never with each other.
     """
 
     weights: dict[str, Tensor]
     counters: dict[str, Tensor]
-    deltas: list[dict[str, Tensor]]
+    deltas: list[dict[str, Change]]
+    called: frozenset[str]
+    linears: dict[str, JoinedFactors] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.linears, self.deltas = joined(self.deltas, self.called)
 
     @classmethod
     def of(cls, base: SpeechEncoder, vectors: Iterable[TaskVector], dtype: torch.dtype | None) -> Held:
@@ -104,22 +119,43 @@ class Held:
         weights = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
         counters = {name: tensor for name, tensor in state.items() if name not in weights}
         device = next(iter(weights.values())).device
-        return cls(weights, counters, [_held(vector, device, dtype) for vector in vectors])
+        held = [_held(vector, device, dtype) for vector in vectors]
+        return cls(weights, counters, held, called_linears(base.model))
+
+    @property
+    def merged_deltas(self) -> list[dict[str, Change]]:
+        """The vectors without what `linears` has."""
+        return [
+            {name: one for name, one in vector.items() if name not in self.linears} for vector in self.deltas
+        ]
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Moves or converts all of it; once more for a twin finds it done."""
         self.weights = {name: fn(tensor) for name, tensor in self.weights.items()}
         self.counters = {name: fn(tensor) for name, tensor in self.counters.items()}
-        self.deltas = [{name: fn(delta) for name, delta in vector.items()} for vector in self.deltas]
+        changes = [
+            {name: one.applied(fn) if isinstance(one, Factors) else fn(one) for name, one in vector.items()}
+            for vector in self.deltas
+        ]
+        self.linears, self.deltas = joined(changes, self.called)
 
 
 def _seed_of(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "big") >> 1
 
 
-def _held(vector: TaskVector, device: torch.device, dtype: torch.dtype | None) -> dict[str, Tensor]:
+def _held(vector: TaskVector, device: torch.device, dtype: torch.dtype | None) -> dict[str, Change]:
     """The tensors that a vector changes, in the dtype to be held."""
-    deltas = {name: delta.to(device, dtype) for name, delta in vector.deltas.items() if bool(delta.any())}
+    deltas = vector.deltas
+    factors = deltas.factors if isinstance(deltas, FactoredDeltas) else {}
+    dense = deltas.dense if isinstance(deltas, FactoredDeltas) else deltas
+    whole = {name: delta.to(device, dtype) for name, delta in dense.items() if bool(delta.any())}
+    pairs = {name: pair.applied(lambda part: part.to(device, dtype)) for name, pair in factors.items()}
     if dtype is not None:
-        TaskVector(deltas, vector.base_fingerprint, vector.source)  # refuses what overflowed
-    return deltas
+        # Refuses what overflowed.
+        TaskVector(FactoredDeltas(whole, pairs), vector.base_fingerprint, vector.source)
+    return {
+        name: pairs[name] if name in pairs else whole[name]
+        for name in deltas
+        if name in pairs or name in whole
+    }

@@ -22,6 +22,7 @@ from voxstrata.heads.ctc import CTCHead
 from voxstrata.labels import LabelSet
 from voxstrata.losses import ctc_loss, soft_cross_entropy
 from voxstrata.methods.adaltm.merged import MergedBackbone
+from voxstrata.methods.adaltm.per_clip import both_states, runs_once
 from voxstrata.methods.adaltm.recipe import AdaLTMRates
 from voxstrata.methods.encoder_models import JointLogits, MultitaskModel, TranscriptionModel
 from voxstrata.methods.validation_notes import ValidationNotes
@@ -67,9 +68,23 @@ class JointModel(MultitaskModel):
 
     def joint_logits(self, batch: Batch) -> JointLogits:
         """Both heads; over one run of the encoder, or with coefficients per task over two."""
-        states = self.encoder(batch.waveforms, batch.lengths)
-        words = states if self.words_encoder is None else self.words_encoder(batch.waveforms, batch.lengths)
+        states, words = self._both_states(batch)
         return JointLogits(self.emotion_logits(states), self.transcriber(words.layers[-1]), states.lengths)
+
+    def _both_states(self, batch: Batch) -> tuple[States, States]:
+        """States for emotions and for words; a front end that no vector changes runs once."""
+        if self.words_encoder is None:
+            states: States = self.encoder(batch.waveforms, batch.lengths)
+            return states, states
+        front = batch.front
+        if front is None and self.encoder.fixed_layers is not None:
+            front = self.encoder.front(batch.waveforms, batch.lengths)
+        if runs_once(self.encoder):
+            return both_states(self.encoder, self.words_encoder, batch.waveforms, batch.lengths, front)
+        return (
+            self.encoder(batch.waveforms, batch.lengths, front),
+            self.words_encoder(batch.waveforms, batch.lengths, front),
+        )
 
     def emotion_logits(self, states: States) -> Tensor:
         """[B, C] of known states."""

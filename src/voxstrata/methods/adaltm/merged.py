@@ -17,11 +17,15 @@ from voxstrata.backbone.encoder import SpeechEncoder, States
 from voxstrata.backbone.export_folder import COEFFICIENTS, export_folder
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.errors import CheckpointError
+from voxstrata.methods.adaltm.compressed import vector_of
+from voxstrata.methods.adaltm.factors import Change
 from voxstrata.methods.adaltm.held import PLAIN, Held, edited_vectors
 from voxstrata.methods.adaltm.lean.engine import Merge, merging, swapped
 from voxstrata.methods.adaltm.lean.front import fixed_layers, from_front, front_of
 from voxstrata.methods.adaltm.lean.heap import Heap
 from voxstrata.methods.adaltm.lean.rebuilt import forget
+from voxstrata.methods.adaltm.low_rank import low_rank_linears, scales_of
+from voxstrata.methods.adaltm.per_clip import states_per_clip
 from voxstrata.methods.adaltm.sums import merged_weight_values, merged_weights
 from voxstrata.methods.adaltm.task_vector import TaskVector
 
@@ -43,7 +47,8 @@ class MergedBackbone(nn.Module):
 
     Args:
         base: the encoder that all vectors were taken from; its weights are shared, not copied.
-        vectors: name -> task vector, K of them; none for the frozen base.
+        vectors: name -> task vector, K of them; none for the frozen base. Of compressed ones the factors are
+            held, and linear layers learn their coefficients through them (`adaltm.low_rank`).
         granularity: "layer": a learned coefficient per group and vector, Parameter [1 + L, K];
             "global": one per vector, Parameter [1, K]; "static": fixed, buffer [1, K].
         init: start value of the coefficients, for all or per vector (the paper: 0.5).
@@ -116,6 +121,16 @@ class MergedBackbone(nn.Module):
         return self._given[0]
 
     @property
+    def skeleton(self) -> SpeechEncoder:
+        """Its modules, with tensors that hold no memory: what computes under the weights put into it."""
+        return self._skeleton[0]
+
+    @property
+    def held(self) -> Held:
+        """Base and vectors, as they are held; not to be changed."""
+        return self._held
+
+    @property
     def _weights(self) -> dict[str, Tensor]:
         return self._held.weights
 
@@ -124,7 +139,7 @@ class MergedBackbone(nn.Module):
         return self._held.counters
 
     @property
-    def _deltas(self) -> list[dict[str, Tensor]]:
+    def _deltas(self) -> list[dict[str, Change]]:
         return self._held.deltas
 
     def twin(self) -> MergedBackbone:
@@ -148,35 +163,54 @@ class MergedBackbone(nn.Module):
         """The vectors as they are held: what none of them changes is left out."""
         found = fingerprint(self._weights)
         return {
-            name: TaskVector(deltas, found, name)
-            for name, deltas in zip(self.vectors, self._deltas, strict=True)
+            name: vector_of(changes, found, name)
+            for name, changes in zip(self.vectors, self._deltas, strict=True)
         }
 
-    def forward(self, waveforms: Tensor, lengths: Tensor, front: Tensor | None = None) -> States:
+    def forward(
+        self,
+        waveforms: Tensor,
+        lengths: Tensor,
+        front: Tensor | None = None,
+        *,
+        coefficients: Tensor | None = None,
+    ) -> States:
         """Hidden states of a batch under the merged weights.
 
         Args:
             waveforms: [B, N] raw samples at 16 kHz.
             lengths: [B] valid samples.
             front: what `front` gave for these clips, now or earlier; None to compute it.
+            coefficients: [B, 1 + L, K], each clip's own, in place of the module's; gradients
+                reach them (`adaltm.per_clip`). None: the module's, for all clips.
 
         Raises:
-            CheckpointError: if transformers' own gradient checkpointing is on, or `front` is given though a
-                vector changes it.
+            CheckpointError: if transformers' own gradient checkpointing is on, `front` is given though a
+                vector changes it, or coefficients have another shape.
         """
+        if coefficients is not None:
+            return states_per_clip(self, waveforms, lengths, front, coefficients)
+        return self.states_under(self.coefficients, waveforms, lengths, front)
+
+    def states_under(
+        self, coefficients: Tensor, waveforms: Tensor, lengths: Tensor, front: Tensor | None = None
+    ) -> States:
+        """`forward` under other coefficients than the module's, [1 + L, K] or [1, K], for all clips."""
         if front is not None:
             self.require_fixed_front(front.shape[1] if front.ndim == 4 else 0)
-        learned = torch.is_grad_enabled() and self.coefficients.requires_grad
+        learned = torch.is_grad_enabled() and coefficients.requires_grad
         encoder = self._skeleton[0]
         with nullcontext() if front is None else from_front(encoder, front, lengths):
             if not learned:
                 with torch.no_grad():
-                    return self._encode(self._merged_once(), waveforms, lengths)
+                    return self._encode(self._merged_once(coefficients), waveforms, lengths)
             self._reused = None
             if self.engine == "lean":
-                return self._encode_lean(waveforms, lengths)
-            weights = merged_weights(self._weights, self._deltas, self.coefficients)
-            return self._encode(weights, waveforms, lengths)
+                return self._encode_lean(coefficients, waveforms, lengths)
+            linears = self._held.linears
+            weights = merged_weights(self._weights, self._held.merged_deltas, coefficients)
+            with low_rank_linears(encoder.model, linears, scales_of(linears, coefficients)):
+                return self._encode(weights, waveforms, lengths)
 
     @cached_property
     def fixed_layers(self) -> int | None:
@@ -249,7 +283,7 @@ class MergedBackbone(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """The merged floating-point tensors as a forward without gradients uses them."""
-        return dict(self._merged_once())
+        return dict(self._merged_once(self.coefficients))
 
     @torch.no_grad()
     def merged_state(self) -> dict[str, Tensor]:
@@ -292,10 +326,10 @@ class MergedBackbone(nn.Module):
         states: States = functional_call(self._skeleton[0], tensors, (waveforms, lengths))
         return states
 
-    def _encode_lean(self, waveforms: Tensor, lengths: Tensor) -> States:
+    def _encode_lean(self, coefficients: Tensor, waveforms: Tensor, lengths: Tensor) -> States:
         self._refuse_foreign_checkpointing()
         encoder = self._skeleton[0]
-        merge = Merge.of(self._weights, self._deltas, self.coefficients)
+        merge = Merge.of(self._weights, self._deltas, self._held.linears, coefficients)
         with merging(
             encoder.model,
             merge,
@@ -308,11 +342,11 @@ class MergedBackbone(nn.Module):
             forget(layer)
         return states
 
-    def _merged_once(self) -> dict[str, Tensor]:
+    def _merged_once(self, coefficients: Tensor) -> dict[str, Tensor]:
         with torch.inference_mode(False), torch.no_grad():
-            if self._reused is None or not torch.equal(self._reused[0], self.coefficients):
+            if self._reused is None or not torch.equal(self._reused[0], coefficients):
                 self._reused = None
-                coefficients = self.coefficients.detach().clone()
+                coefficients = coefficients.detach().clone()
                 self._reused = (coefficients, merged_weight_values(self._weights, self._deltas, coefficients))
             return self._reused[1]
 

@@ -17,8 +17,9 @@ from voxstrata.methods.adaltm.joint import EMOTIONS, TASKS, WORDS, JointAdaLTM, 
 from voxstrata.methods.adaltm.lean.front import Front
 from voxstrata.methods.adaltm.merged import MergedBackbone, engine_for
 from voxstrata.methods.adaltm.per_task import PER_TASK
-from voxstrata.methods.adaltm.recipe import AdaLTMRecipe
+from voxstrata.methods.adaltm.recipe import AdaLTMRecipe, CompressOptions
 from voxstrata.methods.adaltm.system import AdaLTM, coefficient_reach
+from voxstrata.methods.adaltm.task_vector import TaskVector
 from voxstrata.methods.building import (
     clip_model,
     load_base,
@@ -101,6 +102,8 @@ class AdaLTMMethod(TrainedMethod[AdaLTMRecipe]):
         base = load_base(recipe, notify)
         hold_against_frames(sources, [base.model.config], notify, words=self.facts(recipe).writes_ctc)
         vectors = load_vectors(recipe.vectors, base, notify)
+        if recipe.compress is not None:
+            vectors = _compressed(vectors, recipe.compress, notify)
         merged = MergedBackbone(
             base,
             vectors,
@@ -141,6 +144,22 @@ class AdaLTMMethod(TrainedMethod[AdaLTMRecipe]):
 
 
 METHOD = AdaLTMMethod()
+
+
+def _compressed(
+    vectors: Mapping[str, TaskVector], how: CompressOptions, notify: Notify
+) -> dict[str, TaskVector]:
+    """The vectors with their matrices as factors; a line for each about what that saves and loses."""
+    found: dict[str, TaskVector] = {}
+    for name, vector in vectors.items():
+        small = vector.compress(rank=how.rank, energy=how.energy)
+        found[name] = small
+        layers = ", ".join(f"{error:.2g}" for error in small.errors)
+        notify(
+            f"vector {name}: {small.nbytes / 1e6:.3g} MB of {small.dense_nbytes / 1e6:.3g} MB; relative "
+            f"error of layers 0 to {len(small.errors) - 1}: {layers}"
+        )
+    return found
 
 
 def _for_both_tasks(

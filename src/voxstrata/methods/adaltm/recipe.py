@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from voxstrata.config.head import HeadOptions
 from voxstrata.config.recipe import BaseRecipe, require_init
-from voxstrata.config.strict import Coefficient, Gigabytes, Name, Rate, Text
+from voxstrata.config.strict import Coefficient, Gigabytes, Name, Number, Positive, Rate, Strict, Text
 from voxstrata.config.task_use import TaskUse
 from voxstrata.config.training import TrainingOrNone
 from voxstrata.errors import CheckpointError
@@ -33,6 +33,24 @@ class AdaLTMRates(HeadRates):
     asr_head: Rate = 0.0
 
 
+class CompressOptions(Strict):
+    """How many directions of each matrix of a task vector are kept; give one of the two.
+
+    Args:
+        rank: at most so many; a LoRA adapter of that rank or less stays as it is.
+        energy: the fewest that hold this share of the matrix's squared norm, above 0 and at most 1.
+    """
+
+    rank: Positive | None = None
+    energy: Annotated[Number, Field(gt=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> CompressOptions:
+        if (self.rank is None) == (self.energy is None):
+            raise ValueError("give rank or energy, one of them, e.g. compress={rank: 16}")
+        return self
+
+
 class AdaLTMRecipe(BaseRecipe):
     """Merge the task vectors of experts into a frozen base (AdaLTM, arXiv 2603.25041).
 
@@ -47,6 +65,8 @@ class AdaLTMRecipe(BaseRecipe):
         rule: merge rule that edits the vectors once, before their coefficients are learned. "task-arithmetic"
             leaves them as they are. Coefficients per layer over vectors that "ties" edits are the merge of
             AdaMerging++ (arXiv 2310.02575), which learns them without labels.
+        compress: keep of each vector's matrices the main directions only, `rank` or `energy`, to learn and
+            hold them in less time and memory; none: all of them.
         words: where the base is a whole Whisper, its decoder transcribes in `predict` from the "plain" base
             or from the "merged" encoder.
         tasks: ser and asr, see `tasks`; none: emotions alone.
@@ -70,6 +90,7 @@ class AdaLTMRecipe(BaseRecipe):
     granularity: Literal["layer", "global", "static"] = "layer"
     init: Coefficient | dict[str, Coefficient] = 0.5
     rule: str = PLAIN
+    compress: CompressOptions | None = None
     words: Literal["plain", "merged"] = "plain"
     tasks: dict[JointTask, TaskUse] = Field(default_factory=dict)
     coefficients: Literal["shared", "per_task"] = "shared"
@@ -93,6 +114,17 @@ class AdaLTMRecipe(BaseRecipe):
             return vector_rule(name).name
         except CheckpointError as fault:
             raise ValueError(str(fault)) from None
+
+    @model_validator(mode="after")
+    def _what_is_compressed_is_no_rules(self) -> AdaLTMRecipe:
+        if self.compress is not None and not self.vectors:
+            raise ValueError("compress is given without vectors; name them in vectors, or leave compress out")
+        if self.compress is not None and self.rule != PLAIN:
+            raise ValueError(
+                f"compress is given with rule {self.rule}, whose edited vectors have no low rank; leave one "
+                "of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _heads_are_learned_or_given(self) -> AdaLTMRecipe:

@@ -6,8 +6,9 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,9 +27,15 @@ from voxstrata.backbone.locate import locate
 from voxstrata.backbone.plain_values import check_layers
 from voxstrata.documents import parse_json
 from voxstrata.errors import CheckpointError
+from voxstrata.methods.adaltm.factors import Factors
 from voxstrata.runs import written_whole
 
+if TYPE_CHECKING:
+    from voxstrata.methods.adaltm.compressed import CompressedVector
+
 FORMAT = "voxstrata-task-vector-1"
+#: Of a vector whose matrices are stored as factors.
+LOW_RANK_FORMAT = "voxstrata-low-rank-vector-1"
 #: Of safetensors: the number formats in which differences are stored.
 _TYPES = ("F64", "F32", "F16", "BF16")
 _ZERO = "zero in all groups: the expert's encoder is the base's own, and merging it changes nothing"
@@ -43,7 +50,7 @@ def is_task_vector(path: str | Path) -> bool:
         if not Path(path).is_file():
             return False
         with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
+            return (file.metadata() or {}).get("format") in (FORMAT, LOW_RANK_FORMAT)
     except (OSError, SafetensorError):
         return False
 
@@ -71,6 +78,7 @@ class TaskVector:
         left_out: the expert's tensors outside the backbone, by their stored names -> what they are.
         kinship: median correlation of the expert's transformer matrices with the base's.
         note: what was assumed in reading the expert, e.g. the scale of its LoRA factors.
+        factors: of the differences that a LoRA adapter holds as products, by name.
 
     Raises:
         CheckpointError: if a difference is not finite, or larger than any that training makes.
@@ -85,6 +93,7 @@ class TaskVector:
     left_out: Mapping[str, str] = field(default_factory=dict)
     kinship: float = 1.0
     note: str = ""
+    factors: Mapping[str, Factors] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         try:
@@ -116,10 +125,12 @@ class TaskVector:
             ours = input_settings_of(base.model.config, normalize=base.normalize, window=base.window)
             notes += require_same_input(str(expert), stored_input_settings(place, checkpoint.settings), ours)
         kinship = Kinship()
-        deltas, rounded = {}, set[str]()
+        deltas, factors, rounded = {}, {}, set[str]()
         for name, weight in weights.items():
             weight = weight.float().cpu()
             deltas[name] = checkpoint.difference(name, weight, rounded)
+            if checkpoint.lora and name in checkpoint.lora.factors and name not in checkpoint.stored:
+                factors[name] = Factors(*checkpoint.lora.scaled_factors(name))
             if name in checkpoint.stored:
                 kinship.add(name, weight, weight + deltas[name])
         left_out = {**checkpoint.left_out, **_changed_all_the_same(checkpoint, weights)}
@@ -128,7 +139,8 @@ class TaskVector:
                 f"stored in {' and '.join(sorted(rounded))}: what differs from the base by that rounding "
                 "alone counts as unchanged"
             )
-        vector = cls(deltas, fingerprint(weights), str(expert), left_out, kinship.value, "; ".join(notes))
+        note = "; ".join(notes)
+        vector = cls(deltas, fingerprint(weights), str(expert), left_out, kinship.value, note, factors)
         if not kinship.related and not allow_foreign:
             raise CheckpointError(
                 f"{expert} does not come from this base ({base.model.config.model_type}, "
@@ -140,15 +152,39 @@ class TaskVector:
 
     def __repr__(self) -> str:
         """One line: where it comes from, what it holds, which groups are zero, its Euclidean norm."""
-        source = (
-            self.source if len(self.source) <= _LONGEST_SOURCE else f"...{self.source[-_LONGEST_SOURCE:]}"
-        )
         zero = ", ".join(map(str, self.zero_groups())) or "none"
         norm = math.hypot(*self.norms())
         return (
-            f"TaskVector(source={source!r}, tensors={len(self.deltas)}, groups={len(self.groups)}, "
-            f"zero groups: {zero}, norm={norm:.4g})"
+            f"TaskVector(source={self.short_source()!r}, tensors={len(self.deltas)}, "
+            f"groups={len(self.groups)}, zero groups: {zero}, norm={norm:.4g})"
         )
+
+    def short_source(self) -> str:
+        """Where the expert lay; of a long path the end."""
+        return self.source if len(self.source) <= _LONGEST_SOURCE else f"...{self.source[-_LONGEST_SOURCE:]}"
+
+    def compress(self, *, rank: int | None = None, energy: float | None = None) -> CompressedVector:
+        """The vector in less memory: its matrices as products of two thin ones.
+
+        A LoRA adapter's own factors are kept, so that it is exact. Other matrices keep the first directions
+        of their singular value decomposition. Biases, norms and convolutions stay as they are.
+
+        Args:
+            rank: directions of each matrix that are kept, at most.
+            energy: keep the fewest that hold this share of each matrix's squared norm, in (0, 1].
+
+        Returns:
+            The vector with `errors`: per layer the norm of what was lost over that of the difference.
+
+        Raises:
+            CheckpointError: if both or neither is given, or one is out of its range.
+
+        Example:
+            ``small = asr.compress(rank=16)``; then ``vs.MergedBackbone(base, {"asr": small})``.
+        """
+        from voxstrata.methods.adaltm.compressed import Compression, compressed
+
+        return compressed(self, Compression(rank, energy))
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -217,10 +253,9 @@ class TaskVector:
         path = Path(path)
         if path.exists() and not is_task_vector(path):
             raise CheckpointError(f"{path} is there already and is no task vector; give another file")
-        deltas = {name: delta.detach().cpu().to(dtype).contiguous() for name, delta in self.deltas.items()}
-        TaskVector(deltas, self.base_fingerprint, self.source)  # refuses what overflowed
-        metadata = {
-            "format": FORMAT,
+        tensors, metadata = self._stored(dtype)
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        metadata |= {
             "base_fingerprint": self.base_fingerprint,
             "source": self.source,
             "left_out": json.dumps(dict(self.left_out)),
@@ -228,7 +263,17 @@ class TaskVector:
             "note": self.note,
         }
         with written_whole(path, failures=(SafetensorError,), error=CheckpointError) as partial:
-            save_file(deltas, partial, metadata=metadata)
+            save_file(tensors, partial, metadata=metadata)
+
+    def _stored(self, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Tensors as they are stored in a number format, and what the header tells of their form.
+
+        Raises:
+            CheckpointError: if a value is too large for the format.
+        """
+        deltas = {name: delta.detach().cpu().to(dtype) for name, delta in self.deltas.items()}
+        replace(self, deltas=deltas)  # refuses what overflowed
+        return deltas, {"format": FORMAT}
 
     @classmethod
     def load(cls, path: str | Path) -> TaskVector:
@@ -250,11 +295,17 @@ class TaskVector:
                         f"{path} holds differences that are no floats, e.g. {odd[0]}; take the vector "
                         "again with TaskVector.between(base, expert)"
                     )
-                deltas = {name: file.get_tensor(name).clone() for name in names}
+                tensors = {name: file.get_tensor(name).clone() for name in names}
         except (OSError, SafetensorError) as fault:
             raise CheckpointError(f"cannot read {path} as a task vector: {fault}") from None
-        partition(deltas)
-        return cls(deltas, told.base_fingerprint, told.source, told.left_out, told.kinship, told.note)
+        if told.errors is not None:
+            from voxstrata.methods.adaltm.compressed import CompressedVector, read_factors
+
+            deltas = read_factors(tensors, path)
+            partition(deltas)
+            return CompressedVector(deltas, *told.about, errors=told.errors)
+        partition(tensors)
+        return cls(tensors, *told.about)
 
 
 def require_a_change(vectors: Mapping[str, TaskVector]) -> list[str]:
@@ -286,13 +337,19 @@ def _changed_all_the_same(checkpoint: Checkpoint, weights: Mapping[str, Tensor])
 
 @dataclass(frozen=True)
 class _Told:
-    """What the header of a saved vector tells; see `TaskVector`."""
+    """What the header of a saved vector tells; see `TaskVector`, and `CompressedVector` for the errors."""
 
     base_fingerprint: str
     source: str
     left_out: Mapping[str, str]
     kinship: float
     note: str
+    errors: tuple[float, ...] | None
+
+    @property
+    def about(self) -> tuple[str, str, Mapping[str, str], float, str]:
+        """The fields of a vector behind its differences."""
+        return self.base_fingerprint, self.source, self.left_out, self.kinship, self.note
 
     @classmethod
     def of(cls, metadata: Mapping[str, str], path: str | Path) -> _Told:
@@ -301,7 +358,8 @@ class _Told:
         Raises:
             CheckpointError: if it is none of a task vector, or an entry lacks or is not what it should be.
         """
-        if metadata.get("format") != FORMAT:
+        kind = metadata.get("format")
+        if kind not in (FORMAT, LOW_RANK_FORMAT):
             raise CheckpointError(f"{path} is no task vector; take one with TaskVector.between(base, expert)")
         advice = "take the vector again with TaskVector.between(base, expert)"
         try:
@@ -315,6 +373,12 @@ class _Told:
                 # Files of the first version name what was left out without saying what it is.
                 left_out = dict.fromkeys(left_out, "outside the encoder")
             good = all(isinstance(text, str) for pair in left_out.items() for text in pair)
+            errors = None
+            if kind == LOW_RANK_FORMAT:
+                what = f"errors in the header of {path}"
+                errors = tuple(
+                    map(float, parse_json(metadata["errors"], what, error=CheckpointError, advice=advice))
+                )
         except (KeyError, ValueError, TypeError):
             good, kinship = False, 0.0
         if not good or not abs(kinship) < 1.01 or not re.fullmatch("[0-9a-f]{64}", base):
@@ -322,4 +386,4 @@ class _Told:
                 f"the header of {path} lacks base_fingerprint, source, left_out and kinship of a task "
                 f"vector; {advice}"
             )
-        return cls(base, source, left_out, kinship, metadata.get("note", ""))
+        return cls(base, source, left_out, kinship, metadata.get("note", ""), errors)

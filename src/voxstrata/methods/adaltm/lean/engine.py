@@ -24,8 +24,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from voxstrata.backbone.groups import layer_index
 from voxstrata.backbone.replaced import forward_replaced
+from voxstrata.methods.adaltm.factors import Change
 from voxstrata.methods.adaltm.lean.heap import Heap
 from voxstrata.methods.adaltm.lean.rebuilt import Rebuilt, rebuilding, source_of
+from voxstrata.methods.adaltm.low_rank import JoinedFactors, low_rank_linears, scales_of
 from voxstrata.methods.adaltm.sums import inner_products, merge_values
 
 #: Weights of a unit on a CPU from which idle memory is looked at around it.
@@ -39,14 +41,14 @@ class MergeTensor(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, row: Tensor, deltas: Sequence[Tensor | None], merge: Callable[[], Tensor]
+        ctx: Any, row: Tensor, deltas: Sequence[Change | None], merge: Callable[[], Tensor]
     ) -> Tensor:
         """The merged tensor.
 
         Args:
             ctx: autograd's.
             row: [K] coefficients, for their gradient.
-            deltas: K tensors of the result's shape; None for zero.
+            deltas: K tensors or factors of the result's shape; None for zero.
             merge: computes it.
         """
         ctx.deltas = deltas
@@ -68,25 +70,58 @@ class Merge:
     Args:
         weights: name -> weight of the base.
         deltas: K task vectors without their zero tensors.
-        rows: per group 0..L, or once for all, the coefficients [K].
+        linears: name of a linear layer's weight -> factors that are multiplied with its input instead.
+        coefficients: [1 + L, K], or [1, K] for all groups.
+        rows: the same by row, [K].
         values: the same as numbers.
     """
 
     weights: Mapping[str, Tensor]
-    deltas: Sequence[Mapping[str, Tensor]]
+    deltas: Sequence[Mapping[str, Change]]
+    linears: Mapping[str, JoinedFactors]
+    coefficients: Tensor
     rows: Sequence[Tensor]
     values: Sequence[Sequence[float]]
 
     @classmethod
     def of(
-        cls, weights: Mapping[str, Tensor], deltas: Sequence[Mapping[str, Tensor]], coefficients: Tensor
+        cls,
+        weights: Mapping[str, Tensor],
+        deltas: Sequence[Mapping[str, Change]],
+        linears: Mapping[str, JoinedFactors],
+        coefficients: Tensor,
     ) -> Merge:
         """The merge under coefficients [1 + L, K] or [1, K]."""
-        return cls(weights, deltas, coefficients.unbind(0), coefficients.detach().tolist())
+        values = coefficients.detach().tolist()
+        return cls(weights, deltas, linears, coefficients, coefficients.unbind(0), values)
+
+    @contextmanager
+    def within(self, module: nn.Module, prefix: str, names: Sequence[str]) -> Iterator[None]:
+        """Inside, a part of the model computes with merged weights.
+
+        Args:
+            module: the part.
+            prefix: of its names in the model, with a dot at the end; or "".
+            names: of its tensors in the model.
+        """
+        linears = {name: self.linears[name] for name in names if name in self.linears}
+        scales = scales_of(linears, self.coefficients)
+        tensors = {name.removeprefix(prefix): self.tensor(name) for name in names}
+        with (
+            swapped(module, tensors),
+            low_rank_linears(
+                module,
+                {name.removeprefix(prefix): factors for name, factors in linears.items()},
+                {name.removeprefix(prefix): scale for name, scale in scales.items()},
+            ),
+        ):
+            yield
 
     def tensor(self, name: str) -> Tensor:
-        """A merged tensor, marked as computable again; the base's own where no vector changes it."""
+        """A merged tensor, marked as computable again; the base's own where no vector changes it so."""
         weight = self.weights[name]
+        if name in self.linears:
+            return weight
         deltas = [vector.get(name) for vector in self.deltas]
         if all(delta is None for delta in deltas):
             return weight
@@ -145,7 +180,7 @@ def merging(
     on_cpu = _bytes_on_cpu(merge, merge.weights)
     with ExitStack() as stack:
         stack.enter_context(swapped(model, {**counters, **merge.weights}))
-        stack.enter_context(swapped(model, {name: merge.tensor(name) for name in outside}))
+        stack.enter_context(merge.within(model, "", outside))
         for prefix, unit in units.items():
             forward = partial(_run_merged, unit, unit.forward, merge, prefix, inside[prefix])
             if gradient_checkpointing:
@@ -178,7 +213,7 @@ def _run_merged(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    with swapped(unit, {name.removeprefix(f"{prefix}."): merge.tensor(name) for name in names}):
+    with merge.within(unit, f"{prefix}.", names):
         return forward(*args, **kwargs)
 
 
