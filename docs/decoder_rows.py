@@ -1,7 +1,7 @@
 """Word error rates of Whisper's own decoder over merged encoders, from archived transcripts.
 
-Called by docs/result_pages.py. The archive holds a predictions file for each row, as `voxstrata predict CORPUS
---model RUN --transcriber openai/whisper-tiny.en --words merged --json` writes it, and `about.json`.
+Called by docs/result_pages.py. The archive holds a predictions file for each row, as `voxstrata predict
+CORPUS --model RUN --transcriber openai/whisper-tiny.en --words merged --json` writes it, and `about.json`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from voxstrata.reporting.scores import Score
 from voxstrata.reporting.wording import interval, percent
 
 #: Row of the table -> its name in the archive.
-_ROWS = {"frozen": "base", "ser-head": "ser", "asr": "asr", "static": "static", "dual": "dual", "joint": "joint"}
+_ROWS = {
+    "frozen": "base",
+    "ser-head": "ser",
+    "asr": "asr",
+    "static": "static",
+    "dual": "dual",
+    "joint": "joint",
+}
 #: What reads the encoder's states -> colour and marker.
 _READERS = {"CTC head": (PALETTE[1], "s"), "Whisper's decoder": (PALETTE[4], "^")}
 
@@ -65,7 +72,8 @@ def decoder_rows(table: Table, archive: Path) -> tuple[list[DecoderRow], Mapping
 def rows_of_page(rows: Sequence[DecoderRow]) -> list[str]:
     """A table: a row an encoder, a column a reader, and the words that the decoder adds."""
     cells = [
-        [row.title, *(scored(score) for score in row.scores.values()), percent(row.insertions)] for row in rows
+        [row.title, *(scored(score) for score in row.scores.values()), percent(row.insertions)]
+        for row in rows
     ]
     return grid(["encoder", *(f"WER, {name}" for name in _READERS), "of it, added words"], cells)
 
@@ -108,7 +116,7 @@ def decoder_figure(rows: Sequence[DecoderRow]) -> Drawing:
         name="decoder",
         title="Whisper's decoder over merged encoders",
         alt=f"Dot plot of WER on a logarithmic axis. {words}.",
-        caption="Bars: 95 % intervals by resampling speakers. Above 100, more words are added than were spoken.",
+        caption="Bars: 95 % intervals by resampling speakers. Above 100 there are more errors than words.",
         svg=svg,
         header=("encoder", "reader", "wer", "low", "high"),
         rows=tuple(numbers),

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from decoder_rows import decoder_figure, decoder_rows, rows_of_page
-
 from voxstrata.documents import read_json_object
 from voxstrata.experiments.tables.finished import Chosen
 from voxstrata.experiments.tables.results import grid, markdown, numbers, scored, with_section
