@@ -45,9 +45,7 @@ def read_cuts(corpora: Iterable[CorpusUse], split: str) -> Iterator[Cut]:
     """
     uses = tuple(corpora)
     if not uses:
-        raise RecipeError(
-            "the recipe names no corpus: add data.corpora, e.g. data.corpora=my/prepared"
-        )
+        raise RecipeError("the recipe names no corpus: add data.corpora, e.g. data.corpora=my/prepared")
     for use in uses:
         corpus = PreparedCorpus.load(Path(use.path))
         for part in _parts(use, split):
