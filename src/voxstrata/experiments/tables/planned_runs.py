@@ -98,7 +98,7 @@ def _identity(keyed: Recipe, recipe: Recipe) -> dict[str, Any]:
         values["base"] = _weights_hash(base, getattr(recipe, "architecture", None))
     # A key that came later is no part of the identity while it has the value that all had before.
     for key, before in _LATER.items():
-        if values.get(key) == before:
+        if key in values and values[key] == before:
             del values[key]
     if not values.get("tasks"):
         values.get("rates", {}).pop("asr_head", None)
