@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from voxstrata.config.strict import Strict
-from voxstrata.merging.rules.rule import TensorToMerge, VectorRule
+from voxstrata.merging.rules.rule import SLICE, TensorToMerge, VectorRule
 
 
 class ModelStockOptions(Strict):
@@ -46,11 +46,14 @@ class ModelStock(VectorRule[ModelStockOptions]):
         cosines = [_cosine(one, other) for one, other in combinations(flat, 2)]
         cosine = torch.stack(cosines).mean(dim=0).clamp(0.0, 1.0)
         ratio = count * cosine / (1 + (count - 1) * cosine)
-        return [(row * (ratio / count)).reshape(shape) for row in flat]
+        return [row.mul_(ratio / count).reshape(shape) for row in flat]
 
 
 def _cosine(one: Tensor, other: Tensor) -> Tensor:
     """Cosines between rows [rows, size], as [rows, 1]; 0 where one is zero."""
     product = torch.linalg.vector_norm(one, dim=1) * torch.linalg.vector_norm(other, dim=1)
-    cosine: Tensor = (one * other).sum(dim=1) / product.masked_fill(product == 0, 1.0)
+    width = max(1, SLICE // len(one))
+    parts = zip(one.split(width, dim=1), other.split(width, dim=1), strict=True)
+    products = torch.stack([(ours * theirs).sum(dim=1) for ours, theirs in parts]).sum(dim=0)
+    cosine: Tensor = products / product.masked_fill(product == 0, 1.0)
     return cosine.unsqueeze(1)

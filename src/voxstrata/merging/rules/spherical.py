@@ -12,7 +12,7 @@ from torch import Tensor
 
 from voxstrata.config.strict import Positive, Strict
 from voxstrata.merging.rules.averages import AverageRule
-from voxstrata.merging.rules.rule import NoOptions, TensorToMerge, weighted_sum
+from voxstrata.merging.rules.rule import SLICE, NoOptions, TensorToMerge, weighted_sum
 
 #: Below this sine two directions count as parallel.
 _PARALLEL = 1e-6
@@ -150,10 +150,13 @@ def interpolated(first: Tensor, second: Tensor, t: float) -> Tensor:
     zero = (lengths[0] == 0) | (lengths[1] == 0)
     one, other = (length.masked_fill(zero, 1.0) for length in lengths)
     # The angle between the unit vectors u and v is 2 atan2(|u - v|, |u + v|), exact for small angles too.
-    between = (first / one).sub_(second / other)
-    chord = _lengths(between)
-    middle = _lengths(between.add_(second / other, alpha=2))
-    del between
+    chord, middle = torch.zeros_like(one), torch.zeros_like(one)
+    width = max(1, SLICE // len(first))
+    for ours, theirs in zip(first.split(width, dim=1), second.split(width, dim=1), strict=True):
+        unit, to = ours / one, theirs / other
+        chord += (unit - to).square_().sum(dim=1, keepdim=True)
+        middle += unit.add_(to).square_().sum(dim=1, keepdim=True)
+    chord, middle = chord.sqrt_(), middle.sqrt_()
     angle = 2 * torch.atan2(chord, middle)
     sine = torch.sin(angle)
     linear = (sine < _PARALLEL) | zero
