@@ -16,7 +16,8 @@ from voxstrata.errors import RecipeError
 from voxstrata.experiments.tables.pieces import points
 from voxstrata.experiments.tables.recipes import order, references, run_values, substitute
 from voxstrata.experiments.tables.table import read_table
-from voxstrata.methods.cuts import corpora_of
+from voxstrata.methods.cuts import corpora_in
+from voxstrata.methods.registry import method_of
 from voxstrata.recipes.reading import (
     dump,
     merged_values,
@@ -66,7 +67,7 @@ def test_every_run_of_a_packaged_table_is_a_recipe(table, scale):
         known |= {f"$run.{name}": f"runs/{name}" for name in names} | point
         for name in names:
             recipe = validate(substitute(run_values(content, at, name), known), name)
-            assert corpora_of(recipe), f"{name} has no corpus"
+            assert corpora_in(recipe.data, method_of(recipe).facts(recipe).tasks), f"{name} has no corpus"
             assert "$" not in dump(recipe)
 
 

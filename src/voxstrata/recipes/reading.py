@@ -17,6 +17,7 @@ from voxstrata.documents import parse_yaml, read_yaml_file, to_yaml
 from voxstrata.errors import RecipeError, did_you_mean
 from voxstrata.methods.registry import methods
 from voxstrata.recipes.defaults import FIT, KEY, UNKNOWN, Notify, defaults_of, kind_of, line_on
+from voxstrata.runs import RunFolder
 
 #: What messages call a recipe that is a mapping.
 GIVEN = "the recipe"
@@ -182,6 +183,15 @@ def read_recipe(
     elif asked is not None:
         raise RecipeError(f"{name}: {KEY} is {asked!r}; allowed are {FIT}, or null for the plain defaults")
     return validate(content, name)
+
+
+def read_run_recipe(run: RunFolder) -> Recipe:
+    """The recipe of a run, which is resolved: no override or default is laid over it.
+
+    Raises:
+        RecipeError: if its file is not there, or is no recipe.
+    """
+    return validate(read_yaml(run.recipe), str(run.recipe))
 
 
 def _fitted(

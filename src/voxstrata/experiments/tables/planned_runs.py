@@ -22,7 +22,7 @@ from voxstrata.config.recipe import Recipe
 from voxstrata.experiments.tables.pieces import points
 from voxstrata.experiments.tables.recipes import content_key, order, run_values, substitute
 from voxstrata.experiments.tables.table import Scale, Table
-from voxstrata.methods.method import Parent
+from voxstrata.methods.method import Facts, Parent
 from voxstrata.methods.registry import method_of
 from voxstrata.recipes.reading import validate
 from voxstrata.runs import RunFolder
@@ -57,10 +57,11 @@ class CorpusIdentity(Protocol):
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run at one point of the axes."""
+    """One run at one point of the axes, with what its method says of its recipe."""
 
     name: str
     recipe: Recipe
+    facts: Facts
     folder: RunFolder
     point: tuple[tuple[str, Any], ...]
 
@@ -79,22 +80,22 @@ def plan(table: Table, scale: Scale, corpora: Mapping[str, CorpusIdentity], out:
         for name in order(table, scale):
             values = run_values(table, scale, name)
             recipe = validate(substitute(values, known), f"run {name}")
-            keyed = substitute(values, keys)
-            key = content_key(_identity(validate(keyed, f"run {name}"), recipe))
+            keyed = validate(substitute(values, keys), f"run {name}")
+            facts = method_of(recipe).facts(recipe)
+            key = content_key(_identity(keyed, recipe, facts))
             folder = RunFolder(out / f"{name}-{key}")
             known[f"$run.{name}"], keys[f"$run.{name}"] = str(folder.path), key
-            planned.append(PlannedRun(name, recipe, folder, tuple(point.items())))
+            planned.append(PlannedRun(name, recipe, facts, folder, tuple(point.items())))
     return planned
 
 
-def _identity(keyed: Recipe, recipe: Recipe) -> dict[str, Any]:
+def _identity(keyed: Recipe, recipe: Recipe, facts: Facts) -> dict[str, Any]:
     """A recipe whose encoders are named by the hash of their weights (references are hashes already)."""
     # What is allowed changes no result.
     values = keyed.model_dump(mode="json", exclude={"allow_leaks", "fit_on"})
-    method = method_of(keyed)
-    base = method.facts(recipe).base
-    if base is not None and method.facts(keyed).base == base:
-        values["base"] = _weights_hash(base, getattr(recipe, "architecture", None))
+    of_keys = method_of(keyed).facts(keyed)
+    if facts.base is not None and of_keys.base == facts.base:
+        values["base"] = _weights_hash(facts.base, getattr(recipe, "architecture", None))
     # A key that came later is no part of the identity while it has the value that all had before.
     for key, before in _LATER.items():
         if values.get(key) == before:
@@ -108,7 +109,7 @@ def _identity(keyed: Recipe, recipe: Recipe) -> dict[str, Any]:
             if use.get(key) == before:
                 del use[key]
     values.pop("cache_gb", None)  # decides what is computed twice, not what comes out
-    for parent, real in zip(method.facts(keyed).parents, method.facts(recipe).parents, strict=True):
+    for parent, real in zip(of_keys.parents, facts.parents, strict=True):
         # References to runs of the table are hashes already.
         if parent.source == real.source and parent.identity != "path":
             *above, last = parent.place

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from voxstrata.corpora.prepared import PreparedCorpus
-from voxstrata.experiments.parents import base_of, experts_of
 from voxstrata.experiments.provenance import commit, machine, now
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.tables.archive import write_archive
@@ -18,7 +17,6 @@ from voxstrata.experiments.tables.pieces import WHOLE, Piece, variants
 from voxstrata.experiments.tables.planned_runs import PlannedRun, plan
 from voxstrata.experiments.tables.table import Scale, Table
 from voxstrata.methods.method import Notify
-from voxstrata.methods.registry import method_of
 from voxstrata.runs import folder_lock, is_held
 from voxstrata.training.progress import Progress
 
@@ -204,15 +202,15 @@ def _free(open_runs: dict[Path, PlannedRun]) -> PlannedRun:
     """
     free = []
     for run in open_runs.values():
-        parents = [*experts_of(run.recipe).values(), base_of(run.recipe) or ""]
-        if all(_is_done(open_runs, Path(parent)) for parent in parents) and not is_held(run.folder.path):
+        parents = [Path(source) for _, source in run.facts.built_on]
+        if all(_is_done(open_runs, parent) for parent in parents) and not is_held(run.folder.path):
             free.append(run)
     return max(free or [next(iter(open_runs.values()))], key=_length)
 
 
 def _length(run: PlannedRun) -> tuple[bool, int]:
     """For the order alone: where the encoder's states can be kept, it runs once over the clips."""
-    work = method_of(run.recipe).facts(run.recipe).work
+    work = run.facts.work
     training = getattr(run.recipe, "training", None)
     return work is None or not work.still, (training.epochs or training.steps or 0) if training else 0
 

@@ -23,7 +23,6 @@ from voxstrata.methods.building import (
     clip_model,
     load_base,
     load_vectors,
-    planned_steps,
     tell_tasks,
     told_share,
     vector_parents,
@@ -121,7 +120,7 @@ class AdaLTMMethod(TrainedMethod[AdaLTMRecipe]):
         trained, total = system.trainable_share() if recipe.training.epochs != 0 else (0, 1)
         notify(told_share(trained, total))
         if moves:
-            steps = planned_steps(recipe, sources)
+            steps = recipe.training.total_steps(sources.train.batches_per_epoch())
             reach = coefficient_reach(recipe.rates.coefficients, steps, recipe.training.schedule)
             notify(f"a coefficient can move by at most about {reach:.3g} in {steps:,} steps")
         return system
