@@ -21,7 +21,7 @@ from voxstrata.experiments.leaks.training_clips import TrainingClips
 from voxstrata.experiments.setup import Setup
 from voxstrata.experiments.tables.pieces import Piece, narrowed
 from voxstrata.experiments.tables.planned_runs import plan
-from voxstrata.experiments.tables.table import Table, read_table
+from voxstrata.experiments.tables.table import Table, read_table_spec
 from voxstrata.recipes.reading import dump, validate
 from voxstrata.runs import RunFolder
 
@@ -54,7 +54,7 @@ def acted(tmp_path: Path) -> dict[str, PreparedCorpus]:
                 )
             )
         )
-        for name in read_table("adaltm-wavlm-tiny").scale("real").corpora
+        for name in read_table_spec("adaltm-wavlm-tiny").scale("real").corpora
         if name != "ravdess"
     }
     return {"ravdess": ravdess, **others}
@@ -64,7 +64,7 @@ def acted(tmp_path: Path) -> dict[str, PreparedCorpus]:
 def test_the_folds_of_the_packaged_table_do_not_leak(
     fold: int, acted: dict[str, PreparedCorpus], tmp_path: Path
 ) -> None:
-    content = read_table("adaltm-wavlm-tiny").model_dump()
+    content = read_table_spec("adaltm-wavlm-tiny").model_dump()
     scale = content["scales"]["real"]
     scale["axes"]["fold"], scale["grids"] = (fold,), {}
     for run in content["runs"].values():
@@ -87,7 +87,7 @@ def test_the_folds_of_the_packaged_table_do_not_leak(
 def test_cross_fitting_fits_on_speakers_that_the_expert_has_not_heard(
     part: int, acted: dict[str, PreparedCorpus], tmp_path: Path
 ) -> None:
-    table = read_table("adaltm-wavlm-tiny")
+    table = read_table_spec("adaltm-wavlm-tiny")
     scale = narrowed(table, table.scale("heldout"), Piece(part=part))
     runs = {run.name: run for run in plan(table, scale, acted, tmp_path / "runs")}
     speakers = {}

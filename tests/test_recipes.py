@@ -14,8 +14,9 @@ from voxstrata.config.recipe import Recipe, TrainedRecipe
 from voxstrata.documents import parse_yaml
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.tables.pieces import points
-from voxstrata.experiments.tables.recipes import order, references, run_values, substitute
-from voxstrata.experiments.tables.table import read_table
+from voxstrata.experiments.tables.planned_runs import order, run_values
+from voxstrata.experiments.tables.references import references, substitute
+from voxstrata.experiments.tables.table import read_table_spec
 from voxstrata.methods.cuts import corpora_in
 from voxstrata.methods.registry import method_of
 from voxstrata.recipes.reading import (
@@ -28,7 +29,7 @@ from voxstrata.recipes.reading import (
     validate,
 )
 
-TABLE_SCALES = [(table, scale) for table in packaged("tables") for scale in read_table(table).scales]
+TABLE_SCALES = [(table, scale) for table in packaged("tables") for scale in read_table_spec(table).scales]
 
 
 @pytest.mark.parametrize("name", packaged())
@@ -57,7 +58,7 @@ def test_a_key_that_no_recipe_has_is_refused_at_every_depth(name):
 
 @pytest.mark.parametrize(("table", "scale"), TABLE_SCALES)
 def test_every_run_of_a_packaged_table_is_a_recipe(table, scale):
-    content = read_table(table)
+    content = read_table_spec(table)
     at = content.scale(scale)
     names = order(content, at)
     shown = {row.run for row in content.shown(at)}
@@ -73,7 +74,7 @@ def test_every_run_of_a_packaged_table_is_a_recipe(table, scale):
 
 @pytest.mark.parametrize(("table", "scale"), TABLE_SCALES)
 def test_every_setting_of_a_packaged_scale_is_used(table, scale):
-    content = read_table(table)
+    content = read_table_spec(table)
     at = content.scale(scale)
     assert set(at.set) <= {"all", *(spec.recipe for spec in content.runs.values())}
     assert set(at.runs) | set(at.grids) <= set(content.runs)
@@ -84,7 +85,7 @@ def test_every_setting_of_a_packaged_scale_is_used(table, scale):
 
 def recipes_of(scale: str) -> dict[str, Recipe]:
     """Every run of the table `adaltm-wavlm-tiny` at one point of a scale."""
-    table = read_table("adaltm-wavlm-tiny")
+    table = read_table_spec("adaltm-wavlm-tiny")
     at = table.scale(scale)
     point = next(points(at.axes))
     names = order(table, at)

@@ -17,7 +17,8 @@ from voxstrata.errors import RecipeError, VoxstrataError
 from voxstrata.experiments.tables.archive import write_archive
 from voxstrata.experiments.tables.contrasts import contrasts_of
 from voxstrata.experiments.tables.corpora import corpus_folder
-from voxstrata.experiments.tables.finished import Chosen, finished_runs, write_table
+from voxstrata.experiments.tables.finished import finished_runs, write_table
+from voxstrata.experiments.tables.pieces import Chosen
 from voxstrata.experiments.tables.planned_runs import PlannedRun
 from voxstrata.experiments.tables.results import markdown, write_section
 from voxstrata.experiments.tables.rows import rows_of

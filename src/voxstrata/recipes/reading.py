@@ -95,10 +95,8 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         key, equals, text = override.partition("=")
         if not equals or not all(key.split(".")):
             raise RecipeError(f"override {override!r} is not of the form key=value, e.g. training.epochs=3")
-        value: Any = parse_yaml(text, repr(override), error=RecipeError)
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        result = merged_values(result, value)
+        value = parse_yaml(text, repr(override), error=RecipeError)
+        result = merged_values(result, nested({key: value}))
     return result
 
 
@@ -176,7 +174,7 @@ def read_recipe(
     name = GIVEN if isinstance(source, Mapping) else str(source)
     content = _plain(source) if isinstance(source, Mapping) else _content(source)
     content = merged_values(_without(content, IN_TABLES), parse_overrides(overrides))
-    content = merged_values(content, _nested(values or {}))
+    content = merged_values(content, nested(_plain(values or {})))
     asked, content = content.get(KEY), _without(content, KEY)
     if asked == FIT:
         content = _fitted(content, name, download=download, notify=notify)
@@ -207,15 +205,14 @@ def _fitted(
     return merged_values(found.fill(kind.fit), content)
 
 
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values that are laid over a recipe: "a.b" as nested mappings.
 
-    >>> _nested({"training.epochs": 3, "base": Path("a"), "experts": {"my.asr": "b"}})
+    >>> nested({"training.epochs": 3, "base": "a", "experts": {"my.asr": "b"}})
     {'training': {'epochs': 3}, 'base': 'a', 'experts': {'my.asr': 'b'}}
     """
     result: dict[str, Any] = {}
     for key, value in values.items():
-        value = _plain(value)
         for part in reversed(key.split(".")):
             value = {part: value}
         result = merged_values(result, value)

@@ -21,28 +21,25 @@ from voxstrata.experiments.tables.corpora import (
     how_to_prepare,
     synthesis_options,
 )
-from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, points, variants
-from voxstrata.experiments.tables.recipes import order, run_values, substitute
-from voxstrata.experiments.tables.table import Scale, Table
+from voxstrata.experiments.tables.pieces import Chosen, points
+from voxstrata.experiments.tables.planned_runs import order, run_values
+from voxstrata.experiments.tables.references import substitute
+from voxstrata.experiments.tables.table import Scale
 from voxstrata.recipes.reading import validate
 
 
 def dry_run_table(
-    table: Table,
-    scale_name: str,
-    piece: Piece = WHOLE,
+    chosen: Chosen,
     *,
     out: Path,
     data: Path | None,
     given: Mapping[str, PreparedCorpus] | None = None,
     assumed: Assumptions | None = None,
 ) -> DryRun:
-    """Checks all runs of a scale or a piece of it, without preparing a corpus or reading a weight.
+    """Checks all runs of a table's scale or a piece of it, without preparing a corpus or reading a weight.
 
     Args:
-        table: what would be run.
-        scale_name: one of its scales.
-        piece: of that scale.
+        chosen: what would be run.
         out: folder for runs, corpora and tables.
         data: root of the corpora's folders.
         given: corpora that are prepared already, see `given_corpora`.
@@ -51,13 +48,13 @@ def dry_run_table(
     Raises:
         RecipeError: if there is no such scale or piece, or runs need each other in a circle.
     """
-    scale, given = narrowed(table, table.scale(scale_name), piece), given or {}
+    table, given = chosen.table, given or {}
     faults: list[str] = []
     unprepared: dict[str, Mapping[str, int]] = {}
     releases: dict[str, CorpusCheck] = {}
     runs: dict[str, Recipe] = {}
     folders: dict[str, str] = {}
-    for title, variant in variants(scale).items():
+    for title, variant in chosen.variants.items():
         corpora: dict[str, str] = {}
         for name, spec in variant.corpora.items():
             ready = given.get(name)

@@ -19,12 +19,13 @@ from voxstrata.backbone.encoder import load_backbone
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.locate import locate
 from voxstrata.config.recipe import Recipe
+from voxstrata.errors import RecipeError
 from voxstrata.experiments.tables.pieces import points
-from voxstrata.experiments.tables.recipes import content_key, order, run_values, substitute
+from voxstrata.experiments.tables.references import content_key, references, substitute
 from voxstrata.experiments.tables.table import Scale, Table
 from voxstrata.methods.method import Facts, Parent
 from voxstrata.methods.registry import method_of
-from voxstrata.recipes.reading import validate
+from voxstrata.recipes.reading import merged_values, nested, read_yaml, validate
 from voxstrata.runs import RunFolder
 
 #: Keys of recipes that runs of earlier versions were done without.
@@ -87,6 +88,51 @@ def plan(table: Table, scale: Scale, corpora: Mapping[str, CorpusIdentity], out:
             known[f"$run.{name}"], keys[f"$run.{name}"] = str(folder.path), key
             planned.append(PlannedRun(name, recipe, facts, folder, tuple(point.items())))
     return planned
+
+
+def run_values(table: Table, scale: Scale, name: str) -> dict[str, Any]:
+    """A run's recipe before substitution.
+
+    Laid over each other: the recipe, the scale's settings for all and for this recipe, the run's own, and
+    the scale's for this run, and the point of its grid.
+    """
+    group = name.partition(".")[0]
+    spec = table.runs[group]
+    values = read_yaml(spec.recipe)
+    scale_values = scale.set.get("all", {}), scale.set.get(spec.recipe, {})
+    point = nested(table.members(scale, group)[name])
+    for layer in (*scale_values, spec.set, scale.runs.get(group, {}), point):
+        values = merged_values(values, layer)
+    return merged_values(values, {"seed": "$seed"})
+
+
+def order(table: Table, scale: Scale) -> list[str]:
+    """Names of the runs that the rows need, parents before children.
+
+    Raises:
+        RecipeError: if runs need each other in a circle, or one that is not there.
+    """
+    done: list[str] = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise RecipeError(f"runs need each other: {' -> '.join((*path, name))}")
+        group = name.partition(".")[0]
+        if group not in table.runs:
+            raise RecipeError(f"run {path[-1]!r} needs {name!r}, which is not there")
+        if name not in table.members(scale, group):
+            raise RecipeError(
+                f"run {path[-1]!r} needs {name!r}, which stands for several runs: it has a grid"
+            )
+        if name not in done:
+            for parent in sorted(references(run_values(table, scale, name), "run")):
+                visit(parent, (*path, name))
+            done.append(name)
+
+    for row in table.shown(scale):
+        for member in table.members(scale, row.run):
+            visit(member, ())
+    return done
 
 
 def _identity(keyed: Recipe, recipe: Recipe, facts: Facts) -> dict[str, Any]:
