@@ -71,7 +71,7 @@ def keep(setup: Setup, system: System, run: RunFolder, notify: Notify, processes
     if kept is None:
         return batches
     cache = _Cache(recipe, kept, cache_folder(run), notify, processes)
-    steps = recipe.training.total_steps(sources.train.batches_per_epoch())
+    steps = setup.steps
     if isinstance(sources, TaskSources):
         return cache.of_tasks(sources, steps)
     return cache.of_clips(sources, steps)

@@ -59,7 +59,7 @@ def plan_findings(setup: Setup) -> PlanFindings:
     faults, doubts = [*_too_few_clips(trained)], [*_unheard_in_dev(sources)]
     if isinstance(setup.method, TrainedMethod):
         options: Training = setup.recipe.training
-        total = options.total_steps(sources.train.batches_per_epoch())
+        total = setup.steps
         if options.epochs != 0:
             faults += _too_long_starts(setup.facts.resting_steps, options, total)
             doubts += _too_few_steps(total, trained)
@@ -104,13 +104,7 @@ def _too_few_clips(trained: Mapping[str, BatchSource]) -> Iterator[str]:
 
 def _unheard_in_dev(sources: AnySources) -> Iterator[str]:
     for name, source in _task_sources(sources, "dev").items():
-        labels = source.options.labels
-        if labels is None:
-            continue
-        # What label smoothing gives a class that a clip is not of.
-        least = source.options.smoothing / (len(labels) - 1) * (1 + 1e-5)
-        most = source.emotion_target_matrix().max(axis=0, initial=0.0)
-        if absent := [label for label, share in zip(labels, most, strict=True) if share <= least]:
+        if absent := source.classes_without_clips():
             named = " or ".join(absent)
             yield f"{name}no dev clip is {named}; the best weights are chosen without such clips"
 

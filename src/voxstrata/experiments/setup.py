@@ -42,6 +42,11 @@ class Setup:
         return cls(recipe, method, method.facts(recipe), method.sources(recipe))
 
     @property
+    def steps(self) -> int:
+        """Optimizer steps of its training, if nothing stops it early."""
+        return int(self.recipe.training.total_steps(self.sources.train.batches_per_epoch()))
+
+    @property
     def corpora(self) -> tuple[CorpusUse, ...]:
         """All corpora that it uses, each use once."""
         return corpora_in(self.recipe.data, self.facts.tasks)
