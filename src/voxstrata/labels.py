@@ -47,8 +47,8 @@ def require_one_spelling(names: Iterable[str], where: str) -> None:
         LabelError: naming them.
     """
     if alike := differing_in_case(names):
-        told = " and ".join(map(repr, alike[0]))
-        raise LabelError(f"{where}: classes differ only in capitals or spaces: {told}; write them alike")
+        stated = " and ".join(map(repr, alike[0]))
+        raise LabelError(f"{where}: classes differ only in capitals or spaces: {stated}; write them alike")
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from voxstrata.errors import AudioError
 BLOCK = 1 << 17
 #: A stream may end by so much before its header says, as in `ffmpeg`.
 _SLACK_S, _SLACK = 0.1, 0.01
-#: Bytes of a headerless file from which its byte order is told.
+#: Bytes of a headerless file from which its byte order is known.
 _RAW_HEAD = 1 << 20
 
 Block = NDArray[np.float32]

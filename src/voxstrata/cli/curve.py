@@ -63,8 +63,8 @@ def curve(
         fingerprints={str(emotions): acted.fingerprint, str(words): spoken.fingerprint},
         parents={"base": found, "expert": expert} | ({} if ctc is None else {"ctc": ctc}),
     )
-    told: dict[str, Any] = {"fold": fold, "transcriber": transcriber, "normalizer": normalizer}
-    write_json(out / "curve.json", {**told, "points": [p.as_dict() for p in points], "provenance": about})
+    stated: dict[str, Any] = {"fold": fold, "transcriber": transcriber, "normalizer": normalizer}
+    write_json(out / "curve.json", {**stated, "points": [p.as_dict() for p in points], "provenance": about})
     curve_figure([point.as_dict() for point in points]).save(out)
     typer.echo(text(points))
     typer.echo(f"figure: {out / 'curve.svg'}")

@@ -97,7 +97,7 @@ def _written(
     labels: tuple[str, ...],
     **about: Any,
 ) -> PreparedCorpus:
-    """Writes clips with what looking at them told."""
+    """Writes clips with what looking at them found."""
     return write_prepared(
         out,
         name,
@@ -137,12 +137,12 @@ def _require_one_spelling(clips: Sequence[Clip]) -> None:
             first.setdefault(name, clip.id)
     voices = {clip.speaker: clip.id for clip in reversed(clips) if clip.speaker is not None}
     if alike := differing_in_case(sorted(voices)):
-        told = " and ".join(f"{name!r} (clip {voices[name]})" for name in alike[0])
-        raise CorpusError(f"speakers differ only in capitals or spaces: {told}; write them alike")
+        stated = " and ".join(f"{name!r} (clip {voices[name]})" for name in alike[0])
+        raise CorpusError(f"speakers differ only in capitals or spaces: {stated}; write them alike")
     if alike := differing_in_case(first):
-        told = " and ".join(f"{name!r} (clip {first[name]})" for name in alike[0])
+        stated = " and ".join(f"{name!r} (clip {first[name]})" for name in alike[0])
         raise CorpusError(
-            f"classes differ only in capitals or spaces: {told}; write them alike, or map one: "
+            f"classes differ only in capitals or spaces: {stated}; write them alike, or map one: "
             f"--map {alike[0][1]}={alike[0][0]}"
         )
 

@@ -209,8 +209,8 @@ def _check(
         planned = plan_findings(setup)
         findings.notes |= dict.fromkeys(planned.doubts)
         # A table's runs are what they are: another warm-up would be another run.
-        told = findings.notes if plan.folders else findings.faults
-        told |= dict.fromkeys(planned.faults)
+        stated = findings.notes if plan.folders else findings.faults
+        stated |= dict.fromkeys(planned.faults)
         with findings.collected():
             _check_frames(facts, sources, encoder, clips, findings)
         if isinstance(sources, Sources) and work is not None and encoder is not None:
@@ -280,8 +280,8 @@ def _check_encoders(
             if base is None:
                 inspection.checkpoint(name)
             else:
-                told = inspection.expert(name, base, recipe.normalize)
-                _note_base(f"{role} {name}", told, recipe.base, findings)
+                stated = inspection.expert(name, base, recipe.normalize)
+                _note_base(f"{role} {name}", stated, recipe.base, findings)
     return base
 
 
@@ -300,10 +300,10 @@ def _headers(name: str, architecture: str | None, plan: _Plan, inspection: Inspe
     return inspection.base(place, architecture)
 
 
-def _note_base(expert: str, told: str | None, base: str, findings: _Findings) -> None:
+def _note_base(expert: str, stated: str | None, base: str, findings: _Findings) -> None:
     """Says what headers cannot: whether an expert's weights come from the base."""
     later = "the weights are compared when training starts"
-    if told is None:
+    if stated is None:
         findings.notes[f"{expert} does not name its base; {later}"] = None
-    elif told != base:
-        findings.notes[f"{expert} says it comes from {told}, the base here is {base}; {later}"] = None
+    elif stated != base:
+        findings.notes[f"{expert} says it comes from {stated}, the base here is {base}; {later}"] = None

@@ -61,8 +61,8 @@ def dry_run_table(
             folder = corpus_folder(name, spec, out / "corpora", data) if ready is None else ready.folder
             corpora[f"$corpus.{name}"] = str(folder)
             if not (folder / "corpus.json").is_file() and str(folder) not in unprepared:
-                told, release = _unprepared(name, variant, out, data)
-                faults += told
+                stated, release = _unprepared(name, variant, out, data)
+                faults += stated
                 if release is not None:
                     releases[str(folder)] = release
                 # Of the corpora that readers know, the paper tells of one how many clips it has.
@@ -88,8 +88,8 @@ def _labelled(variant: Scale, title: str) -> Iterator[tuple[str, dict[str, Any]]
     """Every point of a variant, with what tells it from the others; "" where there is one only."""
     every = list(points(variant.axes))
     for point in every:
-        told = [f"{key[1:]} {value}" for key, value in point.items() if value is not None]
-        parts = [*([title] if title else []), *(told if len(every) > 1 else [])]
+        stated = [f"{key[1:]} {value}" for key, value in point.items() if value is not None]
+        parts = [*([title] if title else []), *(stated if len(every) > 1 else [])]
         yield f" ({', '.join(parts)})" if parts else "", point
 
 

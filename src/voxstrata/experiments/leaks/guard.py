@@ -211,7 +211,7 @@ def compare(
         for first, second in combinations(uses, 2)
         if first.run != second.run
     ]
-    # Clips that chose a parent's weights are no training clips; that they are tested on is told all the same.
+    # Clips that chose a parent's weights are no training clips; that they are tested on is reported too.
     stages += [
         _shared_recordings(_named(use), clips, "test", tested.get("test", ()))
         for use, clips in uses.items()

@@ -177,10 +177,10 @@ def _coefficients(system: AdaLTM | JointAdaLTM) -> dict[str, Any]:
     model = system.model
     merged = model.encoder
     assert isinstance(merged, MergedBackbone)
-    told: dict[str, Any] = {**merged.as_dict(), "layer_weights": model.layer_sum.weights.tolist()}
+    stated: dict[str, Any] = {**merged.as_dict(), "layer_weights": model.layer_sum.weights.tolist()}
     if isinstance(model, JointModel) and model.words_encoder is not None:
-        told["coefficients_asr"] = model.words_encoder.coefficients_by_layer()
-    return told
+        stated["coefficients_asr"] = model.words_encoder.coefficients_by_layer()
+    return stated
 
 
 def _start_head(model: JointModel, task: str, source: str) -> None:

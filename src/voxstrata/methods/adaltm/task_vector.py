@@ -37,7 +37,7 @@ _LONGEST_SOURCE = 60
 
 
 def is_task_vector(path: str | Path) -> bool:
-    """Whether a file is a saved task vector (told from its header)."""
+    """Whether a file is a saved task vector (known from its header)."""
     try:
         # Not a pipe: there is nothing to seek in.
         if not Path(path).is_file():
@@ -49,7 +49,7 @@ def is_task_vector(path: str | Path) -> bool:
 
 
 def source_of_vector(path: str | Path) -> str:
-    """Where the expert of a saved task vector lay (told from its header).
+    """Where the expert of a saved task vector lay (known from its header).
 
     Raises:
         CheckpointError: if the header does not tell.
@@ -241,7 +241,7 @@ class TaskVector:
             if not Path(path).is_file():
                 raise CheckpointError(f"cannot read {path} as a task vector: there is no such file")
             with safe_open(path, framework="pt") as file:
-                told = _Told.of(file.metadata() or {}, path)
+                stated = _Told.of(file.metadata() or {}, path)
                 names = list(file.keys())
                 check_layers(names, path)
                 types = {name: file.get_slice(name).get_dtype() for name in names}
@@ -254,7 +254,9 @@ class TaskVector:
         except (OSError, SafetensorError) as fault:
             raise CheckpointError(f"cannot read {path} as a task vector: {fault}") from None
         partition(deltas)
-        return cls(deltas, told.base_fingerprint, told.source, told.left_out, told.kinship, told.note)
+        return cls(
+            deltas, stated.base_fingerprint, stated.source, stated.left_out, stated.kinship, stated.note
+        )
 
 
 def require_a_change(vectors: Mapping[str, TaskVector]) -> list[str]:
