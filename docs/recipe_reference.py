@@ -236,7 +236,7 @@ def tables_page() -> str:
 
 def packaged_page() -> str:
     """Every packaged recipe and table, with what its first lines say."""
-    from voxstrata.experiments.tables.table import read_table
+    from voxstrata.experiments.tables.table import read_table_spec
     from voxstrata.recipes.reading import TABLES, packaged
 
     def about(path: Path) -> str:
@@ -253,7 +253,7 @@ def packaged_page() -> str:
     lines += ["\n## Tables\n", "For `voxstrata reproduce TABLE --scale SCALE`.\n"]
     for name, path in packaged(TABLES).items():
         lines += [f"### {name}\n", f"{about(path)}\n", row("Scale", "Note"), "|---|---|"]
-        scales = read_table(name).scales
+        scales = read_table_spec(name).scales
         lines += [row(f"`{scale}`", text(found.note) or "-") for scale, found in scales.items()]
         lines.append("")
     return "\n".join(lines)

@@ -14,9 +14,9 @@ from typing import Any
 
 from decoder_rows import decoder_figure, decoder_rows, rows_of_page
 from voxstrata.documents import read_json_object
-from voxstrata.experiments.tables.finished import Chosen
+from voxstrata.experiments.tables.pieces import Chosen
 from voxstrata.experiments.tables.results import grid, markdown, numbers, scored, with_section
-from voxstrata.experiments.tables.table import read_table
+from voxstrata.experiments.tables.table import read_table_spec
 from voxstrata.experiments.tables.unpacked import table_of_archives
 from voxstrata.reporting.coefficient_curve import curve_figure
 from voxstrata.reporting.drawing import Drawing
@@ -49,7 +49,7 @@ _LAYERS = (("joint", "joint-global"), ("joint", "static"))
 def real_table() -> Table:
     """The table of AdaLTM's scale `real`, of the folds that are archived."""
     with tempfile.TemporaryDirectory() as folder:
-        chosen = Chosen(read_table("adaltm"), "adaltm", "real")
+        chosen = Chosen(read_table_spec("adaltm"), "adaltm", "real")
         return read_finished(table_of_archives(chosen, [str(ANSWERS / REAL)], Path(folder)))
 
 

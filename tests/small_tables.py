@@ -1,9 +1,14 @@
 """A table of two rows, and one with a grid, as YAML would tell them."""
 
 import copy
+from typing import Any
 
+from voxstrata.config.recipe import Recipe
+from voxstrata.experiments.tables.planned_runs import PlannedRun
 from voxstrata.experiments.tables.table import Table
+from voxstrata.methods.registry import method_of
 from voxstrata.recipes.reading import merged_values
+from voxstrata.runs import RunFolder
 
 BASIC = {
     "title": "Test",
@@ -26,6 +31,12 @@ BASIC = {
 
 def table(changes: dict | None = None) -> Table:
     return Table.model_validate(merged_values(copy.deepcopy(BASIC), changes or {}))
+
+
+def planned_run(
+    name: str, recipe: Recipe, folder: RunFolder, point: tuple[tuple[str, Any], ...]
+) -> PlannedRun:
+    return PlannedRun(name, recipe, method_of(recipe).facts(recipe), folder, point)
 
 
 SWEEP = {

@@ -21,8 +21,9 @@ from voxstrata.config.recipe import BaseRecipe
 from voxstrata.config.training import Training
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.run import execute
+from voxstrata.experiments.tables.pieces import Chosen
 from voxstrata.experiments.tables.reproduce import reproduce
-from voxstrata.experiments.tables.table import read_table
+from voxstrata.experiments.tables.table import read_table_spec
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.methods import registry
 from voxstrata.methods.baselines.finetune import METHOD as FINETUNE
@@ -204,11 +205,11 @@ def test_a_table_finds_its_runs_again_by_what_they_hang_on(
     }
     (tmp_path / "layers.yaml").write_text(yaml.safe_dump(table))
 
+    path = str(tmp_path / "layers.yaml")
+
     def made() -> Path:
         return reproduce(
-            read_table(str(tmp_path / "layers.yaml")),
-            str(tmp_path / "layers.yaml"),
-            "small",
+            Chosen(read_table_spec(path), path, "small"),
             out=tmp_path / "runs",
             data=None,
             notify=lambda line: None,

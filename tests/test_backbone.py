@@ -1,5 +1,6 @@
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -81,6 +82,31 @@ def test_states_are_the_raw_layer_outputs(kind, stable, norm):
     states = encoder(*batch([3000]))
     assert len(states.layers) == encoder.num_layers == len(seen) == 2
     assert all(torch.equal(a, b) for a, b in zip(states.layers, seen, strict=True))
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_config_that_ties_the_last_state_to_the_norm_changes_no_state(kind):
+    encoder = frozen(tiny(kind, stable=True))
+    encoder.model.config.tie_last_hidden_states = True
+    with torch.no_grad():
+        for parameter in encoder.model.encoder.layer_norm.parameters():
+            parameter.add_(0.5)
+    seen = []
+    encoder.model.encoder.layer_norm.register_forward_pre_hook(lambda m, given: seen.append(given[0]))
+    last = encoder(*batch([3000])).layers[-1]
+    assert torch.equal(last, seen[0]), "what transformers norms is the last layer's raw output"
+    assert not torch.allclose(last, encoder.model.encoder.layer_norm(last), atol=0.1)
+
+
+def test_two_threads_that_share_an_encoder_get_their_own_states():
+    encoder = frozen(tiny(stable=True))
+    clips = [batch([3000 + 400 * number]) for number in range(4)]
+    alone = [encoder(*clip).layers for clip in clips]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(5):
+            together = threads.map(lambda clip: encoder(*clip).layers, clips)
+            for a, b in zip(alone, together, strict=True):
+                assert len(a) == len(b) and all(map(torch.equal, a, b))
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

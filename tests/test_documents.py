@@ -18,7 +18,7 @@ import yaml
 
 from voxstrata import __version__
 from voxstrata.cli.main import app
-from voxstrata.experiments.tables.table import read_table
+from voxstrata.experiments.tables.table import read_table_spec
 from voxstrata.recipes.reading import read_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -121,7 +121,7 @@ def test_a_command_line_of_the_documents_parses(line: str) -> None:
     if given.get("recipe", "").islower():
         read_recipe(given["recipe"], given["overrides"] or [])
     if given.get("table", "").islower():
-        read_table(given["table"]).scale(given["scale"])
+        read_table_spec(given["table"]).scale(given["scale"])
 
 
 def test_there_are_command_lines_to_check() -> None:
@@ -129,11 +129,11 @@ def test_there_are_command_lines_to_check() -> None:
 
 
 def test_the_table_on_the_page_of_tables_is_one(tmp_path: Path) -> None:
-    from voxstrata.experiments.tables.recipes import order
+    from voxstrata.experiments.tables.planned_runs import order
 
     (text,) = blocks(page("experiment-tables"), "yaml")
     (tmp_path / "table.yaml").write_text(text)
-    table = read_table(tmp_path / "table.yaml")
+    table = read_table_spec(tmp_path / "table.yaml")
     assert set(order(table, table.scale("small"))) == {"asr", "ser", "dual"}
 
 
@@ -176,7 +176,7 @@ def test_users_read_the_words_of_the_field(path: Path) -> None:
 
 
 def test_the_pasted_output_of_the_demo_has_its_rows() -> None:
-    table = read_table("adaltm")
+    table = read_table_spec("adaltm")
     found = [block for block in blocks(page("start"), "text") if table.title in block]
     assert len(found) == 1 and "<!-- output of make demo -->" in page("start")
     for row in table.shown(table.scale("demo")):

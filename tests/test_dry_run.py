@@ -25,7 +25,8 @@ from voxstrata.corpora.prepare import prepare
 from voxstrata.experiments.dry_run.corpus_checks import check_prepared
 from voxstrata.experiments.dry_run.whole_table import dry_run_table
 from voxstrata.experiments.tables.corpora import corpus_folder
-from voxstrata.experiments.tables.table import read_table
+from voxstrata.experiments.tables.pieces import Chosen
+from voxstrata.experiments.tables.table import read_table_spec
 from voxstrata.methods.adaltm.recipe import AdaLTMRecipe
 from voxstrata.methods.baselines.multitask import MultitaskRecipe
 from voxstrata.recipes.reading import packaged, read_recipe
@@ -98,7 +99,7 @@ def place(tmp_path: Path, shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def prepared(place: Path) -> Path:
     """The corpus of the table, prepared where `reproduce` looks for it."""
-    spec = read_table("adaltm-paper").scale("paper").corpora["msp"]
+    spec = read_table_spec("adaltm-paper").scale("paper").corpora["msp"]
     folder = corpus_folder("msp", spec, Path("runs") / "corpora", Path("corpora"))
     prepare("msp-podcast", place / "corpora" / "MSP-Podcast", folder, options={"keep": "paper"})
     return folder
@@ -122,7 +123,7 @@ def test_a_table_without_faults_is_told_in_whole_and_exits_with_0(place: Path) -
     assert corpus["clips"] == {"train": 24, "dev": 8, "test": 16}
     assert corpus["paper"] == PAPER_CLIPS == {"train": 89_752, "dev": 25_232, "test": 46_366}
     runs = {run["name"]: run for run in found["runs"]}
-    rows = {row.run for row in read_table("adaltm-paper").rows}
+    rows = {row.run for row in read_table_spec("adaltm-paper").rows}
     assert {name.partition(".")[0] for name in runs} == rows and len(runs) == len(rows) + 4 * 5 + 1
     assert list(runs).index("asr-expert") < list(runs).index("dual")
     assert all(run["clips"] == {"train": 24, "dev": 8, "test": 16} for run in runs.values())
@@ -280,13 +281,12 @@ def train(place: Path, *words: str) -> tuple[int, dict[str, Any]]:
     return done.exit_code, json.loads(done.stdout)
 
 
-def test_an_encoder_that_a_table_will_pretrain_is_told_by_its_recipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_encoder_that_a_table_pretrains_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # The label-free twin is of the same shapes and does not come with the package.
     shutil.copytree(locate("wavlm-tiny"), tmp_path / "build" / "weights" / "wavlm-tiny-ssl")
-    found = dry_run_table(read_table("wavlm-tiny"), "real", out=tmp_path, data=None)
+    chosen = Chosen(read_table_spec("wavlm-tiny"), "wavlm-tiny", "real")
+    found = dry_run_table(chosen, out=tmp_path, data=None)
     assert found.faults and all(fault.startswith("corpus ") for fault in found.faults)
     told = {line.split(" (")[0].partition("$run.")[2]: line for line in found.encoders if "$run." in line}
     assert told.keys() == {"untrained", "hubert", "hubert-untrained"}
@@ -372,7 +372,7 @@ def test_recipes_of_the_paper_share_all_but_what_a_row_is_about() -> None:
     dual = merged["paper/dual"]
     assert (dual.rates.coefficients, dual.data.batch_size, dual.training.epochs) == (1e-4, 32, 100)
     assert dual.data.labels == tuple(EMOTIONS.values()) and dual.init == 0.5
-    used = {run.recipe for run in read_table("adaltm-paper").runs.values()}
+    used = {run.recipe for run in read_table_spec("adaltm-paper").runs.values()}
     assert set(names) == used | {"paper/harmonifuse"}
 
 
@@ -382,7 +382,7 @@ def test_what_a_table_speaks_itself_is_no_fault_and_its_clips_are_told(
     monkeypatch.chdir(tmp_path)
     done = command("reproduce", "adaltm", "--scale", "demo", "--dry-run")
     assert done.exit_code == 0, done.stderr
-    synth = {name: spec.synth for name, spec in read_table("adaltm").scale("demo").corpora.items()}
+    synth = {name: spec.synth for name, spec in read_table_spec("adaltm").scale("demo").corpora.items()}
     assert synth and all(synth.values())
     for name, options in synth.items():
         train, dev, test = options["clips"]
@@ -390,7 +390,7 @@ def test_what_a_table_speaks_itself_is_no_fault_and_its_clips_are_told(
     assert done.stdout.endswith("no fault found\n") and not list(tmp_path.iterdir())
     lines = done.stdout.splitlines()
     assert not [line for line, after in zip(lines, [*lines[1:], ""], strict=True) if line and not after
-                and line in read_table("adaltm").runs]  # fmt: skip
+                and line in read_table_spec("adaltm").runs]  # fmt: skip
 
 
 def test_a_disk_that_is_too_small_is_a_fault(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

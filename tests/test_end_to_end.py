@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from voxstrata.backbone.encoder import build_backbone
-from voxstrata.experiments.tables.table import read_table
+from voxstrata.experiments.tables.table import read_table_spec
 from voxstrata.labels import EMOTIONS
 from voxstrata.methods.pretraining.tiny_encoder import tiny_config
 
@@ -184,7 +184,7 @@ def test_every_row_of_the_adaltm_table_runs(place: Path, table: dict) -> None:
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
     assert list(rows) == ["frozen", "ser", "dual", *OTHER_ROWS]
-    packaged = {row.run for row in read_table("adaltm-wavlm-tiny").rows}
+    packaged = {row.run for row in read_table_spec("adaltm-wavlm-tiny").rows}
     assert {name.removesuffix("-by-emotion") for name in packaged} == {*rows, "asr-out"}
     for name, row in rows.items():
         assert ("uar" in row["metrics"]) == (name != "asr"), name

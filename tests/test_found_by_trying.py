@@ -18,7 +18,7 @@ from voxstrata.corpora import own_table
 from voxstrata.corpora.prepare import prepare
 from voxstrata.errors import CorpusError, LabelError, PredictionsError, VoxstrataError
 from voxstrata.evaluation.score import score
-from voxstrata.experiments.tables.table import read_table
+from voxstrata.experiments.tables.table import read_table_spec
 from voxstrata.labels import LabelSet
 from voxstrata.predictions import read_predictions
 
@@ -120,7 +120,7 @@ def test_a_table_whose_scale_cannot_run_is_refused(tmp_path: Path, scale: dict, 
     }
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(table))
     with pytest.raises(VoxstrataError, match=message) as fault:
-        read_table(tmp_path / "t.yaml")
+        read_table_spec(tmp_path / "t.yaml")
     assert "\n" not in str(fault.value)
 
 

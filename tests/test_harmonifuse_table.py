@@ -14,14 +14,14 @@ import yaml
 import toy_tasks
 from voxstrata.backbone.encoder import build_backbone
 from voxstrata.experiments.tables.planned_runs import plan
-from voxstrata.experiments.tables.table import read_table
+from voxstrata.experiments.tables.table import read_table_spec
 from voxstrata.methods.harmonifuse.recipe import HarmoniFuseRecipe
 from voxstrata.methods.harmonifuse.system import HarmoniFuse
 from voxstrata.methods.pretraining.tiny_encoder import tiny_config
 from voxstrata.methods.registry import method_of
 from voxstrata.recipes.reading import merged_values, read_yaml
 
-TABLE = read_table("harmonifuse")
+TABLE = read_table_spec("harmonifuse")
 SINGLE = {f"{task}-{form}" for task in ("asr", "ser") for form in ("middle", "last", "gated")}
 
 

@@ -24,7 +24,8 @@ from voxstrata.experiments.leaks.guard import compare, guard
 from voxstrata.experiments.leaks.report import LeakError, LeakReport
 from voxstrata.experiments.leaks.training_clips import ClipTrace, TrainingClips, Use, training_clips_of
 from voxstrata.experiments.run import execute
-from voxstrata.methods.registry import method_of, methods
+from voxstrata.experiments.setup import Setup
+from voxstrata.methods.registry import methods
 from voxstrata.recipes.reading import validate
 from voxstrata.reporting.contents import read_run
 from voxstrata.reporting.sections import leak_lines
@@ -62,7 +63,7 @@ def corpus(
 def report(*corpora: str) -> LeakReport:
     data = {"corpora": [{"path": path} for path in corpora], "labels": ["anger", "fear"]}
     read = validate(SER | {"data": data}, "made")
-    return guard(read, method_of(read).sources(read), "this").report
+    return guard(Setup.of(read), "this").report
 
 
 def test_names_of_leaks_are_every_stage_against_every_split_by_every_match() -> None:
@@ -185,7 +186,7 @@ def test_an_expert_and_its_base_are_held_against_the_run_that_merges_it(tmp_path
     merge = {"system": "adaltm", "base": "wavlm-tiny", "vectors": {"ser": str(expert)}}
     merge |= {"training": {"steps": 1}}
     read = validate(merge | {"data": {"corpora": [{"path": mine}], "labels": ["anger", "fear"]}}, "merge")
-    found = guard(read, method_of(read).sources(read), "this")
+    found = guard(Setup.of(read), "this")
     assert {leak.name for leak in found.report.leaks} == {
         "pretraining/test/speaker",
         "fine-tuning/test/audio",
@@ -315,7 +316,7 @@ def test_dev_clips_that_chose_nothing_are_not_listed(
     path = corpus(tmp_path / "c", ("a", "train", "ann", "x"), ("b", "dev", "bob", "y"))
     data = {"corpora": [{"path": path}], "labels": ["anger", "fear"]}
     read = validate(SER | {"data": data, "training": {"steps": 1, **training}}, "made")
-    uses = guard(read, method_of(read).sources(read), "this").trained.uses
+    uses = guard(Setup.of(read), "this").trained.uses
     stages = {use.stage for use in uses if use.run == "this"}
     assert stages == {"fine-tuning"} | ({"selection"} if chosen else set())
 
@@ -359,7 +360,7 @@ def test_held_out_is_held_against_base_and_experts_and_all_that_they_build_on(
     read = validate(
         {"system": "adaltm", "fit_on": "heldout", "data": data, "training": {"steps": 1}} | used, "m"
     )
-    leaks = guard(read, method_of(read).sources(read), "this").report.leaks
+    leaks = guard(Setup.of(read), "this").report.leaks
     assert [leak.name for leak in leaks] == (["fine-tuning/fit/speaker"] if refused else [])
 
 

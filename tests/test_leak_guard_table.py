@@ -18,10 +18,10 @@ from voxstrata.corpora.summary import summarize
 from voxstrata.experiments.leaks.guard import guard
 from voxstrata.experiments.leaks.report import LeakError
 from voxstrata.experiments.leaks.training_clips import TrainingClips
+from voxstrata.experiments.setup import Setup
 from voxstrata.experiments.tables.pieces import Piece, narrowed
 from voxstrata.experiments.tables.planned_runs import plan
-from voxstrata.experiments.tables.table import Table, read_table
-from voxstrata.methods.registry import method_of
+from voxstrata.experiments.tables.table import Table, read_table_spec
 from voxstrata.recipes.reading import dump, validate
 from voxstrata.runs import RunFolder
 
@@ -54,7 +54,7 @@ def acted(tmp_path: Path) -> dict[str, PreparedCorpus]:
                 )
             )
         )
-        for name in read_table("adaltm-wavlm-tiny").scale("real").corpora
+        for name in read_table_spec("adaltm-wavlm-tiny").scale("real").corpora
         if name != "ravdess"
     }
     return {"ravdess": ravdess, **others}
@@ -64,7 +64,7 @@ def acted(tmp_path: Path) -> dict[str, PreparedCorpus]:
 def test_the_folds_of_the_packaged_table_do_not_leak(
     fold: int, acted: dict[str, PreparedCorpus], tmp_path: Path
 ) -> None:
-    content = read_table("adaltm-wavlm-tiny").model_dump()
+    content = read_table_spec("adaltm-wavlm-tiny").model_dump()
     scale = content["scales"]["real"]
     scale["axes"]["fold"], scale["grids"] = (fold,), {}
     for run in content["runs"].values():
@@ -73,7 +73,7 @@ def test_the_folds_of_the_packaged_table_do_not_leak(
     runs = plan(table, table.scale("real"), acted, tmp_path / "runs")
     assert {row.run for row in table.shown(table.scale("real"))} <= {run.name for run in runs}
     for run in runs:
-        guarded = guard(run.recipe, method_of(run.recipe).sources(run.recipe), run.folder.path.name)
+        guarded = guard(Setup.of(run.recipe), run.folder.path.name)
         guarded.report.require_none()
         assert not guarded.report.leaks
         guarded.write(run.folder)
@@ -87,13 +87,13 @@ def test_the_folds_of_the_packaged_table_do_not_leak(
 def test_cross_fitting_fits_on_speakers_that_the_expert_has_not_heard(
     part: int, acted: dict[str, PreparedCorpus], tmp_path: Path
 ) -> None:
-    table = read_table("adaltm-wavlm-tiny")
+    table = read_table_spec("adaltm-wavlm-tiny")
     scale = narrowed(table, table.scale("heldout"), Piece(part=part))
     runs = {run.name: run for run in plan(table, scale, acted, tmp_path / "runs")}
     speakers = {}
     for name in ("asr", "ser-rest", "dual-heard", "dual-unheard"):
         run = runs[name]
-        guarded = guard(run.recipe, method_of(run.recipe).sources(run.recipe), run.folder.path.name)
+        guarded = guard(Setup.of(run.recipe), run.folder.path.name)
         guarded.report.require_none()
         guarded.write(run.folder)
         (run.folder.recipe).write_text(dump(run.recipe))
@@ -107,16 +107,16 @@ def test_cross_fitting_fits_on_speakers_that_the_expert_has_not_heard(
     # What the scale says is held out is refused where it is not.
     careless = runs["dual-heard"].recipe.model_copy(update={"fit_on": "heldout"})
     with pytest.raises(LeakError, match=r"4 speakers of fit in the fine-tuning of ser-rest-.*allow_leaks=\["):
-        guard(careless, method_of(careless).sources(careless), "careless").report.require_none()
+        guard(Setup.of(careless), "careless").report.require_none()
     names = tuple(f"fine-tuning/fit/{match}" for match in MATCHES)
     allowed = careless.model_copy(update={"allow_leaks": names})
-    guard(allowed, method_of(allowed).sources(allowed), "allowed").report.require_none()
+    guard(Setup.of(allowed), "allowed").report.require_none()
 
 
 def test_an_expert_of_another_fold_does_leak(acted: dict[str, PreparedCorpus], tmp_path: Path) -> None:
     data = {"corpora": [{"path": str(acted["ravdess"].folder), "fold": 2}]}
     expert = validate(SER | {"data": data}, "ser")
-    guard(expert, method_of(expert).sources(expert), "ser").write(RunFolder(tmp_path / "ser"))
+    guard(Setup.of(expert), "ser").write(RunFolder(tmp_path / "ser"))
     data = {"corpora": [{"path": str(acted["ravdess"].folder), "fold": 3}]}
     merge = validate(
         {
@@ -128,4 +128,4 @@ def test_an_expert_of_another_fold_does_leak(acted: dict[str, PreparedCorpus], t
         "m",
     )
     with pytest.raises(LeakError, match=r"4 speakers of (dev|test) in the fine-tuning of ser"):
-        guard(merge, method_of(merge).sources(merge), "m").report.require_none()
+        guard(Setup.of(merge), "m").report.require_none()

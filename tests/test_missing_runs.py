@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from voxstrata.backbone.locate import is_missing_run, locate
 from voxstrata.cli.main import app
 from voxstrata.errors import CheckpointError
-from voxstrata.experiments.missing_runs import require_run, require_runs
+from voxstrata.experiments.plan_checks import require_run
+from voxstrata.methods.registry import method_of
 from voxstrata.recipes.reading import read_recipe
 
 FIRST = (
@@ -34,8 +35,10 @@ def test_a_dry_run_names_the_recipe_that_trains_an_expert() -> None:
 
 
 def test_training_names_it_before_a_weight_is_read() -> None:
+    recipe = read_recipe("paper/dual", ["base=whisper-tiny.en"])
     with pytest.raises(CheckpointError) as fault:
-        require_runs(read_recipe("paper/dual", ["base=whisper-tiny.en"]))
+        for _, source in method_of(recipe).facts(recipe).built_on:
+            require_run(source)
     assert str(fault.value) == FIRST
 
 

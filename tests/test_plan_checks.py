@@ -16,6 +16,7 @@ from voxstrata.cli.main import app
 from voxstrata.corpora.prepare import prepare
 from voxstrata.errors import CorpusError, RecipeError
 from voxstrata.experiments.plan_checks import FEW_STEPS, check_plan, plan_findings
+from voxstrata.experiments.setup import Setup
 from voxstrata.methods.registry import method_of
 from voxstrata.methods.sources import require_classes
 from voxstrata.recipes.reading import merged_values, validate
@@ -63,7 +64,7 @@ def findings(folder: Path, **changes: Any) -> tuple[list[str], list[str]]:
     recipe = validate(
         merged_values(TABLE, merged_values({"data": {"corpora": [{"path": str(folder)}]}}, changes)), "r"
     )
-    found = plan_findings(recipe, method_of(recipe).sources(recipe))
+    found = plan_findings(Setup.of(recipe))
     return list(found.faults), list(found.doubts)
 
 
@@ -72,7 +73,7 @@ def test_a_sound_plan_is_passed_over_in_silence(tmp_path: Path, distinct: list[P
     said: list[str] = []
     assert findings(folder) == ([], [])
     recipe = validate(merged_values(TABLE, {"data": {"corpora": [{"path": str(folder)}], "crop_s": 60}}), "r")
-    check_plan(recipe, method_of(recipe).sources(recipe), said.append)
+    check_plan(Setup.of(recipe), said.append)
     assert not said
 
 
@@ -127,15 +128,15 @@ def test_all_faults_come_in_one_line_and_doubts_before_them(tmp_path: Path, dist
         "training": {"warmup_steps": 30},
     }
     recipe = validate(merged_values(TABLE, changes), "r")
-    sources = method_of(recipe).sources(recipe)
+    setup = Setup.of(recipe)
     said: list[str] = []
     with pytest.raises(
         RecipeError, match=r"^this plan cannot work: 3 train clips .*; training\.warmup_steps is 30"
     ):
-        check_plan(recipe, sources, said.append)
+        check_plan(setup, said.append)
     assert said and all(line.startswith("warning: ") for line in said)
     everything: list[str] = []
-    check_plan(recipe, sources, everything.append, refuse=False)
+    check_plan(setup, everything.append, refuse=False)
     assert Counter(said) <= Counter(everything) and len(everything) == len(said) + 2
 
 
@@ -148,7 +149,7 @@ def test_several_tasks_are_told_by_their_names(tmp_path: Path, distinct: list[Pa
         "training": {"steps": 30, "warmup_steps": 30},
     }
     recipe = validate(values, "h")
-    found = plan_findings(recipe, method_of(recipe).sources(recipe))
+    found = plan_findings(Setup.of(recipe))
     assert [line.partition(";")[0] for line in found.doubts] == ["ser: no dev clip is neutral or sadness"]
     assert len(found.faults) == 1 and "warmup_steps is 30 and training has 30 steps" in found.faults[0]
 

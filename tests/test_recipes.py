@@ -14,9 +14,11 @@ from voxstrata.config.recipe import Recipe, TrainedRecipe
 from voxstrata.documents import parse_yaml
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.tables.pieces import points
-from voxstrata.experiments.tables.recipes import order, references, run_values, substitute
-from voxstrata.experiments.tables.table import read_table
-from voxstrata.methods.cuts import corpora_of
+from voxstrata.experiments.tables.planned_runs import order, run_values
+from voxstrata.experiments.tables.references import references, substitute
+from voxstrata.experiments.tables.table import read_table_spec
+from voxstrata.methods.cuts import corpora_in
+from voxstrata.methods.registry import method_of
 from voxstrata.recipes.reading import (
     dump,
     merged_values,
@@ -27,7 +29,7 @@ from voxstrata.recipes.reading import (
     validate,
 )
 
-TABLE_SCALES = [(table, scale) for table in packaged("tables") for scale in read_table(table).scales]
+TABLE_SCALES = [(table, scale) for table in packaged("tables") for scale in read_table_spec(table).scales]
 
 
 @pytest.mark.parametrize("name", packaged())
@@ -56,7 +58,7 @@ def test_a_key_that_no_recipe_has_is_refused_at_every_depth(name):
 
 @pytest.mark.parametrize(("table", "scale"), TABLE_SCALES)
 def test_every_run_of_a_packaged_table_is_a_recipe(table, scale):
-    content = read_table(table)
+    content = read_table_spec(table)
     at = content.scale(scale)
     names = order(content, at)
     shown = {row.run for row in content.shown(at)}
@@ -66,13 +68,13 @@ def test_every_run_of_a_packaged_table_is_a_recipe(table, scale):
         known |= {f"$run.{name}": f"runs/{name}" for name in names} | point
         for name in names:
             recipe = validate(substitute(run_values(content, at, name), known), name)
-            assert corpora_of(recipe), f"{name} has no corpus"
+            assert corpora_in(recipe.data, method_of(recipe).facts(recipe).tasks), f"{name} has no corpus"
             assert "$" not in dump(recipe)
 
 
 @pytest.mark.parametrize(("table", "scale"), TABLE_SCALES)
 def test_every_setting_of_a_packaged_scale_is_used(table, scale):
-    content = read_table(table)
+    content = read_table_spec(table)
     at = content.scale(scale)
     assert set(at.set) <= {"all", *(spec.recipe for spec in content.runs.values())}
     assert set(at.runs) | set(at.grids) <= set(content.runs)
@@ -83,7 +85,7 @@ def test_every_setting_of_a_packaged_scale_is_used(table, scale):
 
 def recipes_of(scale: str) -> dict[str, Recipe]:
     """Every run of the table `adaltm-wavlm-tiny` at one point of a scale."""
-    table = read_table("adaltm-wavlm-tiny")
+    table = read_table_spec("adaltm-wavlm-tiny")
     at = table.scale(scale)
     point = next(points(at.axes))
     names = order(table, at)

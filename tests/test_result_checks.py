@@ -16,8 +16,8 @@ from voxstrata.evaluation.score import score
 from voxstrata.experiments import result_checks
 from voxstrata.experiments.result_checks import answer_warnings, result_warnings
 from voxstrata.experiments.run import execute
+from voxstrata.experiments.setup import Setup
 from voxstrata.methods.baselines import statistics
-from voxstrata.methods.registry import method_of
 from voxstrata.predictions import Prediction, read_predictions
 from voxstrata.recipes.reading import merged_values, validate
 from voxstrata.runs import RunFolder
@@ -125,9 +125,9 @@ def told_of(heard: Path, wrong: int, said: list[str], **changes: Any) -> dict[st
         "training": {"epochs": 1},
     }
     recipe = validate(merged_values(values, changes), "r")
-    sources = method_of(recipe).sources(recipe)
+    setup = Setup.of(recipe)
     answers = {}
-    for split, source in sources.evaluated.items():
+    for split, source in setup.sources.evaluated.items():
         told = [reference for ids in source.plan(0) for reference in source.without_audio(ids).references]
         answers[split] = [
             Prediction(
@@ -139,7 +139,7 @@ def told_of(heard: Path, wrong: int, said: list[str], **changes: Any) -> dict[st
             for i, reference in enumerate(told)
         ]
     metrics = {split: score(rows).as_dict() for split, rows in answers.items()}
-    return result_warnings(recipe, sources, answers, metrics, said.append)
+    return result_warnings(setup, answers, metrics, said.append)
 
 
 def compared(told: dict[str, list[str]]) -> list[str]:
@@ -180,8 +180,7 @@ def test_a_run_that_learns_no_emotions_is_not_held_against_them(heard: Path) -> 
     recipe = validate(values, "s")
     rows = answered([("fear", true) for true in CLASSES * 3])
     told = result_warnings(
-        recipe,
-        method_of(recipe).sources(recipe),
+        Setup.of(recipe),
         {"test": rows},
         {"test": score(rows).as_dict()},
         said.append,

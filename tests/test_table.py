@@ -15,9 +15,9 @@ from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.tables.pieces import Piece, narrowed, points, variants
-from voxstrata.experiments.tables.planned_runs import plan
-from voxstrata.experiments.tables.recipes import content_key, order, references, run_values, substitute
-from voxstrata.experiments.tables.table import Table, read_table
+from voxstrata.experiments.tables.planned_runs import order, plan, run_values
+from voxstrata.experiments.tables.references import content_key, references, substitute
+from voxstrata.experiments.tables.table import Table, read_table_spec
 from voxstrata.recipes.reading import merged_values, validate
 from voxstrata.runs import RunFolder
 
@@ -141,7 +141,7 @@ def test_tables_that_do_not_hold_are_refused_with_every_fault(tmp_path):
         path = tmp_path / "table.yaml"
         path.write_text(yaml.safe_dump(merged_values(copy.deepcopy(BASIC), changes)))
         with pytest.raises(RecipeError, match=message):
-            read_table(path)
+            read_table_spec(path)
 
     refused({"colour": 1, "scales": {"small": {"axis": {}}}}, r"(?s)axis.*colour|colour.*axis")
     refused({"rows": [{"run": "nobody", "title": "x"}]}, "names run 'nobody'")
@@ -166,7 +166,7 @@ def test_scale_settings_for_recipes_or_runs_that_are_not_there_are_refused(tmp_p
         values = merged_values(copy.deepcopy(BASIC), {"scales": {"small": changes}})
         path.write_text(yaml.safe_dump(values))
         with pytest.raises(RecipeError, match=r"finetune-sre|daul"):
-            read_table(path)
+            read_table_spec(path)
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ def test_a_recipe_that_could_not_start_may_be_corrected_in_the_same_folder(
 
 
 def test_the_twins_are_compared_by_the_same_recipes():
-    adaltm, twins = read_table("adaltm-wavlm-tiny"), read_table("wavlm-tiny")
+    adaltm, twins = read_table_spec("adaltm-wavlm-tiny"), read_table_spec("wavlm-tiny")
     real, ssl = adaltm.scale("real"), adaltm.scale("ssl")
     for run in ssl.rows:
         of_twin = run_values(adaltm, ssl, run)
@@ -252,4 +252,4 @@ def test_the_twins_are_compared_by_the_same_recipes():
 
 def test_a_table_that_is_not_there_is_named_as_one(tmp_path):
     with pytest.raises(RecipeError, match="no table 'foo'; give a file, or one of adaltm, adaltm-paper"):
-        read_table("foo")
+        read_table_spec("foo")

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import recall_score
 
-from small_tables import table
+from small_tables import planned_run, table
 from voxstrata.errors import RecipeError, VoxstrataError
 from voxstrata.experiments.tables.archive import write_archive
 from voxstrata.experiments.tables.contrasts import contrasts_of
 from voxstrata.experiments.tables.corpora import corpus_folder
-from voxstrata.experiments.tables.finished import Chosen, finished_runs, write_table
+from voxstrata.experiments.tables.finished import finished_runs, write_table
+from voxstrata.experiments.tables.pieces import Chosen
 from voxstrata.experiments.tables.planned_runs import PlannedRun
 from voxstrata.experiments.tables.results import markdown, write_section
 from voxstrata.experiments.tables.rows import rows_of
@@ -48,7 +49,7 @@ def fold_run(folder: Path, name: str, fold: int, answers: str, words: str = "", 
     run.recipe.write_text("system: statistics\n")
     write_json(run.provenance, {"started": "2026-01-02 03:04:05", "data": {}})
     point = (("$seed", seed), ("$fold", fold), ("$part", None))
-    return PlannedRun(name, validate({"system": "statistics"}, name), run, point)
+    return planned_run(name, validate({"system": "statistics"}, name), run, point)
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_differences_are_paired_in_the_folds_of_both(planned: list[PlannedRun], 
 def test_a_run_that_all_folds_share_makes_no_fold(planned: list[PlannedRun], tmp_path: Path) -> None:
     shared = fold_run(tmp_path, "shared", 0, "", "xy")
     everywhere = [
-        PlannedRun("single", shared.recipe, shared.folder, (("$seed", 0), ("$fold", fold), ("$part", None)))
+        planned_run("single", shared.recipe, shared.folder, (("$seed", 0), ("$fold", fold), ("$part", None)))
         for fold in (1, 2, 3)
     ]
     unfinished = fold_run(tmp_path, "dual", 3, "abab")

@@ -22,7 +22,7 @@ from voxstrata.experiments import run
 from voxstrata.experiments.tables.archive import _placeless
 from voxstrata.experiments.tables.corpora import given_corpora
 from voxstrata.experiments.tables.pieces import Piece, narrowed, points
-from voxstrata.experiments.tables.table import Scale, read_table
+from voxstrata.experiments.tables.table import Scale, read_table_spec
 from voxstrata.reporting import page
 from voxstrata.runs import RunFolder, folder_lock, is_held
 
@@ -152,7 +152,7 @@ def test_a_corpus_that_was_prepared_in_another_way_is_refused(
         values["scales"]["toy"]["corpora"]["speech"] |= changes
         values["scales"]["toy"]["corpora"]["spoken"] = {"synth": {}}
         (tmp_path / "changed.yaml").write_text(yaml.safe_dump(values))
-        return read_table(tmp_path / "changed.yaml").scale("toy")
+        return read_table_spec(tmp_path / "changed.yaml").scale("toy")
 
     trimmed = prepare("table", corpus_folder.parent, tmp_path / "trimmed", trim_silence=True).folder
     for changes, given, message in (
@@ -256,7 +256,7 @@ def test_paths_in_an_archive_are_relative_to_the_runs_and_others_are_left_a_name
 
 
 def test_a_part_that_is_not_there_is_refused(table: Path, corpus_folder: Path) -> None:
-    whole = read_table(table)
+    whole = read_table_spec(table)
     toy = whole.scale("toy")
     for choice, message in (
         ({"rows": ("ser", "triple")}, "no row triple; this scale has ser, single"),
@@ -346,7 +346,7 @@ def test_the_slurm_array_begins_a_stopped_job_anew(slurm) -> None:
 
 
 def test_the_slurm_array_asks_for_rows_of_the_table(slurm) -> None:
-    table = read_table("adaltm-wavlm-tiny")
+    table = read_table_spec("adaltm-wavlm-tiny")
     real = table.scale("real")
     rows = {row.run for row in table.shown(real)}
     for number in range(8):

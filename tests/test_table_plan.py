@@ -19,9 +19,9 @@ from voxstrata.backbone.locate import locate, packaged_names
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import CheckpointError
 from voxstrata.experiments.dry_run.whole_table import dry_run_table
-from voxstrata.experiments.tables.planned_runs import plan
-from voxstrata.experiments.tables.recipes import order
-from voxstrata.experiments.tables.table import Table, read_table
+from voxstrata.experiments.tables.pieces import Chosen
+from voxstrata.experiments.tables.planned_runs import order, plan
+from voxstrata.experiments.tables.table import Table, read_table_spec
 
 BASE, SER = "microsoft/wavlm-large", "tiantiaf/wavlm-large-categorical-emotion"
 ASR = "patrickvonplaten/wavlm-libri-clean-100h-large"
@@ -87,7 +87,7 @@ def test_the_table_of_the_paper_is_planned_with_the_published_layouts(
     load_backbone(expert_folders["asr"]).save(tmp_path / ASR)
     vox_profile(tmp_path / SER, load_backbone(expert_folders["ser"]).weights())
     monkeypatch.chdir(tmp_path)
-    content = read_table("adaltm-paper")
+    content = read_table_spec("adaltm-paper")
     scale = content.scale("paper")
     planned = plan(content, scale, {"msp": PreparedCorpus.load(corpus_folder)}, tmp_path)
     assert [run.name for run in planned] == order(content, scale)
@@ -134,7 +134,7 @@ def test_a_dry_run_tells_of_the_expert_that_cannot_be_planned(encoder_folder, ex
 
 
 def dry_run_faults(runs: Mapping[str, Mapping[str, Any]], out: Path) -> tuple[str, ...]:
-    return dry_run_table(table(runs), "small", out=out, data=None).faults
+    return dry_run_table(Chosen(table(runs), "test", "small"), out=out, data=None).faults
 
 
 @pytest.mark.parametrize("name", packaged_names())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from small_tables import SWEEP, table
+from small_tables import SWEEP, planned_run, table
 from voxstrata.experiments.tables.contrasts import changes_of, contrasts_of
 from voxstrata.experiments.tables.planned_runs import PlannedRun
 from voxstrata.experiments.tables.results import markdown
@@ -38,7 +38,7 @@ def test_a_row_shows_the_setting_that_is_best_on_dev(choose, chosen, tmp_path):
             ]  # fmt: skip
             write_predictions(run.predictions(split), rows)
         recipe = validate({"system": "statistics"}, name)
-        planned.append(PlannedRun(name, recipe, run, (("$seed", 0), ("$fold", None), ("$part", None))))
+        planned.append(planned_run(name, recipe, run, (("$seed", 0), ("$fold", None), ("$part", None))))
     (found,) = rows_of(content, at, planned)
     row = found.as_dict(content.columns, tmp_path / "tables" / "t")
     assert row["runs"] == [f"../../{chosen}"]
@@ -64,7 +64,7 @@ def test_contrasts_are_paired_over_the_clips_of_both_rows(tmp_path):
             # A clip of its own, which the other row does not have.
             rows.append(Prediction("w", speaker="w", transcript=words, reference_transcript="go"))
         write_predictions(run.predictions("test"), rows)
-        return PlannedRun(
+        return planned_run(
             name, validate({"system": "statistics"}, name), run, (("$seed", 0), ("$fold", 1), ("$part", 2))
         )
 
@@ -103,7 +103,7 @@ def test_contrasts_are_compared_between_the_first_and_the_last_variant(tmp_path)
                 ],
             )
             point = (("$seed", 0), ("$fold", None), ("$part", None))
-            planned.append(PlannedRun(name, validate({"system": "statistics"}, name), run, point))
+            planned.append(planned_run(name, validate({"system": "statistics"}, name), run, point))
         return rows_of(content, content.scale("small"), planned, variant)
 
     first = rows("strength 0", dual="aaaaaaaa", single="aaaaaaaa")
@@ -137,7 +137,7 @@ def answered(
     ]
     write_predictions(run.predictions(split), rows)
     full = {"$seed": 0, "$fold": None, "$part": None} | point
-    return PlannedRun(name, validate({"system": "statistics"}, name), run, tuple(full.items()))
+    return planned_run(name, validate({"system": "statistics"}, name), run, tuple(full.items()))
 
 
 def test_a_setting_is_chosen_for_each_fold_by_its_own_dev_speakers(tmp_path):
@@ -160,7 +160,7 @@ def test_a_setting_is_chosen_for_each_fold_by_its_own_dev_speakers(tmp_path):
     # One run for both parts is one row of what was tried.
     shared = [run for run in planned if dict(run.point)["$fold"] == 1]
     twice = [
-        PlannedRun(run.name, run.recipe, run.folder, (("$seed", 0), ("$fold", 1), ("$part", part)))
+        planned_run(run.name, run.recipe, run.folder, (("$seed", 0), ("$fold", 1), ("$part", part)))
         for part in (1, 2)
         for run in shared
     ]

@@ -331,10 +331,11 @@ def record_writes(file: Path) -> None:
     """A file of states for every batch; writes down which process writes which, a line each."""
     write = cached._write
 
-    def noted(path: Path, *args: Any) -> None:
+    def noted(states: Any, *args: Any) -> None:
+        path = states.path
         with file.open("a") as lines:
             lines.write(f"{os.environ['RANK']} {path.parent.name}/{path.name}\n")
-        write(path, *args)
+        write(states, *args)
 
     cached._FILE_BYTES, cached._write = 1, noted
 

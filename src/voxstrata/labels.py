@@ -47,8 +47,8 @@ def require_one_spelling(names: Iterable[str], where: str) -> None:
         LabelError: naming them.
     """
     if alike := differing_in_case(names):
-        told = first_of((" and ".join(map(repr, group)) for group in alike), between="; ")
-        raise LabelError(f"{where}: classes differ only in capitals or spaces: {told}; write them alike")
+        stated = first_of((" and ".join(map(repr, group)) for group in alike), between="; ")
+        raise LabelError(f"{where}: classes differ only in capitals or spaces: {stated}; write them alike")
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ def parse_predictions(content: bytes, name: str) -> list[Prediction]:
 
     Args:
         content: of the file.
-        name: what its faults are told of.
+        name: what messages call it.
     """
     try:
         text = content.decode(text_encoding(content))
@@ -187,7 +187,7 @@ def checked_rows(rows: Iterable[tuple[str, Any]], name: str) -> list[Prediction]
 
     Args:
         rows: where each stands, e.g. "line 3", and what stands there: a mapping with the fields of a row.
-        name: what its faults are told of.
+        name: what messages call it.
 
     Raises:
         PredictionsError: see `read_predictions`.

@@ -30,9 +30,9 @@ class ProbedClip:
 
     Args:
         part: "train", "test" or "dev".
-        speaker: None where not told.
-        classes: target -> class, of those targets that are asked and told.
-        phonemes: whether its phonemes are told.
+        speaker: None where not known.
+        classes: target -> class, of those targets that are asked and known.
+        phonemes: whether its phonemes are known.
     """
 
     part: str
@@ -95,14 +95,14 @@ def choose_clips(corpus: PreparedCorpus, choice: ClipChoice) -> dict[str, Probed
         CorpusError: if train or test has no clips, or no clip tells a target.
     """
     found: dict[str, ProbedClip] = {}
-    told = {PITCH, ENERGY}
+    stated = {PITCH, ENERGY}
     counts: Counter[str] = Counter()
     for cut in corpus.stream(None, choice.fold):
         split = cut.custom["split"]
         counts[split] += 1
         if split in choice.parts:
             clip = _clip(cut, choice)
-            told |= {*clip.classes, *([PHONEMES] if clip.phonemes else [])}
+            stated |= {*clip.classes, *([PHONEMES] if clip.phonemes else [])}
             if clip.classes or clip.phonemes or {PITCH, ENERGY} & set(choice.targets):
                 found[cut.id] = clip
     for split in (choice.train, choice.test):
@@ -111,7 +111,7 @@ def choose_clips(corpus: PreparedCorpus, choice: ClipChoice) -> dict[str, Probed
             raise CorpusError(
                 f"{corpus.name} has no {split} clips; it has {held}: choose with --train and --test"
             )
-    if lacking := [name for name in choice.targets if name not in told]:
+    if lacking := [name for name in choice.targets if name not in stated]:
         there = ", ".join(sorted(told_targets(corpus, choice)))
         raise CorpusError(f"no clip of {corpus.name} tells {' or '.join(lacking)}; there are {there}")
     return _drawn(found, choice)
@@ -188,18 +188,18 @@ def divided_speakers(clips: Mapping[str, ProbedClip], seed: int) -> Parts:
 def _columns(cut: MonoCut) -> dict[str, str]:
     """What a cut tells in words: its speaker, and those columns that are no tables."""
     supervision = cut.supervisions[0]
-    told = {name: value for name, value in (supervision.custom or {}).items() if isinstance(value, str)}
-    return told | {SPEAKER: supervision.speaker or ""}
+    stated = {name: value for name, value in (supervision.custom or {}).items() if isinstance(value, str)}
+    return stated | {SPEAKER: supervision.speaker or ""}
 
 
 def _clip(cut: MonoCut, choice: ClipChoice) -> ProbedClip:
-    told = _columns(cut)
+    stated = _columns(cut)
     asked = [name for name in choice.targets if name not in FRAME_TARGETS]
     return ProbedClip(
         part=choice.parts[cut.custom["split"]],
-        speaker=told[SPEAKER] or None,
-        classes={name: told[name] for name in asked if told.get(name)},
-        phonemes=PHONEMES in choice.targets and bool(told.get(PHONEMES)),
+        speaker=stated[SPEAKER] or None,
+        classes={name: stated[name] for name in asked if stated.get(name)},
+        phonemes=PHONEMES in choice.targets and bool(stated.get(PHONEMES)),
     )
 
 

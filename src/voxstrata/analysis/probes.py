@@ -266,8 +266,8 @@ def _number_tally(answers: NDArray[Any], given: NDArray[Any]) -> Tally:
 def _check(parts: Mapping[str, Examples]) -> None:
     shapes = {name: part.states.shape for name, part in parts.items()}
     if any(len(shape) != 3 for shape in shapes.values()) or len({shape[1:] for shape in shapes.values()}) > 1:
-        told = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-        raise VoxstrataError(f"states do not fit each other: {told}; [N, L, D] of one encoder are needed")
+        stated = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise VoxstrataError(f"states do not fit each other: {stated}; [N, L, D] of one encoder are needed")
     for name, part in parts.items():
         states = len(part.states if part.rows is None else part.rows)
         if not states == len(part.answers) == len(part.units) or not len(part):

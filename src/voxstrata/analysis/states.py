@@ -63,9 +63,9 @@ class FrameSample:
             states: [1 + L, T, D].
             answers: target -> [T], NaN where not known; frames of which nothing is known are passed over.
         """
-        told = np.stack([answers[name] for name in self.targets], axis=1)
+        stated = np.stack([answers[name] for name in self.targets], axis=1)
         full = len(self._keys) == self.size
-        candidate = ~np.isnan(told).all(axis=1) & (keys < (self._keys.max() if full else np.inf))
+        candidate = ~np.isnan(stated).all(axis=1) & (keys < (self._keys.max() if full else np.inf))
         frames = np.flatnonzero(candidate)
         held = len(self._keys)
         every = np.concatenate([self._keys, keys[frames]])
@@ -74,7 +74,7 @@ class FrameSample:
         left = np.setdiff1d(np.arange(held), kept)
         slots = np.concatenate([left, np.arange(held, self.size)])[: len(new)]
         self.states[slots] = states[:, torch.from_numpy(new)].transpose(0, 1).float().cpu().numpy()
-        self._answers[slots], self._clips[slots] = told[new], clip
+        self._answers[slots], self._clips[slots] = stated[new], clip
         self._keys = np.concatenate([self._keys, np.empty(max(0, len(kept) - held))])
         self._keys[slots] = keys[new]
 
@@ -144,14 +144,14 @@ def collect(
             pooled = torch.stack([masked_mean(layer, mask) for layer in states], dim=1)
             means.append(pooled.float().cpu().numpy())
         if frame_answers is not None:
-            told = frame_answers(batch)
+            stated = frame_answers(batch)
             for row, (name, count) in enumerate(zip(batch.ids, mask.sum(1).tolist(), strict=True)):
                 keys = np.random.default_rng(derived_seed(seed, name, "frames")).random(count)
                 samples[parts[name]].offer(
                     len(ids) + row,
                     keys,
                     torch.stack([layer[row, :count] for layer in states]),
-                    {target: values[row, :count] for target, values in told.items()},
+                    {target: values[row, :count] for target, values in stated.items()},
                 )
         ids.extend(batch.ids)
         if advance is not None:

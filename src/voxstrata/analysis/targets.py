@@ -91,8 +91,8 @@ def plan_probes(corpus: PreparedCorpus, options: ProbeOptions) -> ProbePlan:
     """
     o, targets, notes = options, options.targets, []
     if not targets:
-        told = told_targets(corpus, ClipChoice((), o.train, o.test, o.fold))
-        targets = tuple(name for name in USUAL_TARGETS if name in told)
+        stated = told_targets(corpus, ClipChoice((), o.train, o.test, o.fold))
+        targets = tuple(name for name in USUAL_TARGETS if name in stated)
     clips = choose_clips(corpus, ClipChoice(targets, o.train, o.test, o.fold, o.max_clips, o.seed))
     parts: dict[str, Parts] = {}
     probed = []

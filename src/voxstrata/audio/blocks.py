@@ -33,7 +33,7 @@ from voxstrata.audio.opening import (
 from voxstrata.audio.quiet import quiet
 from voxstrata.errors import AudioError
 
-#: Bytes of a headerless file from which its byte order is told.
+#: Bytes of a headerless file from which its byte order is known.
 _RAW_HEAD = 1 << 20
 
 Block = NDArray[np.float32]

@@ -69,7 +69,7 @@ def claim_of_chunks(file: BinaryIO, kind: str) -> Claim:
     """The claim of a WAV, AIFF, W64 or CAF file.
 
     libsndfile takes what there is: a copy that was cut would be a shorter clip, and one whose writer died
-    before it told the length an empty one.
+    before it wrote the length an empty one.
 
     Args:
         file: at any place.
@@ -153,7 +153,7 @@ def _of_sound(
     file: BinaryIO,
     kind: str,
     layout: _Layout,
-    told: tuple[int, int],
+    stated: tuple[int, int],
     start: int,
     size: int,
     end: int,
@@ -165,7 +165,7 @@ def _of_sound(
         file: at any place.
         kind: of the file.
         layout: of the file.
-        told: where the size stands, and in how many bytes.
+        stated: where the size stands, and in how many bytes.
         start: where the chunk's content begins.
         size: of the content, as the header has it; what stands ahead of the sound may not be counted in it.
         end: of the file.
@@ -188,7 +188,7 @@ def _of_sound(
     behind = start + size if is_file_at(file, start + size) else next_file(file, kind, start + 16)
     if behind is not None:
         return _without(file, kind, behind, end)
-    where, width = told
+    where, width = stated
     new = held + (layout.head if layout.whole else 0)
     if width == 4 and new >= 2**32:
         new = 0xFFFFFFFF
@@ -259,7 +259,7 @@ def claim_of_au(file: BinaryIO) -> Claim:
 
 
 def claim_of_sphere(file: BinaryIO) -> Claim:
-    """The claim of a NIST SPHERE file: lines of `name -type value` in a header of a told size."""
+    """The claim of a NIST SPHERE file: lines of `name -type value` in a header of a stated size."""
     end = file.seek(0, 2)
     file.seek(0)
     lines = file.read(1024).decode("latin-1").split("\n")

@@ -122,7 +122,7 @@ def sounding_samples(mono: NDArray[np.float32]) -> int:
 def remarks_on_steps(mono: NDArray[np.float32]) -> tuple[Remark, ...]:
     """Says where a recording has hardly any values, as the noise of an input that nothing is connected to.
 
-    Speech may be told from it, so it is no fault.
+    Speech may be recognised from it, so it is no fault.
 
     Args:
         mono: [N].

@@ -1,4 +1,4 @@
-"""Decoding with PyAV (the extra `av`), told which format it is: it probes nothing and follows no names."""
+"""Decoding with PyAV (the extra `av`), given the format: it probes nothing and follows no names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MissingPyAV(AudioError):
 
 
 class _Source:
-    """A file as FFmpeg reads it: a place that no file has, as a broken header names it, is told by a number.
+    """A file as FFmpeg reads it: a place that no file has, as a broken header names it, is given by a number.
 
     PyAV prints the traceback of what a file's own methods raise.
     """

@@ -44,19 +44,19 @@ class FolderContent:
         Args:
             others: count the files with other suffixes too.
         """
-        told = []
+        stated = []
         kinds = Counter(path.suffix.lower() or path.name for path in self.files if not is_recording(path))
         if others and kinds:
             names = ", ".join(f"{name} {count:,}" for name, count in kinds.most_common(_SHOWN))
             more = ", ..." if len(kinds) > _SHOWN else ""
-            told.append(f"{kinds.total():,} other files ({names}{more})")
+            stated.append(f"{kinds.total():,} other files ({names}{more})")
         if self.hidden:
-            told.append(f"{self.hidden:,} hidden recordings")
+            stated.append(f"{self.hidden:,} hidden recordings")
         if self.leading_back:
-            told.append(
+            stated.append(
                 f"{len(self.leading_back):,} links to what is there already ({_first(self.leading_back)})"
             )
-        return "; ".join(told)
+        return "; ".join(stated)
 
 
 def is_recording(path: Path) -> bool:

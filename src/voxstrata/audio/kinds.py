@@ -1,4 +1,4 @@
-"""What kind of file lies there, told by its first bytes; the suffix is a hint where these tell nothing."""
+"""What kind of file lies there, known by its first bytes; the suffix is a hint where these tell nothing."""
 
 from __future__ import annotations
 

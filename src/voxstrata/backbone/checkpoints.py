@@ -222,9 +222,9 @@ class Checkpoint:
         self, name: str, whole: Tensor, base: Tensor, rounded: set[str] | None
     ) -> Tensor | None:
         """Where a tensor differs from the base's by rounding alone; None: nowhere."""
-        told = self.container.types[self.stored[name]]
+        stated = self.container.types[self.stored[name]]
         # Also what was stored so once, and is in float32 by now.
-        formats = [told] if told in _SHORT else [form for form in _SHORT if _holds(form, whole)]
+        formats = [stated] if stated in _SHORT else [form for form in _SHORT if _holds(form, whole)]
         if not formats:
             return None
         short = base.to(_SHORT[formats[0]]).to(base.dtype)

@@ -91,7 +91,7 @@ def weights_file(path: Path) -> Path:
     """The file of a checkpoint, given as such or as its folder.
 
     Raises:
-        CheckpointError: if there is none, or it cannot be told which.
+        CheckpointError: if there is none, or it cannot be known which.
     """
     if path.name == _SHARDED_BIN:
         path = path.parent

@@ -21,10 +21,10 @@ def declared_base(checkpoint: Checkpoint) -> str | None:
         if not path.is_file():
             continue
         try:
-            told = read_json_object(path)
+            stated = read_json_object(path)
         except VoxstrataError:
             continue
-        found = [told[key] for key in _ORIGINS if isinstance(told.get(key), str) and told[key]]
+        found = [stated[key] for key in _ORIGINS if isinstance(stated.get(key), str) and stated[key]]
         if found:
             return str(found[0])
     return None

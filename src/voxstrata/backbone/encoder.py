@@ -367,8 +367,8 @@ def load_backbone(
     family = family_of(origin.config)
     model = origin.loaded()
     if normalize is None:
-        told = origin.normalize
-        normalize = family.normalizes(origin.config) if told is None else told
+        stated = origin.normalize
+        normalize = family.normalizes(origin.config) if stated is None else stated
     encoder = SpeechEncoder(
         model, normalize=normalize, final_norm=final_norm, attention=attention, window=window
     )

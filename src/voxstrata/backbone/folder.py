@@ -39,8 +39,8 @@ def read_config(folder: Path) -> PretrainedConfig:
             f"{folder} has no config.json as transformers saves one; give such a folder, or name an "
             "encoder of the same architecture beside it (architecture)"
         )
-    told = read_json_object(path, error=CheckpointError, advice="fetch it again")
-    check_sizes(told, path)
+    stated = read_json_object(path, error=CheckpointError, advice="fetch it again")
+    check_sizes(stated, path)
     from transformers import AutoConfig
 
     try:
@@ -66,8 +66,8 @@ def read_normalize(folder: Path) -> bool | None:
     path = folder / PREPROCESSOR
     if not path.is_file():
         return None
-    told = read_json_object(path, error=CheckpointError, advice="fetch it again, or remove it")
-    normalize = told.get("do_normalize")
+    stated = read_json_object(path, error=CheckpointError, advice="fetch it again, or remove it")
+    normalize = stated.get("do_normalize")
     if not isinstance(normalize, bool | None):
         raise CheckpointError(
             f"{path} has do_normalize {str(normalize)[:40]!r}; allowed are true and false: fetch it again"
@@ -123,10 +123,10 @@ def _is_ours(folder: Path, files: Collection[str]) -> bool:
     if not path.is_file() or not {found.name for found in folder.iterdir()} <= {CONFIG, WEIGHTS, *files}:
         return False
     try:
-        told = read_json_object(path)
+        stated = read_json_object(path)
     except VoxstrataError:
         return False
-    return next(iter(told), None) == _FIRST_KEY and path.read_text(encoding="utf-8") == _text(told)
+    return next(iter(stated), None) == _FIRST_KEY and path.read_text(encoding="utf-8") == _text(stated)
 
 
 def _text(content: Any) -> str:

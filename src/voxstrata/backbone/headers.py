@@ -83,8 +83,8 @@ def read_base(name: str, architecture: str | None = None) -> EncoderHeaders:
     place = locate(name, download=False)
     origin = find_origin(place, architecture and locate(architecture, download=False))
     expected = origin.expected()
-    told = origin.normalize
-    normalize = family_of(origin.config).normalizes(origin.config) if told is None else told
+    stated = origin.normalize
+    normalize = family_of(origin.config).normalizes(origin.config) if stated is None else stated
     checkpoint = origin.checkpoint
     return EncoderHeaders(name, checkpoint.path, checkpoint.layout, origin.config, expected, normalize)
 

@@ -1,6 +1,6 @@
 """How a published checkpoint of a speech encoder names its tensors, and what else stands in it.
 
-A layout is told by content: by the spelling of the first layer's query projection, by what stands before it,
+A layout is known by content: by the spelling of the first layer's query projection, by what stands before it,
 and where two families spell it alike by another tensor beside it. All are brought to transformers' own names.
 The layouts themselves stand in the file of their family, `backbone.families`.
 """

@@ -26,7 +26,7 @@ _TOKENIZER_FILES = (
 #: What tells of a model's licence and base.
 _ABOUT = ("README.md", "LICENSE*", "NOTICE")
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-#: The folder that runs lie in, unless told otherwise.
+#: The folder that runs lie in, unless another is given.
 _RUNS = "runs"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 

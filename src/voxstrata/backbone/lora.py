@@ -56,8 +56,8 @@ class AdapterOptions:
         alpha_pattern: pattern of a module's name -> its own alpha.
         rank_stabilized: alpha / sqrt(r) in place of alpha / r.
         transposed: weights stored beside the factors are [in, out] (`fan_in_fan_out`).
-        base: the encoder that was adapted; None where it is not told.
-        told: whether there was such a file.
+        base: the encoder that was adapted; None where it is not known.
+        stated: whether there was such a file.
     """
 
     alpha: float = 1.0
@@ -65,7 +65,7 @@ class AdapterOptions:
     rank_stabilized: bool = False
     transposed: bool = False
     base: str | None = None
-    told: bool = False
+    stated: bool = False
 
     def scale(self, module: str, rank: int) -> float:
         """The factor of B A in a module.
@@ -98,7 +98,7 @@ class LoRA:
         """How many weights change, and at which scale, e.g. "LoRA on 22 weights, alpha 1 (...)"."""
         options = self.options
         how = " / sqrt(r)" if options.rank_stabilized else " / r"
-        said = "" if options.told else f", loralib's default; a {CONFIG} beside the file could give another"
+        said = "" if options.stated else f", loralib's default; a {CONFIG} beside the file could give another"
         return f"LoRA on {len(self.factors)} weights, scaled by {options.alpha:g}{how}{said}"
 
     def difference(self, name: str) -> Tensor:
@@ -210,7 +210,7 @@ def read_options(file: Path, ranks: Iterable[int]) -> AdapterOptions:
         rank_stabilized=bool(about.get("use_rslora")),
         transposed=bool(about.get("fan_in_fan_out")),
         base=base or None,
-        told=True,
+        stated=True,
     )
 
 

@@ -26,7 +26,7 @@ class Origin:
 
     Args:
         config: its architecture.
-        normalize: whether it wants normalised waveforms; None where that is not told.
+        normalize: whether it wants normalised waveforms; None where that is not known.
         checkpoint: its weights, or an adapter's.
         base: the encoder that LoRA changes; None without LoRA.
         model: of the architecture, on the meta device: built once, for whoever asks or loads.
@@ -91,7 +91,7 @@ def find_origin(name: str | Path, architecture: str | Path | None = None) -> Ori
             transformers; for LoRA the encoder that was adapted.
 
     Raises:
-        CheckpointError: if there is none, or its architecture or base cannot be told.
+        CheckpointError: if there is none, or its architecture or base is not known.
     """
     place = locate(name)
     if architecture is not None:
@@ -106,8 +106,8 @@ def find_origin(name: str | Path, architecture: str | Path | None = None) -> Ori
         if architecture is not None:
             config, normalize = _configuration(locate(architecture))
             checkpoint = open_checkpoint(place, family_of(config))
-        elif (told := _told_config(checkpoint)) is not None:
-            config, normalize = told
+        elif (stated := _told_config(checkpoint)) is not None:
+            config, normalize = stated
         else:
             config, normalize = _configuration(place)
     model = _built(config, checkpoint)

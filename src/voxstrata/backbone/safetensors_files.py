@@ -18,7 +18,7 @@ from torch import Tensor
 from voxstrata.documents import parse_json
 from voxstrata.errors import CheckpointError
 
-#: Types of safetensors whose name in torch is not told by letter and bits.
+#: Types of safetensors whose name in torch does not follow from letter and bits.
 _TYPES = {"BOOL": "bool", "BF16": "bfloat16"}
 _LETTERS = {"F": "float", "I": "int", "U": "uint", "C": "complex"}
 #: Of the length of the header, which a file begins with.

@@ -23,7 +23,7 @@ _PICKLE = b"\x80"
 _MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19."
 #: Begins of pickles before that.
 _OLD_PICKLES = (b"(", b"c", b"]", b"}")
-#: Allowed by torch, and takes as many bytes as it is told.
+#: Allowed by torch, and takes as many bytes as it is given.
 _GROWS = re.compile(rb"c(?:builtins|__builtin__)\nbytearray\n")
 #: Bytes that "little" and "big" have at most, with what may stand around them.
 _LARGEST_WORD = 16

@@ -47,7 +47,7 @@ class Batch:
         frames: int64 [B] valid frames of the states.
         front: float32 [B, C, T] or [B, l, D, T] what `MergedBackbone.front` gave for these clips; None: the
             waveforms are run.
-        task: of a model with several tasks, the one this batch is for; None: not told.
+        task: of a model with several tasks, the one this batch is for; None: not known.
         ratings: float32 [B, 3] arousal, valence, dominance on the corpus's scale; None without that task.
         class_targets: float32 [B, C] soft targets of a task whose classes are no emotions, rows sum to 1.
     """

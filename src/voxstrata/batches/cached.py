@@ -13,7 +13,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from math import prod
 from pathlib import Path
@@ -79,12 +79,28 @@ class KeptStates(ABC):
         return frames * prod(self.row) * _VALUE_BYTES + len(samples) * _NUMBERS * 8
 
 
+@dataclass(frozen=True)
+class _File:
+    """States of some clips: the batches of epoch 0 from number `first` on, by the ids of their clips."""
+
+    path: Path
+    first: int
+    batches: Sequence[Sequence[str]]
+    size: int
+
+    @property
+    def ids(self) -> list[str]:
+        """Its clips, in the order of their states."""
+        return [*chain(*self.batches)]
+
+
 class CachedStates:
     """The batches of a source, in its order, with kept states in the place of audio; see `cached_states`.
 
     Its folder is named by all that the states depend on: weights, settings, precision and clips. A file holds
     the clips of some batches of epoch 0: float32 values clip after clip, then int64 [clips, 3]. It is written
-    aside and renamed when it is complete. In memory is nothing that grows with the clips but their places.
+    aside and renamed when it is complete. In memory is nothing that grows with the clips but their ids and
+    places.
 
     Args:
         kept: what is kept of a clip.
@@ -93,25 +109,27 @@ class CachedStates:
         precision: of the computation.
 
     Attributes:
-        size: bytes on the disk.
+        files: in the order of their batches.
+        size: bytes of all of them.
     """
 
     def __init__(self, kept: KeptStates, source: BatchSource, folder: Path, precision: str) -> None:
         self.kept, self.source = kept, source
         about = f"{precision} {kept.identity()} {source.fingerprint()}"
         self.path = folder / f"kept-{hashlib.sha256(about.encode()).hexdigest()[:32]}"
-        self.size = kept.size(source.sample_counts([*chain(*source.plan(0))]))
+        self.files = [*self._planned()]
+        self.size = sum(file.size for file in self.files)
         self._share = Share()
         #: Clip -> file, first byte there, samples.
         self._places: dict[str, tuple[Path, int, int]] = {}
 
-    def files(self) -> Iterator[tuple[Path, int, list[list[str]]]]:
-        """Each file, the number of its first batch in epoch 0, and the clips of its batches."""
-        plan, first, size = self.source.plan(0), 0, 0
+    def _planned(self) -> Iterator[_File]:
+        plan = self.source.plan(0)
+        first, size = 0, 0
         for number, ids in enumerate(plan, start=1):
             size += self.kept.size(self.source.sample_counts(ids))
             if size >= _FILE_BYTES or number == len(plan):
-                yield self.path / f"{first:06d}-{number:06d}.f32", first, plan[first:number]
+                yield _File(self.path / f"{first:06d}-{number:06d}.f32", first, plan[first:number], size)
                 first, size = number, 0
 
     def batches_per_epoch(self) -> int:
@@ -140,13 +158,13 @@ class CachedStates:
         Raises:
             CheckpointError: if a file is not what was written, or a recording has changed since.
         """
-        for path, _, batches in self.files():
-            ids = [*chain(*batches)]
+        for file in self.files:
+            path, ids = file.path, file.ids
             numbers = np.zeros((len(ids), _NUMBERS), np.int64)
-            with path.open("rb") as file:
-                held = file.seek(0, os.SEEK_END)
-                file.seek(max(0, held - numbers.nbytes))
-                file.readinto(numbers.data)
+            with path.open("rb") as stored:
+                held = stored.seek(0, os.SEEK_END)
+                stored.seek(max(0, held - numbers.nbytes))
+                stored.readinto(numbers.data)
             samples: list[int] = numbers[:, 0].clip(0, 2**40).tolist()
             if held != self.kept.size(samples):
                 raise CheckpointError(
@@ -207,17 +225,16 @@ def cached_states(
     processes = processes or Processes(torch.device("cpu"))
     device = processes.device
     states = CachedStates(kept, source, folder, f"{bf16} {device.type}")
-    files = [*states.files()]
-    missing = not all(path.is_file() for path, *_ in files)
+    missing = not all(file.path.is_file() for file in states.files)
     if lack := processes.from_leader(_lack_of_room(states, budget_bytes) if missing else None):
         raise NoRoom(lack)
     if missing:
         takes = _gigabytes(states.size)
         announce(f"{kept.name} runs once over {counted(len(source), 'clip')}; {takes} of states are kept")
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        for path, first, batches in processes.share.of(files):
-            if not path.is_file():
-                _write(path, kept, source, first, batches, device)
+        for file in processes.share.of(states.files):
+            if not file.path.is_file():
+                _write(file, states, device)
     source.drop_audio()
     processes.wait()
     states.open()
@@ -243,26 +260,19 @@ def _lack_of_room(states: CachedStates, budget_bytes: int) -> str | None:
     )
 
 
-def _write(
-    path: Path,
-    kept: KeptStates,
-    source: BatchSource,
-    first: int,
-    batches: Sequence[Sequence[str]],
-    device: torch.device,
-) -> None:
-    recordings = source.recordings([*chain(*batches)])
+def _write(file: _File, states: CachedStates, device: torch.device) -> None:
+    recordings = states.source.recordings(file.ids)
     samples: list[int] = []
     with (
-        written_whole(path, error=CheckpointError) as partial,
-        partial.open("wb") as file,
-        closing(_epoch(source, first)) as epoch,
+        written_whole(file.path, error=CheckpointError) as partial,
+        partial.open("wb") as stored,
+        closing(_epoch(states.source, file.first)) as epoch,
     ):
-        for batch in islice(epoch, len(batches)):
-            for clip in kept.computed(batch.to(device)):
-                file.write(clip.cpu().contiguous().numpy().data)
+        for batch in islice(epoch, len(file.batches)):
+            for clip in states.kept.computed(batch.to(device)):
+                stored.write(clip.cpu().contiguous().numpy().data)
             samples += batch.lengths.tolist()
-        file.write(np.column_stack([np.array(samples, np.int64), recordings]).data)
+        stored.write(np.column_stack([np.array(samples, np.int64), recordings]).data)
 
 
 def _epoch(source: BatchSource, skip: int) -> Generator[Batch, None, None]:

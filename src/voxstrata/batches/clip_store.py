@@ -108,13 +108,13 @@ class ClipStore(Mapping[str, BatchClip]):
         return number
 
     def _unpacked(self, name: str, duration_s: float, row: bytearray) -> BatchClip:
-        number, file, told, *texts, offset_s, whole, targets, phonemes = json.loads(row)
+        number, file, stated, *texts, offset_s, whole, targets, phonemes = json.loads(row)
         path = self._folders[number] / file
         emotion_target, class_target, ratings = (None if t is None else tuple(t) for t in targets)
         speaker, emotion, text, classes, rated = texts
         tokens = None if self.vocabulary is None else tuple(self.vocabulary.encode(text or ""))
         return BatchClip(
-            Reference(name, told or str(path), speaker, emotion, text, classes, rated),
+            Reference(name, stated or str(path), speaker, emotion, text, classes, rated),
             path,
             offset_s,
             duration_s,

@@ -18,7 +18,7 @@ from voxstrata.labels import DIMENSIONS, LabelSet
 
 #: The field of a clip that holds its emotion.
 EMOTION = "emotion"
-#: Reasons for which a clip is left out of a source; and "no FIELD" where its class is not told.
+#: Reasons for which a clip is left out of a source; and "no FIELD" where its class is not known.
 NO_EMOTION = f"no {EMOTION}"
 NO_VOTE = "no vote in the label set"
 NO_TRANSCRIPT = "no transcript"

@@ -144,14 +144,18 @@ class BatchSource:
         rows = [target for target in targets if any(target)]
         return np.array(rows, dtype=np.float32).reshape(-1, len(self.options.labels))
 
-    def absent_classes(self) -> str | None:
-        """Names the classes that no clip has, in a line; None where all are there or none are asked for."""
+    def classes_without_clips(self) -> list[str]:
+        """The classes that no clip has; none where none are asked for."""
         if self.options.labels is None:
-            return None
+            return []
         # What label smoothing gives a class that a clip is not of.
         least = self.options.smoothing / (len(self.options.labels) - 1) * (1 + 1e-5)
         shares = self.emotion_target_matrix().max(axis=0, initial=0.0)
-        absent = [name for name, share in zip(self.options.labels, shares, strict=True) if share <= least]
+        return [name for name, share in zip(self.options.labels, shares, strict=True) if share <= least]
+
+    def absent_classes(self) -> str | None:
+        """A line about the classes that no training clip has; None where there are none."""
+        absent = self.classes_without_clips()
         return f"no training clip is {' or '.join(absent)}; such a class is never learned" if absent else None
 
     def rating_matrix(self) -> NDArray[np.float32]:

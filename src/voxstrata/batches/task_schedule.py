@@ -149,7 +149,7 @@ class TaskBatches(_Sources):
         sources: task -> its batches, made for that task.
         shares: task -> share of the seconds of audio; absent: 1.
         seed: of the order of tasks.
-        accumulate: batches a step, as the training loop is told.
+        accumulate: batches a step, as the training loop is given.
 
     Raises:
         RecipeError: if a share is not positive, or of a task without a source.

@@ -66,7 +66,7 @@ def run(options: AttentionOptions, progress: Progress | None = None) -> Benchmar
         progress: called before each run.
     """
     wavlm_config(options.shape)
-    told = machine()
+    stated = machine()
     cases = [_Case(clip_s, backward) for clip_s in options.clips_s for backward in (False, True)]
     found = interleaved(
         {attention: partial(_prepare, attention, options) for attention in get_args(Attention)},
@@ -80,7 +80,7 @@ def run(options: AttentionOptions, progress: Progress | None = None) -> Benchmar
         compares=COMPARES,
         reference="reference",
         settings=asdict(options),
-        machine=told,
+        machine=stated,
         rows=tuple(Row({"clip_s": case.clip_s, "pass": _pass(case)}, found[case]) for case in cases),
     )
 

@@ -86,7 +86,7 @@ def run(options: CachedOptions, progress: Progress | None = None) -> BenchmarkRe
         VoxstrataError: if an option is none of those allowed, or memory is out.
     """
     wavlm_config(options.shape)
-    told = machine()
+    stated = machine()
     with TemporaryDirectory() as folder:
         _write_corpus(Path(folder), options)
         found = interleaved(
@@ -102,7 +102,7 @@ def run(options: CachedOptions, progress: Progress | None = None) -> BenchmarkRe
         compares=COMPARES,
         reference="uncached",
         settings=asdict(options),
-        machine=told,
+        machine=stated,
         rows=(Row({"epochs": options.epochs}, found[options.epochs]),),
     )
 

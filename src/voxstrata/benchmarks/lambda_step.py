@@ -98,7 +98,7 @@ def run(options: LambdaStepOptions, progress: Progress | None = None) -> Benchma
     _check("dtypes", (options.vector_dtype,), get_args(VectorDtype))
     if FUSION_BENCH in ways and not _installed(FUSION_BENCH):
         raise VoxstrataError(f"{FUSION_BENCH} is not installed; leave it out, or see `make bench`")
-    told = machine() | ({FUSION_BENCH: version(FUSION_BENCH)} if FUSION_BENCH in ways else {})
+    stated = machine() | ({FUSION_BENCH: version(FUSION_BENCH)} if FUSION_BENCH in ways else {})
     found = interleaved(
         {way: partial(_prepare, way, options) for way in ways},
         options.cases,
@@ -111,7 +111,7 @@ def run(options: LambdaStepOptions, progress: Progress | None = None) -> Benchma
         compares={way: COMPARES[way] for way in ways},
         reference=ways[0],
         settings=asdict(replace(options, ways=ways)),
-        machine=told,
+        machine=stated,
         rows=tuple(Row({"vectors": case}, found[case]) for case in options.cases),
         also_over=tuple(way for way in DENOMINATORS if way in ways[1:]),
         figures=_vector_megabytes(options) if "low-rank" in ways else {},

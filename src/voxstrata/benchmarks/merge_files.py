@@ -109,9 +109,9 @@ def run(options: MergeFilesOptions, progress: Progress | None = None) -> Benchma
     """
     wavlm_config(options.shape)
     ways = [way for way in COMPARES if way != MERGEKIT or options.mergekit is not None]
-    told = machine()
+    stated = machine()
     if options.mergekit is not None:
-        told[MERGEKIT] = _mergekit_version(options.mergekit)
+        stated[MERGEKIT] = _mergekit_version(options.mergekit)
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     cpu: dict[str, list[float]] = {way: [] for way in ways}
     peaks: dict[str, int] = dict.fromkeys(ways, 0)
@@ -135,7 +135,7 @@ def run(options: MergeFilesOptions, progress: Progress | None = None) -> Benchma
         memory="peak of the whole process",
         reference=MERGEKIT if options.mergekit is not None else "load all",
         settings=asdict(options),
-        machine=told,
+        machine=stated,
         rows=(Row({"shape": options.shape}, runs),),
         figures={f"largest difference of {way} from load all": value for way, value in differ.items()},
     )

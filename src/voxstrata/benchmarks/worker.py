@@ -58,7 +58,7 @@ class Worker:
 
         Returns:
             Seconds, seconds of processor time in all threads, and the peak in bytes beyond resident where it
-            is asked for and can be told.
+            is asked for and can be known.
 
         Raises:
             MemoryOut: if memory was out.
@@ -103,7 +103,7 @@ class Worker:
 
 
 def peak_beyond_resident(work: Callable[[], object]) -> int | None:
-    """Bytes that `work` needs at most beyond those resident before it; None where it cannot be told."""
+    """Bytes that `work` needs at most beyond those resident before it; None where it cannot be known."""
     gc.collect()
     Heap().give_back()  # freed memory that is kept would hide what is needed anew
     try:

@@ -257,18 +257,18 @@ def show(result: BenchmarkResult, *, err: bool = False) -> None:
 
 def _notes(result: BenchmarkResult) -> tuple[str, ...]:
     settings = ", ".join(f"{name} {_plain(value)}" for name, value in result.settings.items())
-    told = result.machine
+    stated = result.machine
     versions = [
-        f"{name} {told[name]}"
+        f"{name} {stated[name]}"
         for name in ("torch", "transformers", "fusion_bench", "mergekit")
-        if name in told
+        if name in stated
     ]
     figures = ", ".join(f"{name} {value:.3f}" for name, value in result.figures.items())
     return (
         *([figures] if figures else []),
         f"ratios: to {result.reference}, medians over turns; CPU: processor time; MB: {result.memory}",
         f"settings: {settings}",
-        ", ".join([told["processor"], f"{told['cores']} cores", *versions]),
+        ", ".join([stated["processor"], f"{stated['cores']} cores", *versions]),
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _LINE_WIDTH = 110
 
-#: A corpus with more speakers is told in one line: nobody reads two thousand counts.
+#: A corpus with more speakers is reported in one line: nobody reads two thousand counts.
 _MOST_SPEAKERS = 100
 
 

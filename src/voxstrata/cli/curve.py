@@ -63,8 +63,8 @@ def curve(
         fingerprints={str(emotions): acted.fingerprint, str(words): spoken.fingerprint},
         parents={"base": found, "expert": expert} | ({} if ctc is None else {"ctc": ctc}),
     )
-    told: dict[str, Any] = {"fold": fold, "transcriber": transcriber, "normalizer": normalizer}
-    write_json(out / "curve.json", {**told, "points": [p.as_dict() for p in points], "provenance": about})
+    stated: dict[str, Any] = {"fold": fold, "transcriber": transcriber, "normalizer": normalizer}
+    write_json(out / "curve.json", {**stated, "points": [p.as_dict() for p in points], "provenance": about})
     curve_figure([point.as_dict() for point in points]).save(out)
     typer.echo(text(points))
     typer.echo(f"figure: {out / 'curve.svg'}")
@@ -101,12 +101,14 @@ def _numbers(at: str) -> list[float]:
 
 def _base_of(expert: str) -> str:
     from voxstrata.errors import RecipeError
-    from voxstrata.experiments.parents import base_of
-    from voxstrata.recipes.reading import read_recipe
+    from voxstrata.methods.registry import method_of
+    from voxstrata.recipes.reading import read_run_recipe
     from voxstrata.runs import RunFolder
 
-    recipe = RunFolder(Path(expert)).recipe
-    base = base_of(read_recipe(recipe)) if recipe.is_file() else None
+    base, run = None, RunFolder(Path(expert))
+    if run.recipe.is_file():
+        recipe = read_run_recipe(run)
+        base = method_of(recipe).facts(recipe).base
     if base is None:
         raise RecipeError(f"{expert} does not name the base that it was fine-tuned from; give --base")
     return base

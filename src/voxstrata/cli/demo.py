@@ -33,21 +33,21 @@ def demo(
 
     from voxstrata.cli.program import program
     from voxstrata.cli.reproduce import run_table, show, train_piece
-    from voxstrata.experiments.tables.pieces import Piece
-    from voxstrata.experiments.tables.table import read_table
+    from voxstrata.experiments.tables.pieces import Chosen, Piece
+    from voxstrata.experiments.tables.table import read_table_spec
 
+    table = read_table_spec(TABLE)
     if (os.cpu_count() or 1) > 1:
         out.mkdir(parents=True, exist_ok=True)
-        table = read_table(TABLE)
         rows = tuple(row.run for row in table.shown(table.scale(SCALE)))
         threads = torch.get_num_threads()
         # Two processes of one thread are faster than one of two. Each does what the other is not just doing.
         torch.set_num_threads(1)
         with _beside(out, rows):
-            train_piece(TABLE, SCALE, None, out, Piece(rows=rows))
+            train_piece(Chosen(table, TABLE, SCALE, Piece(rows=rows)), None, out)
         torch.set_num_threads(threads)
     # What the other process did not finish is done here, and fails here if it has to.
-    folder = run_table(TABLE, SCALE, None, out)
+    folder = run_table(Chosen(table, TABLE, SCALE), None, out)
     show(folder, as_json=False)
     typer.echo(f"try it: {program()} predict PATH/TO/RECORDINGS")
 

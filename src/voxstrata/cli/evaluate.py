@@ -179,7 +179,7 @@ def task_lines(scores: Scores) -> list[str]:
     counts = {name: clips_of(task.clips, task.speakers) for name, task in scores.tasks.items()}
     if set(counts.values()) == {clips_of(scores.clips, scores.speakers)}:
         return []
-    return [f"  {name}: {told}" for name, told in counts.items()]
+    return [f"  {name}: {stated}" for name, stated in counts.items()]
 
 
 def _print_scores(console: Console, name: str, scores: Scores) -> None:

@@ -91,9 +91,9 @@ def _answer(ctrl_c: CtrlC) -> tuple[str, int]:
             return _STOPPED, _INTERRUPTED
         from voxstrata.cli.faults import line_for
 
-        if "--debug" in sys.argv or (told := line_for(fault)) is None:
+        if "--debug" in sys.argv or (stated := line_for(fault)) is None:
             raise
-        return told
+        return stated
     return (_STOPPED if code == _INTERRUPTED else ""), code
 
 
@@ -121,7 +121,7 @@ def _command() -> int:
     except SystemExit:
         sys.stdout.flush()
         raise
-    # What is still buffered may find the disk full, and is to be told as well.
+    # What is still buffered may find the disk full, and is to be reported as well.
     sys.stdout.flush()
     return code if isinstance(code, int) else 0
 

@@ -158,12 +158,12 @@ def _check(request: MergeRequest, as_json: bool) -> None:
 
     found = examine(request)
     if as_json:
-        told = {
+        stated = {
             "can_be_merged": found.plan is not None,
             "findings": [asdict(finding) for finding in found.findings],
             **_expanded(found),
         }
-        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(stated, indent=2, ensure_ascii=False))
     else:
         from voxstrata.cli.lines import one_line
 

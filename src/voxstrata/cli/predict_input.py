@@ -146,10 +146,10 @@ def recordings(folder: Path) -> list[Path]:
 
     content = folder_content(folder)
     found = sorted([*content.recordings, *content.unreadable])
-    told = content.account()
+    stated = content.account()
     if not found:
-        held = f"; it has {told}" if told else ""
+        held = f"; it has {stated}" if stated else ""
         raise AudioError(f"{folder} holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}){held}")
-    if told:
-        tell(f"{folder}: passed over: {told}")
+    if stated:
+        tell(f"{folder}: passed over: {stated}")
     return found

@@ -82,8 +82,8 @@ def probe(
         about = provenance(
             seed=seed, fingerprints={str(corpus): prepared.fingerprint}, parents={"encoder": model}
         )
-        told = {"encoder": {"name": model, "fingerprint": identity, "layers": encoder.num_layers}}
-        whole = {**told, "settings": asdict(options), **found.as_dict(), "provenance": about}
+        stated = {"encoder": {"name": model, "fingerprint": identity, "layers": encoder.num_layers}}
+        whole = {**stated, "settings": asdict(options), **found.as_dict(), "provenance": about}
         typer.echo(json.dumps(whole, indent=2))
     typer.echo(one_line(f"{model} on {prepared.name}" + (f", fold {fold}" if fold else "")), err=as_json)
     typer.echo(text(found), err=as_json)

@@ -36,7 +36,7 @@ def joined() -> Iterator[Processes]:
     except BaseException as fault:
         if processes.count == 1:
             raise
-        # The launcher ends the others as soon as one is gone; what happened is to be told before.
+        # The launcher ends the others as soon as one is gone; what happened is to be reported before.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         code = fault.exit_code if isinstance(fault, VoxstrataError) else 1
@@ -55,7 +55,7 @@ def joined() -> Iterator[Processes]:
 
 
 def _speaks(processes: Processes) -> bool:
-    """Whether no other process has told of a fault before."""
+    """Whether no other process has reported a fault before."""
     try:
         return bool(processes.store.add("faults", 1) == 1)
     except RuntimeError:

@@ -61,7 +61,7 @@ class Lines:
         self, unit: str, notify: Notify, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.unit, self.notify, self.every_s, self.clock = unit, notify, every_s, clock
-        self.began = self.told = clock()
+        self.began = self.stated = clock()
         # From when on, and from which count, the speed is taken; another total is other work.
         self.total: int | None = None
         self.start, self.start_done = self.began, 0
@@ -71,9 +71,9 @@ class Lines:
         now = self.clock()
         if total != self.total or done < self.start_done:
             self.total, self.start, self.start_done = total, now, done
-        if now - self.told < self.every_s:
+        if now - self.stated < self.every_s:
             return
-        self.told = now
+        self.stated = now
         moved = done - self.start_done
         left_s = (now - self.start) / moved * (total - done) if moved else None
         self.notify(f"{done:,} of {total:,} {self.unit}, {text}; {times(now - self.began, left_s)}")

@@ -68,8 +68,8 @@ def prompts(
             seed=seed, fingerprints={str(corpus): prepared.fingerprint}, parents={"model": str(run)}
         )
         settings = {"fold": fold, "split": split, "clips": clips, "seed": seed}
-        told = {"run": str(run), "corpus": prepared.name, "settings": settings}
-        typer.echo(json.dumps({**told, **found.as_dict(), "provenance": about}, indent=2))
+        stated = {"run": str(run), "corpus": prepared.name, "settings": settings}
+        typer.echo(json.dumps({**stated, **found.as_dict(), "provenance": about}, indent=2))
     where = f"{prepared.name}, {split}" + (f" of fold {fold}" if fold else "")
     typer.echo(one_line(f"{run} on {where}: {found.clips} clips"), err=as_json)
     print_swaps(found, err=as_json)
@@ -162,12 +162,14 @@ def _print_paths(console: Console, found: PromptSwaps) -> None:
 
 def _print_shares(console: Console, shares: Shares) -> None:
     console.print("shares of the variance of the scores, over tasks, clips and layers")
-    told = {
+    stated = {
         "s": shares.scalars,
         "network, mean over clips": shares.network_mean,
         "network, beyond that mean": shares.network_variation,
     }
-    _print_rows(console, ["part", "percent"], [[name, f"{100 * value:.2f}"] for name, value in told.items()])
+    _print_rows(
+        console, ["part", "percent"], [[name, f"{100 * value:.2f}"] for name, value in stated.items()]
+    )
 
 
 def _print_changed(console: Console, found: PromptSwaps) -> None:

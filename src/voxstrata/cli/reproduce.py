@@ -14,7 +14,7 @@ from voxstrata.cli.dry_run import DRY_RUN, TFLOPS, assumptions, refuse_without_d
 from voxstrata.cli.lines import one_line
 
 if TYPE_CHECKING:
-    from voxstrata.experiments.tables.pieces import Piece
+    from voxstrata.experiments.tables.pieces import Chosen, Piece
 
 
 CORPUS = typer.Option(
@@ -71,29 +71,40 @@ def reproduce(
     --only, --fold, --part and --seed select runs, for example one job each; their folders are printed.
     With --finished or --answers nothing is trained.
     """
-    from voxstrata.experiments.tables.pieces import WHOLE, Piece
+    from voxstrata.experiments.tables.pieces import WHOLE, Chosen, Piece
+    from voxstrata.experiments.tables.table import read_table_spec
 
     rows = None if only is None else tuple(filter(None, map(str.strip, only.split(","))))
     piece = Piece(rows, fold, part, seed)
     tabled = as_table or finished or bool(answers)
     written = {"--results": results is not None, "--archive": archive is not None}
     _refuse(piece, as_table, {} if tabled or dry_run else written)
-    ready = tuple(corpus or ())
     if dry_run:
         as_found = {"--finished": finished, "--answers": bool(answers)}
         _refuse_to_write(written | as_found | {"--table": as_table})
-        _check(table, scale, data, out, piece, ready, tflops, as_json)
-        return
-    refuse_without_dry_run({"--tflops": tflops is not None})
-    if piece != WHOLE and not tabled:
-        runs = [str(run) for run in train_piece(table, scale, data, out, piece, ready)]
-        typer.echo(json.dumps(runs, indent=2) if as_json else "\n".join(runs))
-        return
-    if answers:
-        others = {"--data": data, "--corpus": corpus, "--archive": archive, "--finished": finished}
-        folder = _table_of_archives(table, scale, piece, answers, out, others)
     else:
-        folder = run_table(table, scale, data, out, piece, archive, ready, train=not finished)
+        refuse_without_dry_run({"--tflops": tflops is not None})
+    others = {"--data": data, "--corpus": corpus, "--archive": archive, "--finished": finished}
+    _refuse_beside_answers(others if answers and not dry_run else {})
+    chosen, ready = Chosen(read_table_spec(table), table, scale, piece), tuple(corpus or ())
+    if dry_run:
+        _check(chosen, data, out, ready, tflops, as_json)
+    elif piece != WHOLE and not tabled:
+        runs = [str(run) for run in train_piece(chosen, data, out, ready)]
+        typer.echo(json.dumps(runs, indent=2) if as_json else "\n".join(runs))
+    elif answers:
+        _end(_from_archives(chosen, answers, out), as_json, results)
+    else:
+        _end(run_table(chosen, data, out, archive, ready, train=not finished), as_json, results)
+
+
+def _from_archives(chosen: Chosen, answers: Sequence[str], out: Path) -> Path:
+    from voxstrata.experiments.tables.unpacked import table_of_archives
+
+    return table_of_archives(chosen, answers, out)
+
+
+def _end(folder: Path, as_json: bool, results: Path | None) -> None:
     show(folder, as_json)
     if results is not None:
         from voxstrata.experiments.tables.results import write_section
@@ -130,22 +141,23 @@ def _refuse_to_write(written: dict[str, bool]) -> None:
         raise RecipeError(f"a dry run has no numbers for {given[0]}; leave one of the two out")
 
 
-def train_piece(
-    table: str, scale: str, data: Path | None, out: Path, piece: Piece, ready: Sequence[str] = ()
-) -> list[Path]:
+def _refuse_beside_answers(others: dict[str, Any]) -> None:
+    """Refuses what a table of archives cannot have."""
+    from voxstrata.errors import RecipeError
+
+    if given := [name for name, value in others.items() if value]:
+        raise RecipeError(f"--answers needs archives alone; leave {', '.join(given)} out")
+
+
+def train_piece(chosen: Chosen, data: Path | None, out: Path, ready: Sequence[str] = ()) -> list[Path]:
     """Trains a piece of a table under a progress bar; returns the run folders of its rows."""
     from voxstrata.cli.progress import bar
     from voxstrata.experiments.tables.corpora import given_corpora
-    from voxstrata.experiments.tables.pieces import narrowed
     from voxstrata.experiments.tables.reproduce import train_part
-    from voxstrata.experiments.tables.table import read_table
 
-    read = read_table(table)
-    chosen = narrowed(read, read.scale(scale), piece)
-    given = given_corpora(chosen, ready)
+    given = given_corpora(chosen.scale, ready)
     with bar() as (notify, advance):
         return train_part(
-            read,
             chosen,
             out=out,
             data=data_root(data),
@@ -156,11 +168,9 @@ def train_piece(
 
 
 def run_table(
-    table: str,
-    scale: str,
+    chosen: Chosen,
     data: Path | None,
     out: Path,
-    piece: Piece | None = None,
     archive: Path | None = None,
     ready: Sequence[str] = (),
     *,
@@ -169,18 +179,12 @@ def run_table(
     """Runs a table, or a piece of it, under a progress bar; returns its folder."""
     from voxstrata.cli.progress import bar
     from voxstrata.experiments.tables.corpora import given_corpora
-    from voxstrata.experiments.tables.pieces import WHOLE
     from voxstrata.experiments.tables.reproduce import reproduce as run
-    from voxstrata.experiments.tables.table import read_table
 
-    read = read_table(table)
-    given = given_corpora(read.scale(scale), ready)
+    given = given_corpora(chosen.scale, ready)
     with bar() as (notify, advance):
         return run(
-            read,
-            table,
-            scale,
-            piece or WHOLE,
+            chosen,
             out=out,
             data=data_root(data),
             archive=archive,
@@ -191,20 +195,6 @@ def run_table(
         )
 
 
-def _table_of_archives(
-    table: str, scale: str, piece: Piece, answers: Sequence[str], out: Path, others: dict[str, Any]
-) -> Path:
-    """The table of what archives hold; returns its folder."""
-    from voxstrata.errors import RecipeError
-    from voxstrata.experiments.tables.finished import Chosen
-    from voxstrata.experiments.tables.table import read_table
-    from voxstrata.experiments.tables.unpacked import table_of_archives
-
-    if given := [name for name, value in others.items() if value]:
-        raise RecipeError(f"--answers needs archives alone; leave {', '.join(given)} out")
-    return table_of_archives(Chosen(read_table(table), table, scale, piece), answers, out)
-
-
 def data_root(given: Path | None) -> Path | None:
     """The folder of the corpora: as given, else $VOXSTRATA_DATA."""
     if given is None and os.environ.get("VOXSTRATA_DATA"):
@@ -213,11 +203,9 @@ def data_root(given: Path | None) -> Path | None:
 
 
 def _check(
-    table: str,
-    scale: str,
+    chosen: Chosen,
     data: Path | None,
     out: Path,
-    piece: Piece,
     ready: Sequence[str],
     tflops: float | None,
     as_json: bool,
@@ -225,11 +213,9 @@ def _check(
     from voxstrata.cli.dry_run import show as show_found
     from voxstrata.experiments.dry_run.whole_table import dry_run_table
     from voxstrata.experiments.tables.corpora import given_corpora
-    from voxstrata.experiments.tables.table import read_table
 
-    assumed, read = assumptions(tflops), read_table(table)
-    given = given_corpora(read.scale(scale), ready)
-    found = dry_run_table(read, scale, piece, out=out, data=data_root(data), given=given, assumed=assumed)
+    assumed, given = assumptions(tflops), given_corpora(chosen.scale, ready)
+    found = dry_run_table(chosen, out=out, data=data_root(data), given=given, assumed=assumed)
     show_found(found, as_json)
 
 

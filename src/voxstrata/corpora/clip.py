@@ -16,7 +16,7 @@ SPLITS = ("train", "dev", "test")
 #: So far a table's times may be off by rounding.
 ROUNDING_S = 0.01
 
-#: Kinds of faults in what is told of a clip.
+#: Kinds of faults in what is known of a clip.
 BAD_ID, BAD_RATING, BAD_VOTES = "unusable id", "unusable rating", "unusable votes"
 #: Votes are those of a few people, or shares.
 _MOST_VOTES = 1e6
@@ -63,15 +63,15 @@ def is_plain_id(name: str) -> bool:
 
 
 def told_faults(clip: Clip) -> Iterator[tuple[str, str]]:
-    """Kind and detail of what is wrong with what is told of a clip, whatever corpus tells it."""
+    """Kind and detail of what is wrong with what is known of a clip, whatever corpus tells it."""
     if not is_plain_id(clip.id):
         yield BAD_ID, "an id is a name, or names with / between them: relative, without .. and in one line"
     for name in DIMENSIONS:
-        told = clip.extras.get(name)
-        if told in (None, ""):
+        stated = clip.extras.get(name)
+        if stated in (None, ""):
             continue
-        if not is_rating(told):
-            yield BAD_RATING, f"{name} is {told!r}; give a number on the scale of the annotators, or none"
+        if not is_rating(stated):
+            yield BAD_RATING, f"{name} is {stated!r}; give a number on the scale of the annotators, or none"
     if not all(math.isfinite(votes) and 0 <= votes <= _MOST_VOTES for votes in clip.votes.values()):
         yield BAD_VOTES, f"{dict(clip.votes)}; give counts or shares from 0 to {_MOST_VOTES:,.0f}"
 

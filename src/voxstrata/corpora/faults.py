@@ -109,7 +109,7 @@ class FaultyCorpusError(CorpusError):
 
 @dataclass(frozen=True)
 class Inspection:
-    """What decoding a clip told.
+    """What decoding a clip found.
 
     Args:
         samples: length of the file after resampling to 16 kHz.
@@ -239,12 +239,13 @@ def notes_on_levels(inspections: Iterable[Inspection]) -> list[str]:
     """How many recordings `audio.leveled` scales, and why: a note, for nothing is wrong with their speech."""
     peaks = [one.peak for one in inspections if one.fault is None]
     loud, quiet = [peak for peak in peaks if peak > 1], [peak for peak in peaks if peak < QUIET]
-    told = [f"{len(loud)} over full scale (the loudest {max(loud):.5g} times)"] if loud else []
-    told += [f"{len(quiet)} with a peak under {QUIET:g} of full scale"] if quiet else []
-    if not told:
+    stated = [f"{len(loud)} over full scale (the loudest {max(loud):.5g} times)"] if loud else []
+    stated += [f"{len(quiet)} with a peak under {QUIET:g} of full scale"] if quiet else []
+    if not stated:
         return []
     return [
-        f"level: {' and '.join(told)}, of {counted(len(peaks), 'recording')}; these are scaled to full scale"
+        f"level: {' and '.join(stated)}, of {counted(len(peaks), 'recording')}; these are scaled to full "
+        "scale"
     ]
 
 
@@ -257,8 +258,8 @@ def notes_on_remarks(clips: Sequence[Clip], inspections: Sequence[Inspection]) -
         for remark in inspection.remarks:
             found[remark.kind].append(f"{clip.id}: {remark.detail}")
     return [
-        f"{kind}: {len(told)} of {counted(good, 'recording')}, such as {told[0]}"
-        for kind, told in sorted(found.items())
+        f"{kind}: {len(stated)} of {counted(good, 'recording')}, such as {stated[0]}"
+        for kind, stated in sorted(found.items())
     ]
 
 

@@ -138,7 +138,7 @@ def _unpack(archive: Path) -> bool:
         fault = "a file has that name" if folder.exists() else "one may not write there"
         raise CorpusError(f"cannot unpack {archive} into {folder}: {fault}; {_ELSEWHERE}")
     try:
-        # Opened as what it is called: else a fault is told in a line for each kind of compression.
+        # Opened as what it is called: else a fault is reported in a line for each kind of compression.
         with tarfile.open(archive, "r:gz" if archive.suffix == ".gz" else "r:") as tar:
             members = _members(archive, tar)
             if all((archive.parent / member.name).is_file() for member in members if member.isfile()):

@@ -30,7 +30,7 @@ OPTIONS = tuple(
 def read(folder: Path, *, dev: str = "pooled", test: str = "pooled") -> list[Clip]:
     """Reads the subsets in a folder, or one subset; `train-*`, `dev-*` and `test-*` are the splits.
 
-    Clean and other are of different difficulty and are told apart in all reports of this corpus: `dev` and
+    Clean and other are of different difficulty and are kept apart in all reports of this corpus: `dev` and
     `test` take one of them, and the extra `subset` tells a clip's own.
 
     An utterance that a `.trans.txt` names without a recording is given back all the same, to be found

@@ -24,7 +24,7 @@ _LONGEST_S = 4e7
 _LONGEST_LINE = 1 << 24
 #: Bytes that are unpacked at a time: gzip's own file object reads line by line at twice the cost.
 _BUFFER = 1 << 17
-#: What is told of a clip beside speaker and transcript, and read as text.
+#: What is known of a clip beside speaker and transcript, and read as text.
 _TEXTS = ("emotion", "phonemes")
 #: Types that JSON has, as sets of them are looked up most quickly.
 _STRINGS, _WORDS = frozenset({str}), frozenset({str, type(None)})
@@ -62,7 +62,7 @@ def read_rows(path: Path, summary: Mapping[str, Any]) -> Iterator[dict[str, Any]
 
     Raises:
         CorpusError: naming the line that is no cut of a prepared corpus; at the end, if there are other
-            clips than are told.
+            clips than are known.
     """
     counts: Counter[str] = Counter()
     for number, line in enumerate(_lines(path), start=1):
@@ -76,11 +76,11 @@ def read_rows(path: Path, summary: Mapping[str, Any]) -> Iterator[dict[str, Any]
             row = quick[0]
         counts[row["custom"]["split"]] += 1
         yield row
-    told = {split: summary[split].clips for split in (*SPLITS, ALL) if split in summary}
+    stated = {split: summary[split].clips for split in (*SPLITS, ALL) if split in summary}
     counts[ALL] = counts.total()
-    if told != {split: clips for split, clips in counts.items() if clips}:
+    if stated != {split: clips for split, clips in counts.items() if clips}:
         raise CorpusError(
-            f"{path} holds {_counts(counts)}, and corpus.json beside it has {_counts(told)}; {ADVICE}"
+            f"{path} holds {_counts(counts)}, and corpus.json beside it has {_counts(stated)}; {ADVICE}"
         )
 
 
@@ -99,8 +99,8 @@ def _keys(row: dict[str, Any]) -> int:
     """How many keys a row without fault has, in the objects that all rows have."""
     supervision, recording = row["supervisions"][0], row["recording"]
     known, source = supervision["custom"], recording["sources"][0]
-    told = len(known) + len(known.get("votes") or ())
-    return len(row) + len(supervision) + told + len(recording) + len(source) + len(row["custom"])
+    stated = len(known) + len(known.get("votes") or ())
+    return len(row) + len(supervision) + stated + len(recording) + len(source) + len(row["custom"])
 
 
 def _fault(row: Any) -> str:
@@ -120,8 +120,8 @@ def _fault(row: Any) -> str:
         votes = known.get("votes") or {}
         shares, nested = votes.values(), _NESTED.intersection(map(type, known.values()))
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
-        told = f"{fault} is missing" if isinstance(fault, KeyError) else "parts of it are of another kind"
-        return f"no cut of a prepared corpus ({told})"
+        stated = f"{fault} is missing" if isinstance(fault, KeyError) else "parts of it are of another kind"
+        return f"no cut of a prepared corpus ({stated})"
     if not (_STRINGS.issuperset(map(type, names)) and all(names)):
         return "an id is no text"
     if not _is_name(file):

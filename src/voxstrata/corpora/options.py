@@ -64,8 +64,8 @@ def chosen_options(corpus: str, options: Sequence[ReaderOption], given: Mapping[
     allowed = {option.name: option.values for option in options}
     for name, value in given.items():
         if name not in allowed:
-            told = ", ".join(f"{option} ({'|'.join(values)})" for option, values in allowed.items())
-            raise CorpusError(f"{corpus} has no option {name!r}; it has {told or 'none'}")
+            stated = ", ".join(f"{option} ({'|'.join(values)})" for option, values in allowed.items())
+            raise CorpusError(f"{corpus} has no option {name!r}; it has {stated or 'none'}")
         if value not in allowed[name]:
             raise CorpusError(
                 f"{corpus}: option {name} is one of {', '.join(allowed[name])}; found {value!r}"

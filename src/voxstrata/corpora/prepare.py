@@ -106,7 +106,7 @@ def _written(
     labels: tuple[str, ...],
     **about: Any,
 ) -> PreparedCorpus:
-    """Writes clips with what looking at them told."""
+    """Writes clips with what looking at them found."""
     return write_prepared(
         out,
         name,

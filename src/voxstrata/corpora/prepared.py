@@ -74,9 +74,9 @@ class PreparedCorpus:
             held = sha256_of(folder / CUTS_FILE)
         except (OSError, ValueError) as fault:
             # A name with a zero byte is no file's, and no OSError.
-            told = f"{fault.strerror}: {fault.filename}" if isinstance(fault, OSError) else str(fault)
+            stated = f"{fault.strerror}: {fault.filename}" if isinstance(fault, OSError) else str(fault)
             raise CorpusError(
-                f"no prepared corpus in {shown(folder)} ({told}); make one with `voxstrata corpus prepare`"
+                f"no prepared corpus in {shown(folder)} ({stated}); make one with `voxstrata corpus prepare`"
             ) from None
         about = read_about(folder / CORPUS_FILE, FORMAT_VERSION)
         if held != about["cuts_sha256"]:
@@ -176,9 +176,9 @@ class PreparedCorpus:
         try:
             return MonoCut.from_dict(row)
         except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as fault:
-            told = " ".join(str(fault).split())
+            stated = " ".join(str(fault).split())
             raise CorpusError(
-                f"{self.folder / CUTS_FILE}: clip {name!r} is no cut of lhotse ({told}); {ADVICE}"
+                f"{self.folder / CUTS_FILE}: clip {name!r} is no cut of lhotse ({stated}); {ADVICE}"
             ) from None
 
     def _check_folds(self, fold: int | None, without_folds: Sequence[int]) -> None:
@@ -218,7 +218,7 @@ def write_prepared(
     options: Mapping[str, str] | None = None,
     maps: tuple[str, ...] = (),
 ) -> PreparedCorpus:
-    """Writes a prepared corpus; a half-written one is told by `load`, since `corpus.json` comes last.
+    """Writes a prepared corpus; a half-written one is reported by `load`, since `corpus.json` comes last.
 
     Args:
         folder: made if need be; other files in it are left alone.

@@ -29,7 +29,7 @@ _LAYOUT = "Actor_01/03-01-05-01-02-01-01.wav"
 def read(folder: Path) -> list[Clip]:
     """Reads the speech recordings of `Actor_*`, which may lie in a folder `Audio_Speech_Actors_01-24`.
 
-    Actors 1-16 are train, 17-20 dev, 21-24 test. Song and video of the same release, told by their
+    Actors 1-16 are train, 17-20 dev, 21-24 test. Song and video of the same release, known by their
     names, belong to other corpora and are passed over. An emotion code that the corpus does not define
     stays as it is, to be found as an unknown label.
 

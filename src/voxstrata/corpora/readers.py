@@ -68,8 +68,8 @@ def _passed_over(folder: Path, clips: list[Clip]) -> str:
     content = readable_content(folder.resolve())
     used = {clip.path for clip in clips}
     unused = [path for path in content.recordings if path not in used]
-    told = [f"{len(unused):,} recordings that no clip is of, such as {unused[0]}"] if unused else []
-    return "; ".join([*told, *filter(None, [content.account(others=False)])])
+    stated = [f"{len(unused):,} recordings that no clip is of, such as {unused[0]}"] if unused else []
+    return "; ".join([*stated, *filter(None, [content.account(others=False)])])
 
 
 def _read_synthetic(folder: Path) -> list[Clip]:

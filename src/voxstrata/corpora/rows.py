@@ -133,8 +133,8 @@ def _objects(path: Path, lines: Iterable[str]) -> Iterator[Row]:
             continue
         if not isinstance(row, dict):
             yield number, RowError("not a JSON object")
-        elif told := column_fault(row):
-            yield number, RowError(told)
+        elif stated := column_fault(row):
+            yield number, RowError(stated)
         else:
             yield number, {column_name(name): value for name, value in row.items() if name.strip()}
 

@@ -32,13 +32,13 @@ def stretch_of(row: Mapping[str, Any]) -> tuple[dict[str, Any], float, float | N
         RowError: if a time is no number of seconds from 0 on, the end is not behind the start, or columns
             contradict each other.
     """
-    told = {name: row[name] for name in _COLUMNS if not _is_empty(row.get(name))}
-    if not told.keys() - {"duration"}:
+    stated = {name: row[name] for name in _COLUMNS if not _is_empty(row.get(name))}
+    if not stated.keys() - {"duration"}:
         return dict(row), 0.0, None
-    seconds = {name: _seconds(name, value) for name, value in told.items()}
+    seconds = {name: _seconds(name, value) for name, value in stated.items()}
     starts = {seconds[name] for name in _STARTS if name in seconds}
     if len(starts) > 1:
-        raise RowError(f"start {told['start']} and offset {told['offset']} differ; give one")
+        raise RowError(f"start {stated['start']} and offset {stated['offset']} differ; give one")
     start = max(starts, default=0.0)
     end = seconds.get("end")
     if "duration" in seconds:

@@ -48,8 +48,8 @@ def opened_table(path: Path) -> Iterator[Iterator[str]]:
     _require_file(path)
     with path.open("rb") as file:
         head = file.read(_HEAD)
-    if told := _other_than_text(head):
-        raise CorpusError(f"{path} is {told}")
+    if stated := _other_than_text(head):
+        raise CorpusError(f"{path} is {stated}")
     encoding = text_encoding(head)
     try:
         with path.open(encoding=encoding, newline="") as lines:
@@ -64,8 +64,8 @@ def not_a_table(path: Path) -> str:
     _require_file(path)
     with path.open("rb") as file:
         head = file.read(_HEAD)
-    if told := _other_than_text(head):
-        return f"{path} is {told}"
+    if stated := _other_than_text(head):
+        return f"{path} is {stated}"
     if head.lstrip()[:1] in (b"{", b"["):
         return f"{path} is JSON; a table is JSON lines, one object a line, in a file called .jsonl"
     return (

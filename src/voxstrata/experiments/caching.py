@@ -12,11 +12,10 @@ from voxstrata.batches.cached import CachedStates, KeptStates, NoRoom, cached_st
 from voxstrata.batches.processes import Processes
 from voxstrata.batches.source import BatchSource
 from voxstrata.errors import CheckpointError
-from voxstrata.methods.building import planned_steps
+from voxstrata.experiments.setup import Setup
 from voxstrata.methods.method import Notify, TrainedMethod
-from voxstrata.methods.registry import method_of
 from voxstrata.methods.sources import Sources
-from voxstrata.methods.task_sources import AnySources, TaskSources
+from voxstrata.methods.task_sources import TaskSources
 from voxstrata.runs import RunFolder
 from voxstrata.system import System
 from voxstrata.training.shares import Batches
@@ -42,15 +41,12 @@ def cache_folder(run: RunFolder) -> Path:
     return run.path / "cache"
 
 
-def keep(
-    recipe: Any, system: System, sources: AnySources, run: RunFolder, notify: Notify, processes: Processes
-) -> RunBatches:
+def keep(setup: Setup, system: System, run: RunFolder, notify: Notify, processes: Processes) -> RunBatches:
     """Keeps what the recipe allows of what is the same in every epoch, and says what that is, or why not.
 
     Args:
-        recipe: its `cache_gb` is the space that it allows.
+        setup: of the run; its recipe's `cache_gb` is the space that it allows.
         system: moved to the device that training uses.
-        sources: of the recipe.
         run: the folder; its lock is held.
         notify: receives lines for the user.
         processes: that train together; each computes its share.
@@ -58,23 +54,24 @@ def keep(
     Raises:
         CheckpointError: if what an earlier start kept is damaged, or a recording has changed since.
     """
+    recipe = setup.recipe
+    sources = setup.sources
     batches = RunBatches(sources.train, sources.dev, sources.evaluated)
-    method = method_of(recipe)
-    assert isinstance(method, TrainedMethod)
+    assert isinstance(setup.method, TrainedMethod)
     if not getattr(recipe, "cache_gb", 0.0) or recipe.training.epochs == 0:
         return batches
     system.to(processes.device)
     if processes.leads:
         _remove_older(cache_folder(run))
     try:
-        kept = method.kept(recipe, system)
+        kept = setup.method.kept(recipe, system)
     except CheckpointError as fault:
         notify(f"nothing is kept: {fault}")
         return batches
     if kept is None:
         return batches
     cache = _Cache(recipe, kept, cache_folder(run), notify, processes)
-    steps = planned_steps(recipe, sources)
+    steps = setup.steps
     if isinstance(sources, TaskSources):
         return cache.of_tasks(sources, steps)
     return cache.of_clips(sources, steps)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import PurePath
+from typing import Literal
 
+from voxstrata.backbone.locate import is_missing_run
 from voxstrata.batches.source import BatchSource
-from voxstrata.config.recipe import Recipe
 from voxstrata.config.training import Training
-from voxstrata.errors import RecipeError, counted
+from voxstrata.errors import CheckpointError, RecipeError, counted
+from voxstrata.experiments.setup import Setup
 from voxstrata.methods.method import TrainedMethod
-from voxstrata.methods.registry import method_of
 from voxstrata.methods.task_sources import AnySources, TaskSources
+from voxstrata.recipes.reading import packaged
 
 #: Steps below which nothing much is learned.
 FEW_STEPS = 20
@@ -31,45 +34,52 @@ class PlanFindings:
     doubts: tuple[str, ...]
 
 
-def check_plan(
-    recipe: Recipe, sources: AnySources, notify: Callable[[str], None], *, refuse: bool = True
-) -> None:
+def check_plan(setup: Setup, notify: Callable[[str], None], *, refuse: bool = True) -> None:
     """Says what is doubtful of a plan, and refuses one that cannot work.
 
     Args:
-        recipe: of the run.
-        sources: of the recipe.
+        setup: of the run.
         notify: receives a line for each doubt.
         refuse: false: what cannot work is said like a doubt, for runs whose recipe must stay what it is.
 
     Raises:
         RecipeError: naming all that cannot work.
     """
-    found = plan_findings(recipe, sources)
+    found = plan_findings(setup)
     for line in found.doubts if refuse else (*found.faults, *found.doubts):
         notify(f"warning: {line}")
     if refuse and found.faults:
         raise RecipeError("this plan cannot work: " + "; ".join(found.faults))
 
 
-def plan_findings(recipe: Any, sources: AnySources) -> PlanFindings:
-    """Holds a recipe against the clips that it would train on.
-
-    Args:
-        recipe: of the run.
-        sources: of the recipe.
-    """
+def plan_findings(setup: Setup) -> PlanFindings:
+    """Holds a run's recipe against the clips that it would train on."""
+    sources = setup.sources
     trained = _task_sources(sources, "train")
     faults, doubts = [*_too_few_clips(trained)], [*_unheard_in_dev(sources)]
-    method = method_of(recipe)
-    if isinstance(method, TrainedMethod):
-        options = recipe.training
-        per_epoch = sources.train.batches_per_epoch()
-        total = options.total_steps(per_epoch)
+    if isinstance(setup.method, TrainedMethod):
+        options: Training = setup.recipe.training
+        total = setup.steps
         if options.epochs != 0:
-            faults += _too_long_starts(method.facts(recipe).resting_steps, options, total)
+            faults += _too_long_starts(setup.facts.resting_steps, options, total)
             doubts += _too_few_steps(total, trained)
     return PlanFindings(tuple(faults), tuple(doubts))
+
+
+def require_run(name: str) -> None:
+    """Refuses a run that is not there yet, with the command that trains it, where a packaged recipe does.
+
+    Args:
+        name: of a base, expert or task vector.
+
+    Raises:
+        CheckpointError: with that command.
+    """
+    recipe = next((known for known in packaged() if PurePath(known).name == PurePath(name).name), None)
+    if recipe is not None and is_missing_run(name):
+        raise CheckpointError(
+            f"{name} is not there yet; train it first: voxstrata train {recipe} --out {shlex.quote(name)}"
+        )
 
 
 def _task_sources(sources: AnySources, split: Literal["train", "dev"]) -> dict[str, BatchSource]:
@@ -94,13 +104,7 @@ def _too_few_clips(trained: Mapping[str, BatchSource]) -> Iterator[str]:
 
 def _unheard_in_dev(sources: AnySources) -> Iterator[str]:
     for name, source in _task_sources(sources, "dev").items():
-        labels = source.options.labels
-        if labels is None:
-            continue
-        # What label smoothing gives a class that a clip is not of.
-        least = source.options.smoothing / (len(labels) - 1) * (1 + 1e-5)
-        most = source.emotion_target_matrix().max(axis=0, initial=0.0)
-        if absent := [label for label, share in zip(labels, most, strict=True) if share <= least]:
+        if absent := source.classes_without_clips():
             named = " or ".join(absent)
             yield f"{name}no dev clip is {named}; the best weights are chosen without such clips"
 

@@ -11,9 +11,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from voxstrata.backbone.checkpoints import open_checkpoint
+from voxstrata.backbone.locate import locate
+from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.documents import read_json_object
 from voxstrata.errors import RecipeError
-from voxstrata.runs import FORMAT_VERSION, RunFolder
+from voxstrata.experiments.setup import Setup
+from voxstrata.methods.method import Facts, TrainedMethod
+from voxstrata.recipes.reading import dump
+from voxstrata.runs import FORMAT_VERSION, RunFolder, atomic_write, write_json
 
 PACKAGES = ("voxstrata", "torch", "transformers", "accelerate", "lhotse", "numpy", "scikit-learn")
 
@@ -48,6 +54,48 @@ def machine() -> str:
 def now() -> str:
     """Date and time, UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def begin(setup: Setup, run: RunFolder) -> None:
+    """Writes recipe and provenance into a folder, once all parts of the recipe were found to hold.
+
+    A folder with a checkpoint keeps those of its first start, and must go on with the same data and weights.
+
+    Raises:
+        RecipeError: see `require_unchanged`.
+    """
+    facts = setup.facts
+    fingerprints = {use.path: PreparedCorpus.load(Path(use.path)).fingerprint for use in setup.corpora}
+    weights = _weights(facts) if isinstance(setup.method, TrainedMethod) else None
+    if run.recipe.is_file() and any(run.checkpoints.glob("step-*")):
+        require_unchanged(run, fingerprints, weights or {})
+        return
+    # A base that no run made is no parent.
+    made = facts.base is not None and RunFolder(Path(facts.base)).recipe.is_file()
+    parents = facts.built_on if made or facts.base is None else facts.built_on[1:]
+    about = provenance(
+        seed=setup.recipe.seed,
+        fingerprints=fingerprints,
+        parents={role: _from(run, source) for role, source in parents},
+        weights=weights,
+        base=None if facts.base is None else _from(run, facts.base),
+    )
+    write_json(run.provenance, about)
+    atomic_write(run.recipe, dump(setup.recipe))
+
+
+def _from(run: RunFolder, source: str) -> str:
+    """A folder relative to the run, so that a moved folder of runs still finds it; names and hub ids stay."""
+    return os.path.relpath(source, run.path) if Path(source).exists() else source
+
+
+def _weights(facts: Facts) -> dict[str, str]:
+    """Content hashes of what a training builds on; a file that serves twice is read once."""
+    sources = {f"experts.{parent.name}": parent.source for parent in facts.parents}
+    if facts.base is not None:
+        sources = {"base": facts.base, **sources}
+    hashes = {source: open_checkpoint(locate(source)).fingerprint() for source in set(sources.values())}
+    return {name: hashes[source] for name, source in sources.items()}
 
 
 def provenance(

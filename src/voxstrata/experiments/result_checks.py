@@ -7,16 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from voxstrata.config.data import CorpusUse, Data
-from voxstrata.config.recipe import Recipe
 from voxstrata.errors import VoxstrataError
 from voxstrata.evaluation.score import score
+from voxstrata.experiments.setup import Setup
 from voxstrata.heads.task import EMOTION
 from voxstrata.labels import LabelSet
 from voxstrata.methods.baselines import statistics
-from voxstrata.methods.cuts import task_corpora, tasks_of
 from voxstrata.methods.method import MeasuredMethod
-from voxstrata.methods.registry import method_of
-from voxstrata.methods.task_sources import AnySources, TaskSources
+from voxstrata.methods.task_sources import TaskSources
 from voxstrata.predictions import Prediction
 
 #: Most training and asked clips together whose acoustic statistics are computed for the comparison.
@@ -26,8 +24,7 @@ Notify = Callable[[str], None]
 
 
 def result_warnings(
-    recipe: Recipe,
-    sources: AnySources,
+    setup: Setup,
     answers: Mapping[str, Sequence[Prediction]],
     metrics: Mapping[str, Mapping[str, Any]],
     notify: Notify,
@@ -38,8 +35,7 @@ def result_warnings(
     and an SVM, learned from the same training clips.
 
     Args:
-        recipe: of the run.
-        sources: of the recipe.
+        setup: of the run.
         answers: split -> its predictions.
         metrics: split -> its scores, as `metrics.json` holds them.
         notify: receives a line where there are too many clips for the yardstick.
@@ -47,7 +43,7 @@ def result_warnings(
     found = {split: list(answer_warnings(rows, metrics[split])) for split, rows in answers.items()}
     if answers:
         split = list(answers)[-1]
-        found[split] += _below_statistics(recipe, sources, split, answers[split], metrics[split], notify)
+        found[split] += _below_statistics(setup, split, answers[split], metrics[split], notify)
     return {split: lines for split, lines in found.items() if lines}
 
 
@@ -109,15 +105,14 @@ def _class_warnings(scores: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _below_statistics(
-    recipe: Recipe,
-    sources: AnySources,
+    setup: Setup,
     split: str,
     rows: Sequence[Prediction],
     metrics: Mapping[str, Any],
     notify: Notify,
 ) -> list[str]:
     """A line where acoustic statistics and an SVM do better on the same clips."""
-    learned = _emotions_of(recipe, sources)
+    learned = _emotions_of(setup)
     if learned is None or "emotion" not in metrics:
         return []
     corpora, labels, heard = learned
@@ -130,7 +125,7 @@ def _below_statistics(
         )
         return []
     data = Data(corpora=corpora, labels=labels.names)
-    baseline = statistics.StatisticsRecipe(seed=recipe.seed, data=data)
+    baseline = statistics.StatisticsRecipe(seed=setup.recipe.seed, data=data)
     try:
         batches = statistics.METHOD.sources(baseline)
         batches = replace(batches, evaluated={split: batches.evaluated[split]})
@@ -152,16 +147,18 @@ def _below_statistics(
     ]
 
 
-def _emotions_of(recipe: Recipe, sources: AnySources) -> tuple[tuple[CorpusUse, ...], LabelSet, int] | None:
+def _emotions_of(setup: Setup) -> tuple[tuple[CorpusUse, ...], LabelSet, int] | None:
     """Corpora, classes and training clips of what learns emotions as classes; None where nothing does."""
-    if isinstance(method_of(recipe), MeasuredMethod):
+    if isinstance(setup.method, MeasuredMethod):
         return None
+    sources = setup.sources
+    data = setup.recipe.data
     if isinstance(sources, TaskSources):
         for task in sources.tasks:
             if task.field == EMOTION and task.labels is not None:
-                corpora = task_corpora(recipe, tasks_of(recipe)[task.name])
+                corpora = setup.facts.tasks[task.name].corpora or data.corpora
                 return corpora, task.labels, len(sources.train.sources[task.name])
         return None
     if sources.labels is None:
         return None
-    return recipe.data.corpora, sources.labels, len(sources.train)
+    return data.corpora, sources.labels, len(sources.train)

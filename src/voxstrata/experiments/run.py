@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from voxstrata.backbone.checkpoints import open_checkpoint
-from voxstrata.backbone.locate import locate
 from voxstrata.batches.processes import Processes
 from voxstrata.config.recipe import Recipe
-from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.documents import read_json_object
 from voxstrata.errors import RecipeError, counted
 from voxstrata.evaluation.score import score
 from voxstrata.experiments.caching import cache_folder, keep
 from voxstrata.experiments.leaks.guard import Guarded, guard
-from voxstrata.experiments.missing_runs import require_runs
-from voxstrata.experiments.parents import base_of, experts_of
-from voxstrata.experiments.plan_checks import check_plan
-from voxstrata.experiments.provenance import now, provenance, require_unchanged
+from voxstrata.experiments.plan_checks import check_plan, require_run
+from voxstrata.experiments.provenance import begin, now
 from voxstrata.experiments.result_checks import result_warnings
+from voxstrata.experiments.setup import Setup
 from voxstrata.inference.path import answers as answers_of
-from voxstrata.methods.cuts import corpora_of
 from voxstrata.methods.method import MeasuredMethod, Notify, TrainedMethod
-from voxstrata.methods.registry import method_of
-from voxstrata.methods.task_sources import AnySources
 from voxstrata.predictions import Prediction, read_predictions, write_predictions
-from voxstrata.recipes.reading import dump, read_recipe
+from voxstrata.recipes.reading import dump, read_run_recipe
 from voxstrata.runs import RunFolder, atomic_write, write_json
 from voxstrata.training.loop import fit
 from voxstrata.training.progress import Progress
@@ -71,28 +62,29 @@ def execute(
             _refuse_another(recipe, run)
         if _is_done(run, processes, notify):
             return run
-        method = method_of(recipe)
-        sources = _checked_sources(recipe, notify, keyed=keyed)
-        guarded = _guarded(recipe, sources, run, notify)
+        setup = _checked(recipe, notify, keyed=keyed)
+        guarded = _guarded(setup, run, notify)
+        method = setup.method
         if isinstance(method, MeasuredMethod):
             if processes.leads:
-                _measure(method, recipe, sources, guarded, run, notify)
+                _measure(method, setup, guarded, run, notify)
             return run
         assert isinstance(method, TrainedMethod)
-        require_runs(recipe)
-        system = method.build(recipe, sources, notify)
+        for _, source in setup.facts.built_on:
+            require_run(source)
+        system = method.build(recipe, setup.sources, notify)
         if processes.leads:
-            _claim(recipe, run)
+            begin(setup, run)
             guarded.write(run)
         del guarded  # It holds every clip that was trained on.
-        batches = keep(recipe, system, sources, run, notify, processes)
+        batches = keep(setup, system, run, notify, processes)
         fit(system, batches.train, batches.dev, run, recipe.training, progress, processes, seed=recipe.seed)
         if processes.leads:
             method.save(system, run.model)
         answers = {name: answers_of(system, source, processes) for name, source in batches.evaluated.items()}
         if processes.leads:
             # A table has rows of its own to hold its answers against.
-            doubts = None if keyed else partial(result_warnings, recipe, sources, notify=notify)
+            doubts = None if keyed else partial(result_warnings, setup, notify=notify)
             _write_scored(answers, run, doubts)
             _finish(run)
     return run
@@ -108,16 +100,11 @@ def _is_done(run: RunFolder, processes: Processes, notify: Notify) -> bool:
 
 
 def _measure(
-    method: MeasuredMethod[Any],
-    recipe: Recipe,
-    sources: AnySources,
-    guarded: Guarded,
-    run: RunFolder,
-    notify: Notify,
+    method: MeasuredMethod[Any], setup: Setup, guarded: Guarded, run: RunFolder, notify: Notify
 ) -> None:
     """A run without training."""
-    answers = method.answers(recipe, sources, notify)
-    _claim(recipe, run)
+    answers = method.answers(setup.recipe, setup.sources, notify)
+    begin(setup, run)
     guarded.write(run)
     _write_scored(answers, run)
     _finish(run)
@@ -141,67 +128,29 @@ def _is_of(recipe: Recipe, run: RunFolder) -> bool:
     if run.recipe.read_text(encoding="utf-8") == dump(recipe):
         return True
     try:
-        return read_recipe(run.recipe) == recipe
+        return read_run_recipe(run) == recipe
     except RecipeError:
         return False
 
 
-def _claim(recipe: Recipe, run: RunFolder) -> None:
-    """Writes recipe and provenance into a folder, once all parts of the recipe were found to hold.
-
-    A folder with a checkpoint keeps those of its first start, and must go on with the same data and weights.
-    """
-    fingerprints = {use.path: PreparedCorpus.load(Path(use.path)).fingerprint for use in corpora_of(recipe)}
-    weights = _weights(recipe) if isinstance(method_of(recipe), TrainedMethod) else None
-    if run.recipe.is_file() and any(run.checkpoints.glob("step-*")):
-        require_unchanged(run, fingerprints, weights or {})
-        return
-    experts = experts_of(recipe)
-    if (base := base_of(recipe)) is not None and RunFolder(Path(base)).recipe.is_file():
-        experts = {"base": base, **experts}
-    parents = {name: _from(run, source) for name, source in experts.items()}
-    about = provenance(
-        seed=recipe.seed,
-        fingerprints=fingerprints,
-        parents=parents,
-        weights=weights,
-        base=None if base is None else _from(run, base),
-    )
-    write_json(run.provenance, about)
-    atomic_write(run.recipe, dump(recipe))
-
-
-def _from(run: RunFolder, source: str) -> str:
-    """A folder relative to the run, so that a moved folder of runs still finds it; names and hub ids stay."""
-    return os.path.relpath(source, run.path) if Path(source).exists() else source
-
-
-def _weights(recipe: Recipe) -> dict[str, str]:
-    """Content hashes of what a training builds on; a file that serves twice is read once."""
-    sources = {f"experts.{name}": source for name, source in experts_of(recipe).items()}
-    if (base := base_of(recipe)) is not None:
-        sources = {"base": base, **sources}
-    hashes = {source: open_checkpoint(locate(source)).fingerprint() for source in set(sources.values())}
-    return {name: hashes[source] for name, source in sources.items()}
-
-
-def _guarded(recipe: Recipe, sources: AnySources, run: RunFolder, notify: Notify) -> Guarded:
-    guarded = guard(recipe, sources, run.path.resolve().name)
+def _guarded(setup: Setup, run: RunFolder, notify: Notify) -> Guarded:
+    guarded = guard(setup, run.path.resolve().name)
     guarded.report.require_none()
     for line in guarded.report.lines():
         notify(line)
     return guarded
 
 
-def _checked_sources(recipe: Any, notify: Notify, *, keyed: bool) -> AnySources:
-    """The batches of a recipe, once its plan can work; says what is left out of them."""
-    sources: AnySources = method_of(recipe).sources(recipe)
+def _checked(recipe: Recipe, notify: Notify, *, keyed: bool) -> Setup:
+    """The setup of a recipe, once its plan can work; reports what is left out of its batches."""
+    setup = Setup.of(recipe)
+    sources = setup.sources
     for split, source in {"train": sources.train, **sources.evaluated}.items():
         for reason, count in source.left_out.items():
             notify(f"{split}: {counted(count, 'clip')} left out: {reason}")
     # A table's recipe is trained all the same: it is what the table is about.
-    check_plan(recipe, sources, notify, refuse=not keyed)
-    return sources
+    check_plan(setup, notify, refuse=not keyed)
+    return setup
 
 
 def _write_scored(

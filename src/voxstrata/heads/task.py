@@ -61,7 +61,7 @@ def check_tasks(tasks: Sequence[Task]) -> dict[str, Task]:
     if not tasks:
         raise RecipeError("a model needs at least one task; give e.g. asr, or ser with its labels")
     answers = [("transcript" if task.labels is None else task.field) for task in tasks]
-    for told in ([task.name for task in tasks], answers):
-        if twice := sorted({name for name in told if told.count(name) > 1}):
+    for stated in ([task.name for task in tasks], answers):
+        if twice := sorted({name for name in stated if stated.count(name) > 1}):
             raise RecipeError(f"two tasks have or answer {', '.join(twice)}; each needs its own")
     return {task.name: task for task in tasks}

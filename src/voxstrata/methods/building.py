@@ -8,7 +8,7 @@ import torch
 
 from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
 from voxstrata.config.head import HeadOptions
-from voxstrata.config.recipe import BaseRecipe, Recipe, TrainedRecipe
+from voxstrata.config.recipe import BaseRecipe, Recipe
 from voxstrata.errors import counted
 from voxstrata.labels import DIMENSIONS
 from voxstrata.losses import class_balanced_weights
@@ -16,7 +16,7 @@ from voxstrata.methods.adaltm.task_vector import TaskVector, require_a_change
 from voxstrata.methods.encoder_models import ClipBackbone, ClipModel, DimensionModel, EmotionModel
 from voxstrata.methods.method import Notify, Parent
 from voxstrata.methods.sources import Sources
-from voxstrata.methods.task_sources import AnySources, TaskSources
+from voxstrata.methods.task_sources import TaskSources
 from voxstrata.system import System
 from voxstrata.training.seeding import seed_everything
 
@@ -122,8 +122,3 @@ def told_share(trained: int, total: int) -> str:
 def trained_parameters(system: System) -> int:
     """Parameters in groups that learn."""
     return sum(p.numel() for group in system.parameter_groups() for p in group.parameters)
-
-
-def planned_steps(recipe: TrainedRecipe, sources: AnySources) -> int:
-    """Optimiser steps, if nothing stops the run early."""
-    return recipe.training.total_steps(sources.train.batches_per_epoch())

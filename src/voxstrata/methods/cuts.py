@@ -19,12 +19,11 @@ from voxstrata.errors import CorpusError, RecipeError
 from voxstrata.methods.registry import method_of
 
 
-def corpora_of(recipe: Recipe) -> tuple[CorpusUse, ...]:
-    """All corpora that a recipe uses, each use once."""
-    if not (tasks := tasks_of(recipe)):
-        return recipe.data.corpora
-    uses = (use for task in tasks.values() for use in task.corpora or recipe.data.corpora)
-    return tuple(dict.fromkeys(uses))
+def corpora_in(data: Data, tasks: Mapping[str, TaskUse]) -> tuple[CorpusUse, ...]:
+    """All corpora that a recipe with such data and tasks uses, each use once."""
+    if not tasks:
+        return data.corpora
+    return tuple(dict.fromkeys(use for task in tasks.values() for use in task.corpora or data.corpora))
 
 
 def tasks_of(recipe: Recipe) -> Mapping[str, TaskUse]:
@@ -95,6 +94,11 @@ def split_cuts(data: Data, split: str) -> CutSet:
 
 
 def cuts_of(recipe: Recipe, split: str) -> Iterator[Cut]:
+    """As `clips_of`, for a recipe."""
+    return clips_of(recipe.data, tasks_of(recipe), split)
+
+
+def clips_of(data: Data, tasks: Mapping[str, TaskUse], split: str) -> Iterator[Cut]:
     """The clips of one split over all corpora that a recipe uses, one at a time.
 
     Where tasks have corpora of their own, a clip that several hold comes once.
@@ -102,12 +106,12 @@ def cuts_of(recipe: Recipe, split: str) -> Iterator[Cut]:
     Raises:
         CorpusError: if two different clips of such corpora have one id.
     """
-    if not tasks_of(recipe):
-        yield from read_cuts(recipe.data.corpora, split)
+    if not tasks:
+        yield from read_cuts(data.corpora, split)
         return
     # Of each clip its recording's path, as a number.
     paths: dict[str, int] = {}
-    for cut in read_cuts(corpora_of(recipe), split):
+    for cut in read_cuts(corpora_in(data, tasks), split):
         path = hash(cut.recording.sources[0].source)
         known = paths.get(cut.id)
         if known is None:

@@ -109,8 +109,8 @@ def require_frames(sources: AnySources, needs: ClipNeeds) -> None:
         if short := [f"{name} ({count} samples)" for name, count in source.shorter_than(least).items()]:
             found.append(f"{split}: {_first(short)}")
         if needs.longest is not None and (crop_s is None or source.samples_of(crop_s) > needs.longest):
-            told = source.longer_than(needs.longest).items()
-            if over := [f"{name} ({count / SAMPLE_RATE:.1f} s)" for name, count in told]:
+            stated = source.longer_than(needs.longest).items()
+            if over := [f"{name} ({count / SAMPLE_RATE:.1f} s)" for name, count in stated]:
                 long.append(f"{split}: {_first(over)}")
     if long:
         assert needs.longest is not None

@@ -98,6 +98,12 @@ class Facts:
     resting_steps: int
     work: Work | None
 
+    @property
+    def built_on(self) -> list[tuple[str, str]]:
+        """All that it builds on, as pairs of role and source: "base", then its parents by their names."""
+        base = [] if self.base is None else [("base", self.base)]
+        return base + [(parent.name, parent.source) for parent in self.parents]
+
 
 @dataclass(frozen=True)
 class Defaults:

@@ -193,7 +193,7 @@ def file_names(names: Any) -> tuple[str, ...]:
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[Any]:
-    """The file of a head; what cannot be read of it is told in one line."""
+    """The file of a head; what cannot be read of it is reported in one line."""
     path = folder / HEAD
     try:
         if not path.is_file():
@@ -205,9 +205,9 @@ def _opened(folder: Path) -> Iterator[Any]:
         raise CheckpointError(f"cannot read {path}: {reason}; {_ADVICE}") from None
 
 
-def _head_options(told: Any) -> HeadOptions:
+def _head_options(stated: Any) -> HeadOptions:
     try:
-        return HeadOptions.model_validate(_typed(told, dict), strict=True)
+        return HeadOptions.model_validate(_typed(stated, dict), strict=True)
     except ValidationError as fault:
         raise ValueError(f"head.{problems_in(fault, HeadOptions.model_json_schema())[0]}") from None
 

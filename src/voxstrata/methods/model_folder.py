@@ -77,10 +77,10 @@ def _head_tensors(
 
 
 def _described(kind: ModelKind, model: Model) -> dict[str, Any]:
-    told = {"format": FORMAT, **describe_encoder(model.encoder)}
+    stated = {"format": FORMAT, **describe_encoder(model.encoder)}
     if isinstance(model, ClipModel) and model.words != "plain":
-        told["words"] = model.words
-    return told | {"kind": kind.name} | kind.describe(model)
+        stated["words"] = model.words
+    return stated | {"kind": kind.name} | kind.describe(model)
 
 
 def find_model(source: str | Path) -> Path | None:
@@ -90,7 +90,7 @@ def find_model(source: str | Path) -> Path | None:
 
 
 def model_kind(folder: Path) -> str | None:
-    """The name of its kind, without loading weights; None where it is not told."""
+    """The name of its kind, without loading weights; None where it is not known."""
     kind = read_about(folder).get("kind")
     return str(kind) if kind is not None else None
 
@@ -122,14 +122,14 @@ def load_model(folder: str | Path) -> Model:
         raise CheckpointError(f"{folder} holds no model (no {DESCRIPTION}); give the model/ folder of a run")
     about, shapes = read_about(folder), head_shapes(folder)
     kinds = model_kinds()
-    told = checked(folder, about, {name: kind.parts for name, kind in kinds.items()}, shapes)
-    kind = kinds[told.kind]
+    stated = checked(folder, about, {name: kind.parts for name, kind in kinds.items()}, shapes)
+    kind = kinds[stated.kind]
     with ThreadPoolExecutor(1) as beside:
         hashed = beside.submit(require_saved, folder, about)
-        model = kind.build(folder, told, shapes, loading(told))
+        model = kind.build(folder, stated, shapes, loading(stated))
         model.load_state_dict(load_head(folder, _head_tensors(kind, model)), strict=False)
         # Behind what tells more of a weight that is broken.
         hashed.result()
     if isinstance(model, ClipModel):
-        model.words = told.words
+        model.words = stated.words
     return model.requires_grad_(False).eval()

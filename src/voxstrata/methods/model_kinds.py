@@ -49,12 +49,12 @@ class ModelKind(ABC):
         """What model.json tells of it beside its encoder's settings."""
 
     @abstractmethod
-    def build(self, folder: Path, told: Description, shapes: Shapes, load: Load) -> Model:
+    def build(self, folder: Path, stated: Description, shapes: Shapes, load: Load) -> Model:
         """The model, its encoder loaded and its own tensors not yet.
 
         Args:
             folder: of the model.
-            told: by model.json.
+            stated: by model.json.
             shapes: of the stored tensors.
             load: loads an encoder's folder.
 
@@ -82,26 +82,28 @@ def describe_encoder(encoder: ClipBackbone) -> dict[str, Any]:
         plain, *_ = encoder.encoders
         final_norm = any(member.final_norm for member in encoder.encoders)
         names = list(encoder.names)
-        told: dict[str, Any] = {"normalize": None, "final_norm": final_norm, "experts": names}
+        stated: dict[str, Any] = {"normalize": None, "final_norm": final_norm, "experts": names}
     else:
         plain = encoder if isinstance(encoder, SpeechEncoder) else encoder.base
-        told = {"normalize": plain.normalize, "final_norm": plain.final_norm}
+        stated = {"normalize": plain.normalize, "final_norm": plain.final_norm}
     # Told where it is not what all encoders have: older versions read the others.
-    return told if plain.window == "clip" else {**told, "window": plain.window}
+    return stated if plain.window == "clip" else {**stated, "window": plain.window}
 
 
-def encoder_of(folder: Path, told: Description, load: Load) -> SpeechEncoder | ParallelEncoders:
+def encoder_of(folder: Path, stated: Description, load: Load) -> SpeechEncoder | ParallelEncoders:
     """The encoder of a model folder, or the encoders side by side."""
-    if told.experts is None:
+    if stated.experts is None:
         return load(folder / "encoder")
-    return ParallelEncoders({name: load(folder / "encoder" / name) for name in told.experts})
+    return ParallelEncoders({name: load(folder / "encoder" / name) for name in stated.experts})
 
 
-def loading(told: Description) -> Load:
+def loading(stated: Description) -> Load:
     """Loads an encoder with the settings that a description tells."""
 
     def load(folder: Path) -> SpeechEncoder:
-        return load_backbone(folder, normalize=told.normalize, final_norm=told.final_norm, window=told.window)
+        return load_backbone(
+            folder, normalize=stated.normalize, final_norm=stated.final_norm, window=stated.window
+        )
 
     return load
 
@@ -117,9 +119,9 @@ class _Emotion(ModelKind):
     def describe(self, model: EmotionModel) -> dict[str, Any]:
         return {"labels": list(model.labels), "head": model.options.model_dump()}
 
-    def build(self, folder: Path, told: Description, shapes: Shapes, load: Load) -> EmotionModel:
-        assert told.labels is not None
-        return EmotionModel(encoder_of(folder, told, load), told.labels, told.head)
+    def build(self, folder: Path, stated: Description, shapes: Shapes, load: Load) -> EmotionModel:
+        assert stated.labels is not None
+        return EmotionModel(encoder_of(folder, stated, load), stated.labels, stated.head)
 
 
 class _Dimensions(ModelKind):
@@ -133,8 +135,8 @@ class _Dimensions(ModelKind):
     def describe(self, model: DimensionModel) -> dict[str, Any]:
         return {"head": model.options.model_dump()}
 
-    def build(self, folder: Path, told: Description, shapes: Shapes, load: Load) -> DimensionModel:
-        return DimensionModel(encoder_of(folder, told, load), told.head)
+    def build(self, folder: Path, stated: Description, shapes: Shapes, load: Load) -> DimensionModel:
+        return DimensionModel(encoder_of(folder, stated, load), stated.head)
 
 
 class _Transcription(ModelKind):
@@ -148,10 +150,10 @@ class _Transcription(ModelKind):
     def describe(self, model: TranscriptionModel) -> dict[str, Any]:
         return {"vocabulary": list(model.head.vocabulary.characters)}
 
-    def build(self, folder: Path, told: Description, shapes: Shapes, load: Load) -> TranscriptionModel:
-        assert told.vocabulary is not None
+    def build(self, folder: Path, stated: Description, shapes: Shapes, load: Load) -> TranscriptionModel:
+        assert stated.vocabulary is not None
         encoder = load(folder / "encoder")
-        return TranscriptionModel(encoder, CTCHead(encoder.hidden_size, told.vocabulary))
+        return TranscriptionModel(encoder, CTCHead(encoder.hidden_size, stated.vocabulary))
 
 
 class _Multitask(ModelKind):
@@ -165,11 +167,11 @@ class _Multitask(ModelKind):
     def describe(self, model: MultitaskModel) -> dict[str, Any]:
         return describe_both_heads(model)
 
-    def build(self, folder: Path, told: Description, shapes: Shapes, load: Load) -> MultitaskModel:
-        assert told.labels is not None and told.vocabulary is not None
+    def build(self, folder: Path, stated: Description, shapes: Shapes, load: Load) -> MultitaskModel:
+        assert stated.labels is not None and stated.vocabulary is not None
         encoder = load(folder / "encoder")
-        head = CTCHead(encoder.hidden_size, told.vocabulary)
-        return MultitaskModel(encoder, told.labels, head, told.head)
+        head = CTCHead(encoder.hidden_size, stated.vocabulary)
+        return MultitaskModel(encoder, stated.labels, head, stated.head)
 
 
 def describe_both_heads(model: MultitaskModel) -> dict[str, Any]:

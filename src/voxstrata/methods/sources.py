@@ -109,9 +109,9 @@ def require_classes(found: Collection[str], splits: Mapping[str, int]) -> None:
             f"there is no training clip ({there}); give the corpus a train split, or name one with "
             "data.corpora"
         )
-    told = f"only {next(iter(found))!r}" if found else "no emotion"
+    stated = f"only {next(iter(found))!r}" if found else "no emotion"
     raise CorpusError(
-        f"the {splits['train']} training clips have {told}, and at least two classes are needed; prepare "
+        f"the {splits['train']} training clips have {stated}, and at least two classes are needed; prepare "
         "the corpus "
         "with a column emotion, name another in data.corpora, or train on its words: finetune-asr"
     )

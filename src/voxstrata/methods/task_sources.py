@@ -57,8 +57,8 @@ class TaskSources:
 
     def absent_classes(self) -> list[str]:
         """A line for each task with classes that no training clip has."""
-        told = {task.prompt: self.train.sources[task.name].absent_classes() for task in self.tasks}
-        return [f"{prompt}: {line}" for prompt, line in told.items() if line is not None]
+        stated = {task.prompt: self.train.sources[task.name].absent_classes() for task in self.tasks}
+        return [f"{prompt}: {line}" for prompt, line in stated.items() if line is not None]
 
 
 #: What a recipe gives its batches from.
@@ -143,14 +143,14 @@ def _task(recipe: TrainedRecipe, name: str, use: TaskUse) -> Task:
     if use.labels is not None:
         return Task(name, LabelSet(use.labels), field, use.weight)
     cuts = _cuts(recipe, use, "train")
-    told = {label for cut in cuts if (label := (cut.supervisions[0].custom or {}).get(field))}
-    if len(told) < 2:
-        shown = f"only {next(iter(told))!r}" if told else "nothing"
+    stated = {label for cut in cuts if (label := (cut.supervisions[0].custom or {}).get(field))}
+    if len(stated) < 2:
+        shown = f"only {next(iter(stated))!r}" if stated else "nothing"
         raise CorpusError(
             f"tasks.{name} asks for {field}, and its training clips have {shown} of it; name another field, "
             "or other corpora"
         )
-    classes = tuple(sorted(map(str, told)))
+    classes = tuple(sorted(map(str, stated)))
     require_one_spelling(classes, f"tasks.{name}")
     return Task(name, LabelSet(classes), field, use.weight)
 

@@ -34,12 +34,12 @@ def require_saved(folder: Path, about: Mapping[str, Any]) -> None:
     """
     if KEY not in about:
         return
-    told, advice = about[KEY], f"fetch or train the model again (or remove {KEY!r} from model.json)"
-    if not isinstance(told, Mapping) or not told:
+    stated, advice = about[KEY], f"fetch or train the model again (or remove {KEY!r} from model.json)"
+    if not isinstance(stated, Mapping) or not stated:
         raise CheckpointError(f"{folder / 'model.json'} lacks the hashes of its weights; {advice}")
     files = _files(folder)
     changed = [
-        name for name, told_hash in told.items() if name not in files or _sha256(files[name]) != told_hash
+        name for name, told_hash in stated.items() if name not in files or _sha256(files[name]) != told_hash
     ]
     if changed:
         raise CheckpointError(

@@ -42,7 +42,7 @@ class EncoderKind:
     Args:
         family: its row's family.
         size: its row's size.
-        told_by: what it was told by, in words; None where nothing tells it.
+        told_by: what it was known by, in words; None where nothing tells it.
     """
 
     family: FamilyName
@@ -109,8 +109,8 @@ def _trained_from(base: str) -> str:
         seen.add(base)
         if not (recipe := RunFolder(Path(base)).recipe).is_file():
             break
-        told = read_yaml(recipe).get("base")
-        base = told if isinstance(told, str) else base
+        stated = read_yaml(recipe).get("base")
+        base = stated if isinstance(stated, str) else base
     return base
 
 

@@ -17,6 +17,7 @@ from voxstrata.documents import parse_yaml, read_yaml_file, to_yaml
 from voxstrata.errors import RecipeError, did_you_mean
 from voxstrata.methods.registry import methods
 from voxstrata.recipes.defaults import FIT, KEY, UNKNOWN, Notify, defaults_of, kind_of, line_on
+from voxstrata.runs import RunFolder
 
 #: What messages call a recipe that is a mapping.
 GIVEN = "the recipe"
@@ -94,10 +95,8 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         key, equals, text = override.partition("=")
         if not equals or not all(key.split(".")):
             raise RecipeError(f"override {override!r} is not of the form key=value, e.g. training.epochs=3")
-        value: Any = parse_yaml(text, repr(override), error=RecipeError)
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        result = merged_values(result, value)
+        value = parse_yaml(text, repr(override), error=RecipeError)
+        result = merged_values(result, nested({key: value}))
     return result
 
 
@@ -175,13 +174,22 @@ def read_recipe(
     name = GIVEN if isinstance(source, Mapping) else str(source)
     content = _plain(source) if isinstance(source, Mapping) else _content(source)
     content = merged_values(_without(content, IN_TABLES), parse_overrides(overrides))
-    content = merged_values(content, _nested(values or {}))
+    content = merged_values(content, nested(_plain(values or {})))
     asked, content = content.get(KEY), _without(content, KEY)
     if asked == FIT:
         content = _fitted(content, name, download=download, notify=notify)
     elif asked is not None:
         raise RecipeError(f"{name}: {KEY} is {asked!r}; allowed are {FIT}, or null for the plain defaults")
     return validate(content, name)
+
+
+def read_run_recipe(run: RunFolder) -> Recipe:
+    """The recipe of a run, which is resolved: no override or default is laid over it.
+
+    Raises:
+        RecipeError: if its file is not there, or is no recipe.
+    """
+    return validate(read_yaml(run.recipe), str(run.recipe))
 
 
 def _fitted(
@@ -197,15 +205,14 @@ def _fitted(
     return merged_values(found.fill(kind.fit), content)
 
 
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values that are laid over a recipe: "a.b" as nested mappings.
 
-    >>> _nested({"training.epochs": 3, "base": Path("a"), "experts": {"my.asr": "b"}})
+    >>> nested({"training.epochs": 3, "base": "a", "experts": {"my.asr": "b"}})
     {'training': {'epochs': 3}, 'base': 'a', 'experts': {'my.asr': 'b'}}
     """
     result: dict[str, Any] = {}
     for key, value in values.items():
-        value = _plain(value)
         for part in reversed(key.split(".")):
             value = {part: value}
         result = merged_values(result, value)

@@ -121,15 +121,15 @@ class Learner:
 
     def summary(self) -> dict[str, float]:
         """The system's numbers; what hangs on validation clips is the mean over those of all processes."""
-        told = self.processes.gathered((self.validated, self.system.summary()))
-        if len(told) == 1:
-            return told[0][1]
-        clips = sum(count for count, _ in told)
+        stated = self.processes.gathered((self.validated, self.system.summary()))
+        if len(stated) == 1:
+            return stated[0][1]
+        clips = sum(count for count, _ in stated)
         return {
             name: value
-            if all(count == 0 or numbers[name] == value for count, numbers in told)
-            else sum(count * numbers[name] for count, numbers in told if count) / clips
-            for name, value in told[0][1].items()
+            if all(count == 0 or numbers[name] == value for count, numbers in stated)
+            else sum(count * numbers[name] for count, numbers in stated if count) / clips
+            for name, value in stated[0][1].items()
         }
 
     def optimizer_state(self) -> dict[str, Any]:

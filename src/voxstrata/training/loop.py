@@ -109,6 +109,7 @@ class _Fitting:
         index = processes.share.index
         seed_everything(derived_seed(seed, "process", index) if index else seed)
         self.total = options.total_steps(train.batches_per_epoch())
+        self.warmup = options.warmup_of(self.total)
         self.state = TrainingState()
         self.best: Tensors = {}
         self.resumed_at: int | None = None
@@ -177,8 +178,7 @@ class _Fitting:
     def learn(self, batches: list[Batch]) -> float:
         """One optimizer step, journaled; the mean loss over its clips."""
         state, options = self.state, self.options
-        warmup = options.warmup_of(self.total)
-        factor = lr_factor(state.step, total=self.total, warmup=warmup, schedule=options.schedule)
+        factor = lr_factor(state.step, total=self.total, warmup=self.warmup, schedule=options.schedule)
         rates = {group.name: group.lr * factor * (state.step >= group.start_step) for group in self.groups}
         loss = self.learner.step(batches, rates.values(), number=state.step + 1)
         state.step += 1

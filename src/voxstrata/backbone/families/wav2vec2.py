@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -182,8 +183,9 @@ class Wav2Vec2Family(Family):
                 # Nothing looks at them: the first layer that is run takes the known states below it.
                 clips, frames, _ = known[0].shape
                 features = known[0].new_zeros(clips, model.config.conv_dim[-1], frames)
-            output = model(features, attention_mask=mask, output_hidden_states=True)
-        return tuple(output.hidden_states[1:])
+            states = stack.enter_context(layer_outputs(model.encoder.layers))
+            model(features, attention_mask=mask)
+        return tuple(states)
 
     def layer_zero(self, model: PreTrainedModel, features: Tensor) -> Tensor:
         projected = model.feature_projection(features.mT)
@@ -212,6 +214,26 @@ class Wav2Vec2Family(Family):
         # With pre-norm layers the encoder's own norm comes after the last of them.
         norm = ("encoder.layer_norm.",) if config.do_stable_layer_norm else ()
         return ("masked_spec_embed", "adapter.", *norm)
+
+
+@contextmanager
+def layer_outputs(layers: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """Inside, the list receives what each layer gives in this thread, [B, T, D], before any norm behind it.
+
+    The model's own `hidden_states` may hold the last one after the encoder's final norm: in transformers
+    before 5.16, and where a config.json sets `tie_last_hidden_states`.
+    """
+    found: list[Tensor] = []
+    thread = get_ident()
+
+    def record(_: nn.Module, __: Any, output: Any) -> None:
+        if get_ident() == thread:
+            found.append(output[0] if isinstance(output, tuple) else output)
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(record))
+        yield found
 
 
 def _known(layer: nn.Module, states: Tensor) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""From a voice and a delivery to what espeak-ng and the signal processing are told."""
+"""From a voice and a delivery to what espeak-ng and the signal processing are given."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ STEPS = {
 
 @dataclass(frozen=True)
 class Prosody:
-    """What espeak-ng and the signal processing are told for one clip.
+    """What espeak-ng and the signal processing are given for one clip.
 
     Args:
         rate_wpm: espeak's rate, words a minute.

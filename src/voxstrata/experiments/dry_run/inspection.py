@@ -91,8 +91,8 @@ class Inspection:
         )
         run = RunFolder(Path(name))
         if run.recipe.is_file():
-            told = read_yaml(run.recipe).get("base")
-            return None if told is None else str(told)
+            stated = read_yaml(run.recipe).get("base")
+            return None if stated is None else str(stated)
         return headers.told_base
 
     def sources(self, recipe: Recipe) -> AnySources:

@@ -27,11 +27,11 @@ from voxstrata.experiments.dry_run.estimate import (
 from voxstrata.experiments.dry_run.inspection import Inspection
 from voxstrata.experiments.leaks.guard import guard
 from voxstrata.experiments.leaks.training_clips import TrainingClips
-from voxstrata.experiments.missing_runs import require_run
-from voxstrata.experiments.parents import base_of
-from voxstrata.experiments.plan_checks import plan_findings
-from voxstrata.methods.cuts import corpora_of
+from voxstrata.experiments.plan_checks import plan_findings, require_run
+from voxstrata.experiments.setup import Setup
+from voxstrata.methods.cuts import corpora_in
 from voxstrata.methods.frames import ClipNeeds, require_frames, told_left_out, too_many_words
+from voxstrata.methods.method import Facts
 from voxstrata.methods.registry import method_of
 from voxstrata.methods.sources import Sources
 from voxstrata.methods.task_sources import AnySources, TaskSources
@@ -102,7 +102,7 @@ class _Plan:
 
     def encoder(self, place: str) -> str:
         """The encoder whose sizes a model will have: its own, or that of what it will be trained from."""
-        while (parent := self.parent(place)) is not None and (base := base_of(parent)) is not None:
+        while (parent := self.parent(place)) is not None and (base := _base_of(parent)) is not None:
             place = base
         return place
 
@@ -180,19 +180,20 @@ def _check(
 ) -> RunCheck:
     findings = _Findings()
     recipe: Any = plan.runs[name]
-    facts = method_of(recipe).facts(recipe)
+    method = method_of(recipe)
+    facts = method.facts(recipe)
     of_tasks = bool(facts.tasks)
     if of_tasks:
         findings.notes[NOT_ESTIMATED] = None
     work = facts.work
     clips: dict[str, int] = {}
     costs = None
-    used = [use.path for use in corpora_of(recipe)]
+    used = [use.path for use in corpora_in(recipe.data, facts.tasks)]
     for path in used:
         with findings.collected():
             if path not in plan.unprepared:
                 inspection.corpus(path)
-    encoder = _check_encoders(recipe, plan, inspection, findings)
+    encoder = _check_encoders(recipe, facts, plan, inspection, findings)
     if coming := [plan.unprepared[path] for path in used if path in plan.unprepared]:
         if work is not None and encoder is not None and all(coming) and not of_tasks:
             sizes = EncoderSizes.of(encoder.config, encoder.parameters)
@@ -202,19 +203,20 @@ def _check(
         return RunCheck(name, clips, costs, tuple(findings.faults), tuple(findings.notes))
     with findings.collected():
         sources = inspection.sources(recipe)
+        setup = Setup(recipe, method, facts, sources)
         clips = _counts(sources)
         _note_absent_classes(sources, findings)
-        planned = plan_findings(recipe, sources)
+        planned = plan_findings(setup)
         findings.notes |= dict.fromkeys(planned.doubts)
         # A table's runs are what they are: another warm-up would be another run.
-        told = findings.notes if plan.folders else findings.faults
-        told |= dict.fromkeys(planned.faults)
+        stated = findings.notes if plan.folders else findings.faults
+        stated |= dict.fromkeys(planned.faults)
         with findings.collected():
-            _check_frames(recipe, sources, encoder, clips, findings)
+            _check_frames(facts, sources, encoder, clips, findings)
         if isinstance(sources, Sources) and work is not None and encoder is not None:
             sizes = EncoderSizes.of(encoder.config, encoder.parameters)
             costs = estimate(recipe, work, sizes, inspection.loads(recipe, sources, sizes), assumed)
-        guarded = guard(recipe, sources, name, heard)
+        guarded = guard(setup, name, heard)
         heard |= {folder: guarded.trained for folder, run in plan.folders.items() if run == name}
         findings.notes |= dict.fromkeys(guarded.report.lines())
         guarded.report.require_none()
@@ -238,14 +240,13 @@ def _note_absent_classes(sources: AnySources, findings: _Findings) -> None:
 
 
 def _check_frames(
-    recipe: Recipe,
+    facts: Facts,
     sources: AnySources,
     encoder: EncoderHeaders | None,
     clips: dict[str, int],
     findings: _Findings,
 ) -> None:
     """Holds the clips against the encoder's frames; those that training would leave out are not counted."""
-    facts = method_of(recipe).facts(recipe)
     config = facts.new_encoder or (None if encoder is None else encoder.config)
     if config is None:
         return
@@ -258,11 +259,10 @@ def _check_frames(
 
 
 def _check_encoders(
-    recipe: Any, plan: _Plan, inspection: Inspection, findings: _Findings
+    recipe: Any, facts: Facts, plan: _Plan, inspection: Inspection, findings: _Findings
 ) -> EncoderHeaders | None:
     """The base of a recipe, once its experts were held against it; None without one that can be read."""
     base: EncoderHeaders | None = None
-    facts = method_of(recipe).facts(recipe)
     for name in facts.encoders:
         with findings.collected():
             base = _headers(name, recipe.architecture, plan, inspection)
@@ -273,16 +273,20 @@ def _check_encoders(
             continue
         parent = plan.parent(name)
         if parent is not None:
-            _note_base(f"{role}, still to be trained,", base_of(parent), recipe.base, findings)
+            _note_base(f"{role}, still to be trained,", _base_of(parent), recipe.base, findings)
             continue
         with findings.collected():
             require_run(name)
             if base is None:
                 inspection.checkpoint(name)
             else:
-                told = inspection.expert(name, base, recipe.normalize)
-                _note_base(f"{role} {name}", told, recipe.base, findings)
+                stated = inspection.expert(name, base, recipe.normalize)
+                _note_base(f"{role} {name}", stated, recipe.base, findings)
     return base
+
+
+def _base_of(recipe: Recipe) -> str | None:
+    return method_of(recipe).facts(recipe).base
 
 
 def _headers(name: str, architecture: str | None, plan: _Plan, inspection: Inspection) -> EncoderHeaders:
@@ -296,10 +300,10 @@ def _headers(name: str, architecture: str | None, plan: _Plan, inspection: Inspe
     return inspection.base(place, architecture)
 
 
-def _note_base(expert: str, told: str | None, base: str, findings: _Findings) -> None:
+def _note_base(expert: str, stated: str | None, base: str, findings: _Findings) -> None:
     """Says what headers cannot: whether an expert's weights come from the base."""
     later = "the weights are compared when training starts"
-    if told is None:
+    if stated is None:
         findings.notes[f"{expert} does not name its base; {later}"] = None
-    elif told != base:
-        findings.notes[f"{expert} says it comes from {told}, the base here is {base}; {later}"] = None
+    elif stated != base:
+        findings.notes[f"{expert} says it comes from {stated}, the base here is {base}; {later}"] = None

@@ -21,28 +21,25 @@ from voxstrata.experiments.tables.corpora import (
     how_to_prepare,
     synthesis_options,
 )
-from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, points, variants
-from voxstrata.experiments.tables.recipes import order, run_values, substitute
-from voxstrata.experiments.tables.table import Scale, Table
+from voxstrata.experiments.tables.pieces import Chosen, points
+from voxstrata.experiments.tables.planned_runs import order, run_values
+from voxstrata.experiments.tables.references import substitute
+from voxstrata.experiments.tables.table import Scale
 from voxstrata.recipes.reading import validate
 
 
 def dry_run_table(
-    table: Table,
-    scale_name: str,
-    piece: Piece = WHOLE,
+    chosen: Chosen,
     *,
     out: Path,
     data: Path | None,
     given: Mapping[str, PreparedCorpus] | None = None,
     assumed: Assumptions | None = None,
 ) -> DryRun:
-    """Checks all runs of a scale or a piece of it, without preparing a corpus or reading a weight.
+    """Checks all runs of a table's scale or a piece of it, without preparing a corpus or reading a weight.
 
     Args:
-        table: what would be run.
-        scale_name: one of its scales.
-        piece: of that scale.
+        chosen: what would be run.
         out: folder for runs, corpora and tables.
         data: root of the corpora's folders.
         given: corpora that are prepared already, see `given_corpora`.
@@ -51,21 +48,21 @@ def dry_run_table(
     Raises:
         RecipeError: if there is no such scale or piece, or runs need each other in a circle.
     """
-    scale, given = narrowed(table, table.scale(scale_name), piece), given or {}
+    table, given = chosen.table, given or {}
     faults: list[str] = []
     unprepared: dict[str, Mapping[str, int]] = {}
     releases: dict[str, CorpusCheck] = {}
     runs: dict[str, Recipe] = {}
     folders: dict[str, str] = {}
-    for title, variant in variants(scale).items():
+    for title, variant in chosen.variants.items():
         corpora: dict[str, str] = {}
         for name, spec in variant.corpora.items():
             ready = given.get(name)
             folder = corpus_folder(name, spec, out / "corpora", data) if ready is None else ready.folder
             corpora[f"$corpus.{name}"] = str(folder)
             if not (folder / "corpus.json").is_file() and str(folder) not in unprepared:
-                told, release = _unprepared(name, variant, out, data)
-                faults += told
+                stated, release = _unprepared(name, variant, out, data)
+                faults += stated
                 if release is not None:
                     releases[str(folder)] = release
                 # Of the corpora that readers know, the paper tells of one how many clips it has.
@@ -91,8 +88,8 @@ def _labelled(variant: Scale, title: str) -> Iterator[tuple[str, dict[str, Any]]
     """Every point of a variant, with what tells it from the others; "" where there is one only."""
     every = list(points(variant.axes))
     for point in every:
-        told = [f"{key[1:]} {value}" for key, value in point.items() if value is not None]
-        parts = [*([title] if title else []), *(told if len(every) > 1 else [])]
+        stated = [f"{key[1:]} {value}" for key, value in point.items() if value is not None]
+        parts = [*([title] if title else []), *(stated if len(every) > 1 else [])]
         yield f" ({', '.join(parts)})" if parts else "", point
 
 

@@ -8,13 +8,16 @@ stages share, are counted, not refused; what cannot be verified is said.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations, product
+from pathlib import Path
 from typing import Any
 
 from voxstrata.config.leaks import FIT, MATCHES, SELECTION, STAGES
 from voxstrata.config.recipe import Recipe
+from voxstrata.documents import read_json_object
+from voxstrata.errors import RecipeError
 from voxstrata.experiments.leaks.report import Leak, LeakReport, Overlap
 from voxstrata.experiments.leaks.training_clips import (
     ClipTrace,
@@ -23,10 +26,9 @@ from voxstrata.experiments.leaks.training_clips import (
     has_pseudo_label,
     training_clips_of,
 )
-from voxstrata.experiments.parents import base_of, experts_of, transcribing_runs
-from voxstrata.methods.cuts import cuts_of
+from voxstrata.experiments.setup import Setup
 from voxstrata.methods.registry import method_of
-from voxstrata.methods.task_sources import AnySources
+from voxstrata.recipes.reading import read_run_recipe
 from voxstrata.runs import RunFolder, write_json
 
 _EXAMPLES = 3
@@ -50,59 +52,53 @@ class Guarded:
         write_json(run.leaks, self.report.as_dict())
 
 
-def guard(
-    recipe: Recipe,
-    sources: AnySources,
-    run: str,
-    planned: Mapping[str, TrainingClips] | None = None,
-) -> Guarded:
+def guard(setup: Setup, run: str, planned: Mapping[str, TrainingClips] | None = None) -> Guarded:
     """Compares all that a run is trained on with its dev and test clips; decides nothing.
 
     Args:
-        recipe: of the run.
-        sources: its batches; only clips that are really used count.
+        setup: of the run; only clips that its batches really use count.
         run: name of its folder.
         planned: what parents that are not trained yet will have heard.
 
     Raises:
         VoxstrataError: if a parent's list cannot be read.
     """
-    method = method_of(recipe)
-    own = Use(method.stage, run)
-    fit, guessed = _trained(recipe, sources)
+    allowed = setup.recipe.allow_leaks
+    own = Use(setup.method.stage, run)
+    fit, guessed = _trained(setup)
     trained = _own_list(own, fit, guessed)
 
     def heard(source: str, role: str) -> TrainingClips:
         known = (planned or {}).get(source)
         return training_clips_of(source, role) if known is None else known
 
-    roles = {} if (base := base_of(recipe)) is None else {"base": base}
-    parents = [(source, heard(source, role)) for role, source in (roles | experts_of(recipe)).items()]
+    parents = [(source, heard(source, role)) for role, source in setup.facts.built_on]
     for _, clips in parents:
         trained = trained.with_parent(clips)
-    tested, selecting = _tested(recipe, sources)
-    report = compare(trained, tested, recipe.allow_leaks)
-    if method.facts(recipe).fitted_on_heldout:
-        report = report.with_leaks(compare(_fine_tuned(parents), {FIT: fit}, recipe.allow_leaks))
-    if selecting and _chooses_by_dev(recipe):
+    tested, selecting = _tested(setup)
+    report = compare(trained, tested, allowed)
+    if setup.facts.fitted_on_heldout:
+        report = report.with_leaks(compare(_fine_tuned(parents), {FIT: fit}, allowed))
+    if selecting and _chooses_by_dev(setup.recipe):
         # What chose the weights is no training of them, but a run that builds on this one should know of it.
         trained = trained.with_parent(TrainingClips({Use(SELECTION, run): selecting}))
     return Guarded(trained, report)
 
 
-def _trained(recipe: Recipe, sources: AnySources) -> tuple[frozenset[ClipTrace], frozenset[ClipTrace]]:
+def _trained(setup: Setup) -> tuple[frozenset[ClipTrace], frozenset[ClipTrace]]:
     """The training clips, and those of them whose emotion a model gave."""
-    traces, guessed = _traces(recipe, "train", _ids(sources.train))
+    traces, guessed = _traces(setup, "train", _ids(setup.sources.train))
     return frozenset(traces.values()), frozenset(traces[name] for name in guessed)
 
 
-def _tested(recipe: Recipe, sources: AnySources) -> tuple[dict[str, list[ClipTrace]], frozenset[ClipTrace]]:
+def _tested(setup: Setup) -> tuple[dict[str, list[ClipTrace]], frozenset[ClipTrace]]:
     """The clips of each split that the run is tested on, and those whose loss may choose its weights."""
+    sources = setup.sources
     selecting = [] if sources.dev is None else _ids(sources.dev)
     names = {"dev": selecting, **{split: _ids(source) for split, source in sources.evaluated.items()}}
     # Dev clips whose loss is taken and those that are answered are not always the same.
     wanted = {split: [*used, *(selecting if split == "dev" else ())] for split, used in names.items()}
-    traces = {split: _traces(recipe, split, used)[0] for split, used in wanted.items()}
+    traces = {split: _traces(setup, split, used)[0] for split, used in wanted.items()}
     tested = {split: [traces[split][name] for name in used] for split, used in names.items() if used}
     return tested, frozenset(traces["dev"][name] for name in selecting)
 
@@ -112,7 +108,7 @@ def _ids(source: Any) -> list[str]:
     return [name for ids in source.plan(0) for name in ids]
 
 
-def _traces(recipe: Recipe, split: str, used: Iterable[str]) -> tuple[dict[str, ClipTrace], set[str]]:
+def _traces(setup: Setup, split: str, used: Iterable[str]) -> tuple[dict[str, ClipTrace], set[str]]:
     """Id -> trace of the clips of a split that are used, in one pass; and the ids of guessed labels.
 
     No clip is kept: hundreds of thousands of them take gigabytes.
@@ -120,7 +116,7 @@ def _traces(recipe: Recipe, split: str, used: Iterable[str]) -> tuple[dict[str, 
     names = {name: name for name in used}
     traces: dict[str, ClipTrace] = {}
     guessed: set[str] = set()
-    for cut in cuts_of(recipe, split) if names else ():
+    for cut in setup.clips(split) if names else ():
         if (name := names.get(cut.id)) is not None:
             traces[name] = ClipTrace.of(cut, name)
             (guessed.add if has_pseudo_label(cut) else guessed.discard)(name)
@@ -140,7 +136,7 @@ def _fine_tuned(parents: Iterable[tuple[str, TrainingClips]]) -> TrainingClips:
     """What base and experts were fine-tuned on, but for runs that learned words alone, and so no emotion."""
     heard = TrainingClips()
     for source, clips in parents:
-        words_alone = transcribing_runs(source)
+        words_alone = _transcribing_runs(source)
         uses = {
             use: found
             for use, found in clips.uses.items()
@@ -148,6 +144,39 @@ def _fine_tuned(parents: Iterable[tuple[str, TrainingClips]]) -> TrainingClips:
         }
         heard = heard.with_parent(TrainingClips(uses, clips.unknown))
     return heard
+
+
+def _transcribing_runs(source: str) -> frozenset[str]:
+    """Names of the runs, of a source and all that it builds on, that learned words alone.
+
+    A run whose recipe is not there is not among them: what it learned is not known.
+    """
+    found: dict[str, set[bool]] = {}
+    for name, words_alone in _lineage(Path(source), set()):
+        found.setdefault(name, set()).add(words_alone)
+    return frozenset(name for name, answers in found.items() if answers == {True})
+
+
+def _lineage(source: Path, seen: set[Path]) -> Iterator[tuple[str, bool]]:
+    """Name of each run on the way to a source, and whether it learned words alone."""
+    run = next((place for place in (source, *source.parents) if RunFolder(place).recipe.is_file()), None)
+    if run is None or run.resolve() in seen:
+        return
+    seen.add(run.resolve())
+    try:
+        recipe = read_run_recipe(RunFolder(run))
+        facts = method_of(recipe).facts(recipe)
+    except RecipeError:
+        facts = None
+    yield run.resolve().name, facts is not None and facts.learns == {"transcript"}
+    # What a run built on, as its provenance tells, relative to it, or its recipe.
+    written = RunFolder(run).provenance
+    about = read_json_object(written) if written.is_file() else {}
+    parents = [about.get("base"), *(about.get("parents") or {}).values()]
+    parents += [] if facts is None else [parent for _, parent in facts.built_on]
+    for parent in dict.fromkeys(parent for parent in parents if isinstance(parent, str)):
+        yield from _lineage(run / parent, seen)
+        yield from _lineage(Path(parent), seen)
 
 
 def _chooses_by_dev(recipe: Recipe) -> bool:
@@ -182,7 +211,7 @@ def compare(
         for first, second in combinations(uses, 2)
         if first.run != second.run
     ]
-    # Clips that chose a parent's weights are no training clips; that they are tested on is told all the same.
+    # Clips that chose a parent's weights are no training clips; that they are tested on is reported too.
     stages += [
         _shared_recordings(_named(use), clips, "test", tested.get("test", ()))
         for use, clips in uses.items()

@@ -1,4 +1,4 @@
-"""What a comparison of training clips with dev and test clips found, and how it is told."""
+"""What a comparison of training clips with dev and test clips found, and how it is reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Clips of a split, or of another stage, that training has in common with it; told, not refused.
+    """Clips of a split, or of another stage, that training has in common with it; reported, not refused.
 
     Args:
         first: a use, as "stage (run)".
@@ -60,7 +60,7 @@ class LeakReport:
         leaks: allowed ones, if training goes on.
         sentences: sentences that training and a split share.
         stages: clips that two uses share.
-        unverified: what cannot be told.
+        unverified: what cannot be verified.
     """
 
     checked: Mapping[str, int]

@@ -14,7 +14,7 @@ from voxstrata.corpora.readers import READERS
 from voxstrata.corpora.synthetic.generate import generate
 from voxstrata.corpora.synthetic.plan import SynthesisOptions
 from voxstrata.errors import CorpusError, RecipeError
-from voxstrata.experiments.tables.recipes import content_key
+from voxstrata.experiments.tables.references import content_key
 from voxstrata.experiments.tables.table import CorpusSpec, Scale
 from voxstrata.labels import EMOTIONS
 

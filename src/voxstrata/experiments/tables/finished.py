@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +12,11 @@ from voxstrata.corpora.synthetic.oracle import measure
 from voxstrata.errors import RecipeError
 from voxstrata.experiments.tables.contrasts import changes_of, contrasts_of
 from voxstrata.experiments.tables.corpora import synthesis_options
-from voxstrata.experiments.tables.pieces import WHOLE, Piece, narrowed, variants
+from voxstrata.experiments.tables.pieces import Chosen
 from voxstrata.experiments.tables.planned_runs import PlannedRun
 from voxstrata.experiments.tables.rows import rows_of
-from voxstrata.experiments.tables.table import Scale, Table
+from voxstrata.experiments.tables.table import Scale
 from voxstrata.runs import write_json
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What of a table is shown.
-
-    Args:
-        table: the whole.
-        source: its packaged name or file, as given.
-        scale_name: one of its scales.
-        piece: of that scale.
-    """
-
-    table: Table
-    source: str
-    scale_name: str
-    piece: Piece = WHOLE
-
-    @property
-    def scale(self) -> Scale:
-        """The piece of the scale.
-
-        Raises:
-            RecipeError: if the table has no such scale, row, fold, part or seed.
-        """
-        return narrowed(self.table, self.table.scale(self.scale_name), self.piece)
-
-    @property
-    def name(self) -> str:
-        """Of the table's folder: NAME-SCALE, and the piece."""
-        return f"{Path(self.source).stem}-{self.scale_name}{self.piece.name}"
-
-    @property
-    def command(self) -> str:
-        """The command that writes this table."""
-        piece = [] if self.piece == WHOLE else [str(self.piece), "--table"]
-        return " ".join(["voxstrata reproduce", shlex.quote(self.source), "--scale", self.scale_name, *piece])
 
 
 def finished_runs(planned: Sequence[PlannedRun]) -> list[PlannedRun]:
@@ -99,35 +61,34 @@ def write_table(
         "command": chosen.command,
         **about,
         "note": chosen.scale.note,
-        **_collected(chosen.table, chosen.scale, planned, folder),
-        "oracles": _oracles(chosen.scale),
+        **_collected(chosen, planned, folder),
+        "oracles": _oracles(chosen.variants),
     }
     write_json(folder / "table.json", content)
     write_table_report(folder)
 
 
-def _collected(
-    table: Table, scale: Scale, planned: Mapping[str, Sequence[PlannedRun]], folder: Path
-) -> dict[str, Any]:
+def _collected(chosen: Chosen, planned: Mapping[str, Sequence[PlannedRun]], folder: Path) -> dict[str, Any]:
     """Columns, rows and contrasts of all variants, and how these change."""
+    table = chosen.table
     of_variants = {
-        title: rows_of(table, variant, planned[title], title) for title, variant in variants(scale).items()
+        title: rows_of(table, variant, planned[title], title) for title, variant in chosen.variants.items()
     }
     rows = [row.as_dict(table.columns, folder) for found in of_variants.values() for row in found]
     contrasts = [one for found in of_variants.values() for one in contrasts_of(table, found)]
     columns = [name for name in table.columns if any(name in row["metrics"] for row in rows)]
     return {
         "columns": columns,
-        "all_folds": list(scale.axes.fold),
+        "all_folds": list(chosen.scale.axes.fold),
         "rows": rows,
         "contrasts": contrasts + changes_of(table, of_variants),
     }
 
 
-def _oracles(scale: Scale) -> list[dict[str, Any]]:
+def _oracles(variants: Mapping[str, Scale]) -> list[dict[str, Any]]:
     """Upper bounds on synthetic speech: the UAR of a classifier that knows how its emotions were drawn."""
     found = []
-    for title, variant in variants(scale).items():
+    for title, variant in variants.items():
         for name, spec in variant.corpora.items():
             options = None if spec.synth is None else synthesis_options(name, spec.synth)
             if options is not None and not options.read:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from voxstrata.errors import RecipeError
-from voxstrata.experiments.tables.recipes import substitute
+from voxstrata.experiments.tables.references import substitute
 from voxstrata.experiments.tables.table import Axes, Scale, Table
 
 
@@ -93,3 +96,45 @@ def points(axes: Axes) -> Iterator[dict[str, Any]]:
     """Every combination of seed, fold and part."""
     for seed, fold, part in itertools.product(axes.seed, axes.fold or (None,), axes.part or (None,)):
         yield {"$seed": seed, "$fold": fold, "$part": part}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What of a table is shown.
+
+    Args:
+        table: the whole.
+        source: its packaged name or file, as given.
+        scale_name: one of its scales.
+        piece: of that scale.
+    """
+
+    table: Table
+    source: str
+    scale_name: str
+    piece: Piece = WHOLE
+
+    @cached_property
+    def scale(self) -> Scale:
+        """The piece of the scale.
+
+        Raises:
+            RecipeError: if the table has no such scale, row, fold, part or seed.
+        """
+        return narrowed(self.table, self.table.scale(self.scale_name), self.piece)
+
+    @cached_property
+    def variants(self) -> dict[str, Scale]:
+        """The scale for each lexical strength, see `variants`."""
+        return variants(self.scale)
+
+    @property
+    def name(self) -> str:
+        """Of the table's folder: NAME-SCALE, and the piece."""
+        return f"{Path(self.source).stem}-{self.scale_name}{self.piece.name}"
+
+    @property
+    def command(self) -> str:
+        """The command that writes this table."""
+        piece = [] if self.piece == WHOLE else [str(self.piece), "--table"]
+        return " ".join(["voxstrata reproduce", shlex.quote(self.source), "--scale", self.scale_name, *piece])

@@ -19,12 +19,13 @@ from voxstrata.backbone.encoder import load_backbone
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.locate import locate
 from voxstrata.config.recipe import Recipe
+from voxstrata.errors import RecipeError
 from voxstrata.experiments.tables.pieces import points
-from voxstrata.experiments.tables.recipes import content_key, order, run_values, substitute
+from voxstrata.experiments.tables.references import content_key, references, substitute
 from voxstrata.experiments.tables.table import Scale, Table
-from voxstrata.methods.method import Parent
+from voxstrata.methods.method import Facts, Parent
 from voxstrata.methods.registry import method_of
-from voxstrata.recipes.reading import validate
+from voxstrata.recipes.reading import merged_values, nested, read_yaml, validate
 from voxstrata.runs import RunFolder
 
 #: Keys of recipes that runs of earlier versions were done without.
@@ -58,10 +59,11 @@ class CorpusIdentity(Protocol):
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run at one point of the axes."""
+    """One run at one point of the axes, with what its method says of its recipe."""
 
     name: str
     recipe: Recipe
+    facts: Facts
     folder: RunFolder
     point: tuple[tuple[str, Any], ...]
 
@@ -80,22 +82,67 @@ def plan(table: Table, scale: Scale, corpora: Mapping[str, CorpusIdentity], out:
         for name in order(table, scale):
             values = run_values(table, scale, name)
             recipe = validate(substitute(values, known), f"run {name}")
-            keyed = substitute(values, keys)
-            key = content_key(_identity(validate(keyed, f"run {name}"), recipe))
+            keyed = validate(substitute(values, keys), f"run {name}")
+            facts = method_of(recipe).facts(recipe)
+            key = content_key(_identity(keyed, recipe, facts))
             folder = RunFolder(out / f"{name}-{key}")
             known[f"$run.{name}"], keys[f"$run.{name}"] = str(folder.path), key
-            planned.append(PlannedRun(name, recipe, folder, tuple(point.items())))
+            planned.append(PlannedRun(name, recipe, facts, folder, tuple(point.items())))
     return planned
 
 
-def _identity(keyed: Recipe, recipe: Recipe) -> dict[str, Any]:
+def run_values(table: Table, scale: Scale, name: str) -> dict[str, Any]:
+    """A run's recipe before substitution.
+
+    Laid over each other: the recipe, the scale's settings for all and for this recipe, the run's own, and
+    the scale's for this run, and the point of its grid.
+    """
+    group = name.partition(".")[0]
+    spec = table.runs[group]
+    values = read_yaml(spec.recipe)
+    scale_values = scale.set.get("all", {}), scale.set.get(spec.recipe, {})
+    point = nested(table.members(scale, group)[name])
+    for layer in (*scale_values, spec.set, scale.runs.get(group, {}), point):
+        values = merged_values(values, layer)
+    return merged_values(values, {"seed": "$seed"})
+
+
+def order(table: Table, scale: Scale) -> list[str]:
+    """Names of the runs that the rows need, parents before children.
+
+    Raises:
+        RecipeError: if runs need each other in a circle, or one that is not there.
+    """
+    done: list[str] = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise RecipeError(f"runs need each other: {' -> '.join((*path, name))}")
+        group = name.partition(".")[0]
+        if group not in table.runs:
+            raise RecipeError(f"run {path[-1]!r} needs {name!r}, which is not there")
+        if name not in table.members(scale, group):
+            raise RecipeError(
+                f"run {path[-1]!r} needs {name!r}, which stands for several runs: it has a grid"
+            )
+        if name not in done:
+            for parent in sorted(references(run_values(table, scale, name), "run")):
+                visit(parent, (*path, name))
+            done.append(name)
+
+    for row in table.shown(scale):
+        for member in table.members(scale, row.run):
+            visit(member, ())
+    return done
+
+
+def _identity(keyed: Recipe, recipe: Recipe, facts: Facts) -> dict[str, Any]:
     """A recipe whose encoders are named by the hash of their weights (references are hashes already)."""
     # What is allowed changes no result.
     values = keyed.model_dump(mode="json", exclude={"allow_leaks", "fit_on"})
-    method = method_of(keyed)
-    base = method.facts(recipe).base
-    if base is not None and method.facts(keyed).base == base:
-        values["base"] = _weights_hash(base, getattr(recipe, "architecture", None))
+    of_keys = method_of(keyed).facts(keyed)
+    if facts.base is not None and of_keys.base == facts.base:
+        values["base"] = _weights_hash(facts.base, getattr(recipe, "architecture", None))
     # A key that came later is no part of the identity while it has the value that all had before.
     for key, before in _LATER.items():
         if key in values and values[key] == before:
@@ -109,7 +156,7 @@ def _identity(keyed: Recipe, recipe: Recipe) -> dict[str, Any]:
             if key in use and use[key] == before:
                 del use[key]
     values.pop("cache_gb", None)  # decides what is computed twice, not what comes out
-    for parent, real in zip(method.facts(keyed).parents, method.facts(recipe).parents, strict=True):
+    for parent, real in zip(of_keys.parents, facts.parents, strict=True):
         # References to runs of the table are hashes already.
         if parent.source == real.source and parent.identity != "path":
             *above, last = parent.place

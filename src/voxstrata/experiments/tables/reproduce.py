@@ -8,22 +8,17 @@ from functools import partial
 from pathlib import Path
 
 from voxstrata.corpora.prepared import PreparedCorpus
-from voxstrata.experiments.parents import base_of, experts_of
 from voxstrata.experiments.provenance import commit, machine, now
 from voxstrata.experiments.run import execute
 from voxstrata.experiments.tables.archive import write_archive
 from voxstrata.experiments.tables.corpora import prepare_corpus
-from voxstrata.experiments.tables.finished import Chosen, finished_runs, write_table
-from voxstrata.experiments.tables.pieces import WHOLE, Piece, variants
+from voxstrata.experiments.tables.finished import finished_runs, write_table
+from voxstrata.experiments.tables.pieces import Chosen
 from voxstrata.experiments.tables.planned_runs import PlannedRun, plan
-from voxstrata.experiments.tables.table import Scale, Table
+from voxstrata.experiments.tables.table import Scale
 from voxstrata.methods.method import Notify
-from voxstrata.methods.registry import method_of
 from voxstrata.runs import folder_lock, is_held
 from voxstrata.training.progress import Progress
-
-#: What tells a variant of a scale from the others -> its prepared corpora.
-_Corpora = dict[str, dict[str, PreparedCorpus]]
 
 
 @dataclass(frozen=True)
@@ -44,10 +39,7 @@ class Tick:
 
 
 def reproduce(
-    table: Table,
-    source: str,
-    scale_name: str,
-    piece: Piece = WHOLE,
+    chosen: Chosen,
     *,
     out: Path,
     data: Path | None,
@@ -60,10 +52,7 @@ def reproduce(
     """Runs what is not done yet and writes `tables/NAME-SCALE/` with `table.json` and `report.html`.
 
     Args:
-        table: what to run.
-        source: its packaged name or file, as given.
-        scale_name: one of its scales.
-        piece: of that scale; its table lies beside that of the whole.
+        chosen: what to run; the table of a piece lies beside that of the whole.
         out: folder for runs, corpora and tables.
         data: root of the corpora's folders, for scales on real recordings.
         archive: file for the answers of all runs shown, see `write_archive`.
@@ -78,10 +67,7 @@ def reproduce(
     Raises:
         RecipeError: if the table does not hold, or nothing is finished and nothing may be trained.
     """
-    chosen = Chosen(table, source, scale_name, piece)
-    scale = chosen.scale
-    corpora = _prepared(scale, out, data, given or {}, notify, tick)
-    planned = _planned(table, scale, corpora, out)
+    planned = _planned(chosen, out, data, given or {}, notify, tick)
     if train:
         _execute_all([run for runs in planned.values() for run in runs], notify, tick)
     else:
@@ -94,8 +80,7 @@ def reproduce(
 
 
 def train_part(
-    table: Table,
-    scale: Scale,
+    chosen: Chosen,
     *,
     out: Path,
     data: Path | None,
@@ -103,14 +88,13 @@ def train_part(
     notify: Notify,
     tick: Callable[[Tick], None],
 ) -> list[Path]:
-    """Trains the rows of a `narrowed` scale and what they need; other processes may do other parts.
+    """Trains the rows of a piece and what they need; other processes may do other parts.
 
     What another process is just doing is left to it, and waited for once nothing else can be done. No table
     is written: `reproduce` does that in the end.
 
     Args:
-        table: what to run.
-        scale: a part of one of its scales.
+        chosen: what to run.
         out: folder for runs and corpora, the same for all parts.
         data: root of the corpora's folders, for scales on real recordings.
         given: corpora that are prepared already, see `given_corpora`.
@@ -120,29 +104,27 @@ def train_part(
     Returns:
         The run folders of the rows.
     """
-    of_variants = _planned(table, scale, _prepared(scale, out, data, given or {}, notify, tick), out)
+    of_variants = _planned(chosen, out, data, given or {}, notify, tick)
     planned = [run for runs in of_variants.values() for run in runs]
     _execute_all(planned, notify, tick, patient=True)
+    table, scale = chosen.table, chosen.scale
     shown = {member for row in table.shown(scale) for member in table.members(scale, row.run)}
     return list(dict.fromkeys(run.folder.path for run in planned if run.name in shown))
 
 
-def _prepared(
-    scale: Scale,
+def _planned(
+    chosen: Chosen,
     out: Path,
     data: Path | None,
     given: Mapping[str, PreparedCorpus],
     notify: Notify,
     tick: Callable[[Tick], None],
-) -> _Corpora:
+) -> dict[str, list[PlannedRun]]:
+    """The runs of each variant of the scale, once its corpora are prepared."""
     return {
-        title: _corpora(variant, out, data, given, notify, tick) for title, variant in variants(scale).items()
+        title: plan(chosen.table, variant, _corpora(variant, out, data, given, notify, tick), out)
+        for title, variant in chosen.variants.items()
     }
-
-
-def _planned(table: Table, scale: Scale, corpora: _Corpora, out: Path) -> dict[str, list[PlannedRun]]:
-    """The runs of each variant of a scale."""
-    return {title: plan(table, variant, corpora[title], out) for title, variant in variants(scale).items()}
 
 
 def _corpora(
@@ -204,15 +186,15 @@ def _free(open_runs: dict[Path, PlannedRun]) -> PlannedRun:
     """
     free = []
     for run in open_runs.values():
-        parents = [*experts_of(run.recipe).values(), base_of(run.recipe) or ""]
-        if all(_is_done(open_runs, Path(parent)) for parent in parents) and not is_held(run.folder.path):
+        parents = [Path(source) for _, source in run.facts.built_on]
+        if all(_is_done(open_runs, parent) for parent in parents) and not is_held(run.folder.path):
             free.append(run)
     return max(free or [next(iter(open_runs.values()))], key=_length)
 
 
 def _length(run: PlannedRun) -> tuple[bool, int]:
     """For the order alone: where the encoder's states can be kept, it runs once over the clips."""
-    work = method_of(run.recipe).facts(run.recipe).work
+    work = run.facts.work
     training = getattr(run.recipe, "training", None)
     return work is None or not work.still, (training.epochs or training.steps or 0) if training else 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from voxstrata.errors import RecipeError
 from voxstrata.evaluation.repeats import score_repeats
 from voxstrata.evaluation.tasks import tasks_in
 from voxstrata.experiments.tables.planned_runs import PlannedRun
-from voxstrata.experiments.tables.sweeps import best, told
 from voxstrata.experiments.tables.table import RowSpec, Scale, Table
 from voxstrata.predictions import Prediction, read_predictions
+
+#: Metrics of which less is better.
+ERRORS = ("wer", "cer")
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def rows_of(table: Table, scale: Scale, planned: Sequence[PlannedRun], variant: 
             dev = _dev_scores(spec, settings.values()) if len(members) > 1 else [0.0]
             name = list(members)[best(dev, spec.choose)]
             runs += settings[name]
-            chosen.append(told(members[name]))
+            chosen.append(described(members[name]))
             if any(run.folder.path not in known for run in at_place):
                 tried += [
                     {**place, **point, spec.choose: value}
@@ -130,6 +132,25 @@ def rows_of(table: Table, scale: Scale, planned: Sequence[PlannedRun], variant: 
         title = ", ".join(filter(None, (f"{spec.title} ({choice})" if choice else spec.title, variant)))
         rows.append(Row(spec, title, variant, runs, tried if len(members) > 1 else None))
     return rows
+
+
+def described(point: Mapping[str, Any]) -> str:
+    """A point for the eye.
+
+    >>> described({"asr_weight": 0.3, "rates.encoder": 1e-05})
+    'asr_weight 0.3, rates.encoder 1e-05'
+    """
+    return ", ".join(f"{key} {value}" for key, value in point.items())
+
+
+def best(scores: Sequence[float], metric: str) -> int:
+    """Index of the best score of a metric, the first of equal ones.
+
+    >>> best([0.2, 0.4, 0.4], "uar"), best([0.2, 0.4, 0.4], "wer")
+    (1, 0)
+    """
+    sign = -1 if metric in ERRORS else 1
+    return max(range(len(scores)), key=lambda index: (sign * scores[index], -index))
 
 
 def _places(runs: Iterable[PlannedRun]) -> list[tuple[dict[str, int], list[PlannedRun]]]:

@@ -1,12 +1,13 @@
 """A table of experiments as data: runs, what each needs, rows, axes. Read from YAML, no Python per paper.
 
-Values may hold references such as `$corpus.NAME`: see `recipes`.
+Values may hold references such as `$corpus.NAME`: see `references`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,6 @@ from voxstrata.config.strict import Number, Strict, Whole
 from voxstrata.corpora.readers import READERS
 from voxstrata.errors import RecipeError, VoxstrataError, did_you_mean
 from voxstrata.evaluation.recognition import normalizer_named
-from voxstrata.experiments.tables.sweeps import grid_points
 from voxstrata.recipes.reading import TABLES, read_yaml
 
 #: Metrics that a table can show.
@@ -209,7 +209,16 @@ class Table(Strict):
         return {f"{name}.{number}": point for number, point in enumerate(grid_points(grid), start=1)}
 
 
-def read_table(source: str | Path) -> Table:
+def grid_points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every combination of a grid's values: dotted key -> value; one empty point for an empty grid.
+
+    >>> grid_points({"rate": [1, 2], "weight": [3]})
+    [{'rate': 1, 'weight': 3}, {'rate': 2, 'weight': 3}]
+    """
+    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
+
+def read_table_spec(source: str | Path) -> Table:
     """A packaged table by name, or one from a file.
 
     Raises:

@@ -19,8 +19,8 @@ from typing import Any
 from voxstrata.documents import read_json_object
 from voxstrata.errors import VoxstrataError
 from voxstrata.experiments.tables.corpora import corpus_folder
-from voxstrata.experiments.tables.finished import Chosen, finished_runs, write_table
-from voxstrata.experiments.tables.pieces import variants
+from voxstrata.experiments.tables.finished import finished_runs, write_table
+from voxstrata.experiments.tables.pieces import Chosen
 from voxstrata.experiments.tables.planned_runs import plan
 from voxstrata.experiments.tables.table import CorpusSpec
 from voxstrata.runs import RunFolder, atomic_write
@@ -60,7 +60,7 @@ def table_of_archives(chosen: Chosen, archives: Iterable[str], out: Path) -> Pat
     found = {run: read_json_object(run.provenance) for run in _runs_in(runs)}
     prints = _fingerprints(found.values())
     planned = {}
-    for title, variant in variants(chosen.scale).items():
+    for title, variant in chosen.variants.items():
         corpora = _corpora(variant.corpora, prints)
         planned[title] = finished_runs(plan(chosen.table, variant, corpora, runs))
     shown = {run.folder.path for of_variant in planned.values() for run in of_variant}

@@ -24,7 +24,6 @@ from voxstrata.methods.building import (
     clip_model,
     load_base,
     load_vectors,
-    planned_steps,
     tell_tasks,
     told_share,
     vector_parents,
@@ -124,7 +123,7 @@ class AdaLTMMethod(TrainedMethod[AdaLTMRecipe]):
         trained, total = system.trainable_share() if recipe.training.epochs != 0 else (0, 1)
         notify(told_share(trained, total))
         if moves:
-            steps = planned_steps(recipe, sources)
+            steps = recipe.training.total_steps(sources.train.batches_per_epoch())
             reach = coefficient_reach(recipe.rates.coefficients, steps, recipe.training.schedule)
             notify(f"a coefficient can move by at most about {reach:.3g} in {steps:,} steps")
         return system
@@ -197,10 +196,10 @@ def _coefficients(system: AdaLTM | JointAdaLTM) -> dict[str, Any]:
     model = system.model
     merged = model.encoder
     assert isinstance(merged, MergedBackbone)
-    told: dict[str, Any] = {**merged.as_dict(), "layer_weights": model.layer_sum.weights.tolist()}
+    stated: dict[str, Any] = {**merged.as_dict(), "layer_weights": model.layer_sum.weights.tolist()}
     if isinstance(model, JointModel) and model.words_encoder is not None:
-        told["coefficients_asr"] = model.words_encoder.coefficients_by_layer()
-    return told
+        stated["coefficients_asr"] = model.words_encoder.coefficients_by_layer()
+    return stated
 
 
 def _start_head(model: JointModel, task: str, source: str) -> None:

@@ -35,15 +35,15 @@ class _PerTask(ModelKind):
 
     def describe(self, model: JointModel) -> dict[str, Any]:
         merges = {task: model.merge_of(task).coefficients_by_layer() for task in TASKS}
-        told = {"vectors": list(model.encoder.vectors), "coefficients": merges}
-        return describe_both_heads(model) | told
+        stated = {"vectors": list(model.encoder.vectors), "coefficients": merges}
+        return describe_both_heads(model) | stated
 
-    def build(self, folder: Path, told: Description, shapes: Shapes, load: Load) -> JointModel:
-        assert told.labels is not None and told.vocabulary is not None
+    def build(self, folder: Path, stated: Description, shapes: Shapes, load: Load) -> JointModel:
+        assert stated.labels is not None and stated.vocabulary is not None
         encoder = load(folder / "encoder")
-        head = CTCHead(encoder.hidden_size, told.vocabulary)
-        merges = _merges(folder, told.about, encoder)
-        return JointModel(merges[EMOTIONS], told.labels, head, told.head, merges[WORDS])
+        head = CTCHead(encoder.hidden_size, stated.vocabulary)
+        merges = _merges(folder, stated.about, encoder)
+        return JointModel(merges[EMOTIONS], stated.labels, head, stated.head, merges[WORDS])
 
     def tensors(self, model: JointModel) -> Mapping[str, Tensor]:
         tensors = super().tensors(model)

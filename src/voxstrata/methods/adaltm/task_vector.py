@@ -44,7 +44,7 @@ _LONGEST_SOURCE = 60
 
 
 def is_task_vector(path: str | Path) -> bool:
-    """Whether a file is a saved task vector (told from its header)."""
+    """Whether a file is a saved task vector (known from its header)."""
     try:
         # Not a pipe: there is nothing to seek in.
         if not Path(path).is_file():
@@ -56,7 +56,7 @@ def is_task_vector(path: str | Path) -> bool:
 
 
 def source_of_vector(path: str | Path) -> str:
-    """Where the expert of a saved task vector lay (told from its header).
+    """Where the expert of a saved task vector lay (known from its header).
 
     Raises:
         CheckpointError: if the header does not tell.
@@ -286,7 +286,7 @@ class TaskVector:
             if not Path(path).is_file():
                 raise CheckpointError(f"cannot read {path} as a task vector: there is no such file")
             with safe_open(path, framework="pt") as file:
-                told = _Told.of(file.metadata() or {}, path)
+                stated = _Told.of(file.metadata() or {}, path)
                 names = list(file.keys())
                 check_layers(names, path)
                 types = {name: file.get_slice(name).get_dtype() for name in names}
@@ -298,14 +298,14 @@ class TaskVector:
                 tensors = {name: file.get_tensor(name).clone() for name in names}
         except (OSError, SafetensorError) as fault:
             raise CheckpointError(f"cannot read {path} as a task vector: {fault}") from None
-        if told.errors is not None:
+        if stated.errors is not None:
             from voxstrata.methods.adaltm.compressed import CompressedVector, read_factors
 
             deltas = read_factors(tensors, path)
             partition(deltas)
-            return CompressedVector(deltas, *told.about, errors=told.errors)
+            return CompressedVector(deltas, *stated.about, errors=stated.errors)
         partition(tensors)
-        return cls(tensors, *told.about)
+        return cls(tensors, *stated.about)
 
 
 def require_a_change(vectors: Mapping[str, TaskVector]) -> list[str]:

@@ -81,11 +81,11 @@ def text_answers(
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    told = [reference for reference in train if reference.transcript]
-    found = {str(reference.emotion) for reference in told}
+    stated = [reference for reference in train if reference.transcript]
+    found = {str(reference.emotion) for reference in stated}
     if len(found) < 2:
         raise RecipeError(
-            f"{len(told)} training clips have words, of {len(found)} classes; text needs words of at least "
+            f"{len(stated)} training clips have words, of {len(found)} classes; text needs words of at least "
             "two classes: give a corpus with transcripts"
         )
     reader = make_pipeline(
@@ -93,7 +93,7 @@ def text_answers(
         LogisticRegression(C=cost, class_weight="balanced", max_iter=1000),
     )
     reader.fit(
-        [str(reference.transcript) for reference in told], [str(reference.emotion) for reference in told]
+        [str(reference.transcript) for reference in stated], [str(reference.emotion) for reference in stated]
     )
     answers = {}
     for split, references in evaluated.items():
@@ -174,9 +174,9 @@ class TextMethod(MeasuredMethod[TextRecipe]):
                     "nothing is learned from them" if split == "train" else "they are answered without words"
                 )
                 notify(f"{split}: {wordless} of {len(references)} clips have no transcript, {how}")
-        told = None if recipe.transcripts is None else _recognized(Path(recipe.transcripts), list(asked))
+        stated = None if recipe.transcripts is None else _recognized(Path(recipe.transcripts), list(asked))
         return text_answers(
-            train, asked, sources.labels, recognized=told, cost=recipe.cost, ngrams=recipe.ngrams
+            train, asked, sources.labels, recognized=stated, cost=recipe.cost, ngrams=recipe.ngrams
         )
 
 

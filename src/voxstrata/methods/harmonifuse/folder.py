@@ -50,8 +50,8 @@ class _HarmoniFuse(ModelKind):
             else None,
         }
 
-    def build(self, folder: Path, told: Description, shapes: Shapes, load: Load) -> HarmoniFuse:
-        return _described(told.about, load(folder / "encoder"), shapes)
+    def build(self, folder: Path, stated: Description, shapes: Shapes, load: Load) -> HarmoniFuse:
+        return _described(stated.about, load(folder / "encoder"), shapes)
 
     def tensors(self, model: HarmoniFuse) -> Mapping[str, Tensor]:
         given = model.options.lm.pretrained is not None
@@ -120,16 +120,16 @@ def _line(fault: Exception) -> str:
 
 
 def _told(options: HarmoniFuseOptions) -> dict[str, Any]:
-    told = options.model_dump(include=set(HarmoniFuseOptions.model_fields))
+    stated = options.model_dump(include=set(HarmoniFuseOptions.model_fields))
     of_pretrained = ("pretrained", "rank", "scale", "adapter_dropout")
     given = options.lm.pretrained is not None
-    told["lm"] = {key: value for key, value in told["lm"].items() if (key in of_pretrained) == given}
-    return told
+    stated["lm"] = {key: value for key, value in stated["lm"].items() if (key in of_pretrained) == given}
+    return stated
 
 
-def _options(told: Mapping[str, Any]) -> HarmoniFuseOptions:
-    """Of model.json; that of version 0.1 told of a pretrained language model by other keys."""
-    lm = dict(told["lm"])
+def _options(stated: Mapping[str, Any]) -> HarmoniFuseOptions:
+    """Of model.json; that of version 0.1 described a pretrained language model by other keys."""
+    lm = dict(stated["lm"])
     if "name" in lm:
         lm = {"pretrained": lm.pop("name"), "adapter_dropout": lm.pop("dropout"), **lm}
-    return HarmoniFuseOptions.model_validate({**told, "lm": lm})
+    return HarmoniFuseOptions.model_validate({**stated, "lm": lm})

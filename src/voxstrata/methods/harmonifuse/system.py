@@ -56,7 +56,7 @@ class HarmoniFuse(System, Model):
 
     Raises:
         RecipeError: if tasks or options do not fit each other or the encoder.
-        LabelError: if classes are told as words, and one cannot be written with the tokenizer.
+        LabelError: if classes are written as words, and one cannot be written with the tokenizer.
     """
 
     encoder: Backbone

@@ -12,8 +12,8 @@ class TaskHeads(nn.Module):
 
     Args:
         size: D of the fused states.
-        classes: task -> number of its classes; without those that are told in words.
-        tokens: size of the vocabulary; None: nothing is told in words.
+        classes: task -> number of its classes; without those that are written in words.
+        tokens: size of the vocabulary; None: nothing is written in words.
         output: a pretrained map to tokens, used as it is, frozen, in place of a new one.
     """
 
@@ -35,7 +35,7 @@ class TaskHeads(nn.Module):
         """[..., D] -> [..., V] for the token that follows each position.
 
         Raises:
-            ValueError: if nothing is told in words.
+            ValueError: if nothing is written in words.
         """
         head = self._given[0] or self.tokens
         if head is None:

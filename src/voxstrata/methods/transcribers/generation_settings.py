@@ -50,8 +50,8 @@ def check_generation(config: GenerationConfig, tokens: int, where: object) -> No
     Raises:
         CheckpointError: naming the setting, what it is and what is allowed.
     """
-    told = {"decoder_start_token_id": None, "eos_token_id": None, **vars(config)}
-    for name, value in told.items():
+    stated = {"decoder_start_token_id": None, "eos_token_id": None, **vars(config)}
+    for name, value in stated.items():
         if allowed := _refused(name, value, tokens):
             shown = ascii(value)[:60]
             raise CheckpointError(f"{where} has {name} {shown}; allowed is {allowed}: fetch it again")

@@ -30,7 +30,7 @@ _WEIGHT, _BIAS = "lm_head.weight", "lm_head.bias"
 def find_published(source: str | Path) -> Path | None:
     """The folder of a published recogniser, given as such or as the hub id of one that was downloaded.
 
-    It is told by content: a configuration of transformers, and a CTC head among the weights.
+    It is known by content: a configuration of transformers, and a CTC head among the weights.
 
     Raises:
         CheckpointError: if a folder with a configuration has weights that cannot be read.

@@ -54,10 +54,10 @@ def read_tokens(folder: Path, *, outputs: int) -> PublishedTokens:
             there are more or fewer tokens than outputs, or none is the pad token.
     """
     settings = _settings(folder)
-    told = settings.get("tokenizer_class")
-    if told not in (None, _TOKENIZER):
+    stated = settings.get("tokenizer_class")
+    if stated not in (None, _TOKENIZER):
         raise CheckpointError(
-            f"{folder / _SETTINGS} names {told!r}; words are read with {_TOKENIZER} only: give such a model"
+            f"{folder / _SETTINGS} names {stated!r}; words are read with {_TOKENIZER} only: give such a model"
         )
     tokens = _indexed(folder, settings, outputs)
     pad = _content(settings.get("pad_token"))
@@ -135,8 +135,8 @@ def _added(folder: Path, settings: Mapping[str, Any]) -> dict[int, str]:
         if isinstance(index, int) and index >= 0
     }
     listed = settings.get("added_tokens_decoder")
-    for index, told in listed.items() if isinstance(listed, Mapping) else ():
-        if index.isdecimal() and len(index) < 10 and (token := _content(told)) is not None:
+    for index, stated in listed.items() if isinstance(listed, Mapping) else ():
+        if index.isdecimal() and len(index) < 10 and (token := _content(stated)) is not None:
             added[int(index)] = token
     return added
 

@@ -43,7 +43,7 @@ _GIVE = (
 def find_transcriber(source: str | Path) -> Path | None:
     """The folder of a whole Whisper, given as such or as the hub id of one that was downloaded.
 
-    It is told by content: a configuration of Whisper, and a decoder among the weights.
+    It is known by content: a configuration of Whisper, and a decoder among the weights.
 
     Raises:
         CheckpointError: if a folder with a configuration has weights that cannot be read.
@@ -127,11 +127,11 @@ def load_decoder(folder: Path) -> WhisperForConditionalGeneration:
     model.load_state_dict(state, assign=True)
     if tied:
         model.proj_out.weight = model.model.decoder.embed_tokens.weight
-    told = folder / FILE
-    if told.is_file():
+    stated = folder / FILE
+    if stated.is_file():
         model.generation_config = read_generation(folder)
     check_generation(
-        model.generation_config, config.vocab_size, told if told.is_file() else folder / "config.json"
+        model.generation_config, config.vocab_size, stated if stated.is_file() else folder / "config.json"
     )
     return model.requires_grad_(False).eval()
 
@@ -183,10 +183,11 @@ def _check(checkpoint: Checkpoint, stored: dict[str, str], wanted: dict[str, tup
             if name in wanted and (shape := checkpoint.container.shapes[key]) != wanted[name]
         ],
     }
-    told = "; ".join(f"{fault} {some(names)}" for fault, names in faults.items() if names)
-    if told:
+    stated = "; ".join(f"{fault} {some(names)}" for fault, names in faults.items() if names)
+    if stated:
         raise CheckpointError(
-            f"the decoder in {checkpoint.path} does not fit config.json beside it: it {told}; fetch both anew"
+            f"the decoder in {checkpoint.path} does not fit config.json beside it: it {stated}; fetch "
+            "both anew"
         )
 
 

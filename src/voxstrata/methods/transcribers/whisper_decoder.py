@@ -229,8 +229,8 @@ class WhisperTranscriber(Model):
 
     def _forced(self) -> list[int | None]:
         """The prompt behind the start as older folders name it; None for a language that is heard."""
-        told = self._told("forced_decoder_ids") or getattr(self.decoder.config, "forced_decoder_ids", None)
-        return [token for _, token in told or ()]
+        stated = self._told("forced_decoder_ids") or getattr(self.decoder.config, "forced_decoder_ids", None)
+        return [token for _, token in stated or ()]
 
     def _language(self, given: str | None) -> str | None:
         """The token of the language that is given, or that the folder names; None to hear it."""
@@ -247,17 +247,17 @@ class WhisperTranscriber(Model):
                 f"generation_config.json of {self.source} has no lang_to_id or no task_to_id, as older ones; "
                 "fetch it again from where the model comes from"
             )
-        told = given or self._told("language")
-        if told is None:
+        stated = given or self._told("language")
+        if stated is None:
             tokens = {index: token for token, index in known.items()}
             return next((tokens[token] for token in self._forced() if token in tokens), None)
-        name = told.lower()
+        name = stated.lower()
         for token in (name, f"<|{name}|>", f"<|{TO_LANGUAGE_CODE.get(name)}|>"):
             if token in known:
                 return token
         codes = sorted(token.strip("<|>") for token in known)
         raise CheckpointError(
-            f"{self.source} does not know the language {told!r}; it knows {len(codes)}, by code or English "
+            f"{self.source} does not know the language {stated!r}; it knows {len(codes)}, by code or English "
             f"name: {', '.join(codes[:12])}{', ...' if len(codes) > 12 else ''}; "
             "leave the language out to have it recognised"
         )
@@ -268,8 +268,8 @@ def quiet() -> Iterator[None]:
     """Keeps back what transformers warns of: its own call of itself, and a mask that Whisper does not use."""
 
     def worth_telling(record: logging.LogRecord) -> bool:
-        told = record.getMessage()
-        return "generation-related arguments" not in told and "attention mask is not set" not in told
+        stated = record.getMessage()
+        return "generation-related arguments" not in stated and "attention mask is not set" not in stated
 
     logger = logging.getLogger("transformers.generation.utils")
     logger.addFilter(worth_telling)

@@ -71,8 +71,8 @@ def _used(library: ctypes.CDLL) -> int | None:
     """Bytes of the heap that are in use; None where glibc does not tell."""
     if not hasattr(library, "mallinfo2"):
         return None
-    told = library.mallinfo2()
-    return int(told.uordblks + told.hblkhd)
+    stated = library.mallinfo2()
+    return int(stated.uordblks + stated.hblkhd)
 
 
 def _resident() -> int:
