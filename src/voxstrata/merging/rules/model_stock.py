@@ -53,7 +53,7 @@ def _cosine(one: Tensor, other: Tensor) -> Tensor:
     """Cosines between rows [rows, size], as [rows, 1]; 0 where one is zero."""
     product = torch.linalg.vector_norm(one, dim=1) * torch.linalg.vector_norm(other, dim=1)
     width = max(1, SLICE // len(one))
-    parts = zip(one.split(width, dim=1), other.split(width, dim=1), strict=True)
+    parts = zip(torch.split(one, width, dim=1), torch.split(other, width, dim=1), strict=True)
     products = torch.stack([(ours * theirs).sum(dim=1) for ours, theirs in parts]).sum(dim=0)
     cosine: Tensor = products / product.masked_fill(product == 0, 1.0)
     return cosine.unsqueeze(1)

@@ -152,7 +152,7 @@ def interpolated(first: Tensor, second: Tensor, t: float) -> Tensor:
     # The angle between the unit vectors u and v is 2 atan2(|u - v|, |u + v|), exact for small angles too.
     chord, middle = torch.zeros_like(one), torch.zeros_like(one)
     width = max(1, SLICE // len(first))
-    for ours, theirs in zip(first.split(width, dim=1), second.split(width, dim=1), strict=True):
+    for ours, theirs in zip(torch.split(first, width, dim=1), torch.split(second, width, dim=1), strict=True):
         unit, to = ours / one, theirs / other
         chord += (unit - to).square_().sum(dim=1, keepdim=True)
         middle += unit.add_(to).square_().sum(dim=1, keepdim=True)
