@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from voxstrata.audio.claims import claim_of
 from voxstrata.audio.clicks import without_clicks
-from voxstrata.audio.content import Remark, downmix
+from voxstrata.audio.content import NotAudio, Remark, downmix
 from voxstrata.audio.ffmpeg import _TELLS_LENGTH, Undecodable, _declared_s, _Gaps, _planes, _pyav, _Source
 from voxstrata.audio.kinds import HEAD, RAW, UNKNOWN, Kind, kind_of, no_audio
 from voxstrata.audio.quiet import quiet
@@ -81,7 +81,7 @@ def sound_blocks(path: Path) -> Iterator[SoundBlocks]:
         if not head:
             raise AudioError(f"{shown(path)} is an empty file (0 bytes); copy it again, or leave it out")
         if (what := no_audio(head)) is not None:
-            raise AudioError(f"{shown(path)} is {what}")
+            raise NotAudio(f"{shown(path)} is {what}")
         kind = kind_of(file, path.suffix.lower())
         if kind is UNKNOWN and path.suffix.lower() == RAW:
             yield _of_raw(path, file)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from voxstrata.audio.claims import claim_of
 from voxstrata.audio.clicks import remarks_on_clicks, without_clicks
-from voxstrata.audio.content import Remark, downmix, remarks_on_steps, require_sound
+from voxstrata.audio.content import NotAudio, Remark, downmix, remarks_on_steps, require_sound
 from voxstrata.audio.ffmpeg import CUT_IT, MissingPyAV, Undecodable, decode_av
 from voxstrata.audio.kinds import HEAD, RAW, UNKNOWN, Kind, kind_of, no_audio
 from voxstrata.audio.quiet import quiet
@@ -142,7 +142,7 @@ def read_sound(path: Path, *, offset_s: float = 0.0, duration_s: float | None = 
         if not head:
             raise AudioError(f"{shown(path)} is an empty file (0 bytes); copy it again, or leave it out")
         if (what := no_audio(head)) is not None:
-            raise AudioError(f"{shown(path)} is {what}")
+            raise NotAudio(f"{shown(path)} is {what}")
         suffix = path.suffix.lower()
         kind = kind_of(file, suffix)
         if kind is UNKNOWN and suffix == RAW:
@@ -212,9 +212,9 @@ def _one_line(path: Path) -> Iterator[None]:
         raise _undecodable(name, f"{type(fault).__name__}: {fault}") from None
 
 
-def _undecodable(name: str, reason: str) -> AudioError:
+def _undecodable(name: str, reason: str) -> NotAudio:
     reason = " ".join(reason.split()).rstrip(".") or "broken or not audio"
-    return AudioError(f"cannot decode {name}: {reason}; convert it to wav or flac, or leave it out")
+    return NotAudio(f"cannot decode {name}: {reason}; convert it to wav or flac, or leave it out")
 
 
 @contextmanager
