@@ -89,7 +89,8 @@ def free_port(host: str, port: int) -> int:
                 return found
     except OSError as fault:
         raise VoxstrataError(
-            f"cannot listen on {host}:{port}: {fault.strerror}; give another --port (0: any free one) or --host"
+            f"cannot listen on {host}:{port}: {fault.strerror}; give another --port (0: any free one), or "
+            "another --host"
         ) from None
     raise VoxstrataError(f"{host} is no address of this machine; give another --host")
 

@@ -110,7 +110,7 @@ class Given:
             raise type(fault)(text) from None
 
 
-#: A path, the bytes of an audio file, an open one, samples, samples with their rate in Hz, or one that is open.
+#: A path, the bytes of an audio file, an open one, samples, samples with their rate, or what `given` gave.
 Recording = str | Path | bytes | BinaryIO | Samples | tuple[Samples, float] | Given
 
 

@@ -62,8 +62,14 @@ class About:
             data or "What it was trained on is not known here; ask who made it.",
             "Speech that differs from that data is answered less well: other languages, accents, ages, "
             "microphones, telephone lines, noise.",
-            *((f"It knows {len(self.classes)} emotions, and always chooses from them: "
-               f"{', '.join(self.classes)}.",) if self.classes else ()),
+            *(
+                (
+                    f"It knows {len(self.classes)} emotions, and always chooses from them: "
+                    f"{', '.join(self.classes)}.",
+                )
+                if self.classes
+                else ()
+            ),
             "An emotion is what listeners would call it, or what an actor was asked to express. It is not "
             "what a person feels.",
             "A probability is the model's own. It can be wrong with great confidence.",

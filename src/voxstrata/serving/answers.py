@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxstrata.audio import SAMPLE_RATE, NotAudio
-from voxstrata.errors import AudioError, VoxstrataError
+from voxstrata.audio import NotAudio
+from voxstrata.errors import VoxstrataError
 from voxstrata.inference.given import Given, Recording, given
 from voxstrata.inference.recognition import Recognition
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.inference.rows import reason
+import itertools
 
 #: Columns of a waveform's picture.
 COLUMNS = 400
@@ -141,8 +142,8 @@ class Answers:
     def _found(self, found: Given, timeline: bool) -> Recognition:
         if found.is_longer_than(60 * self.limits.minutes):
             raise TooLarge(
-                f"{found.name} is longer than {self.limits.minutes:g} minutes, the limit here; cut it, or use "
-                "`voxstrata predict`, which has none"
+                f"{found.name} is longer than {self.limits.minutes:g} minutes, the limit here; cut it, "
+                "or use `voxstrata predict`, which has none"
             )
         try:
             return self.recognizer(found, timeline=timeline)
@@ -170,22 +171,6 @@ def _levels_and_clip(found: Given, clip_s: float) -> tuple[NDArray[np.float32], 
 def _levels(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     samples = np.abs(np.concatenate(parts))
     edges = np.linspace(0, len(samples), COLUMNS + 1).astype(int)
-    levels = np.array([samples[a : max(b, a + 1)].max(initial=0.0) for a, b in zip(edges, edges[1:], strict=False)])
+    levels = np.array([samples[a : max(b, a + 1)].max(initial=0.0) for a, b in itertools.pairwise(edges)])
     shares: NDArray[np.float32] = (levels / max(float(levels.max()), 1e-9)).astype(np.float32)
     return shares
-
-
-def seconds(clip: NDArray[np.float32]) -> float:
-    """How long a clip lasts."""
-    return len(clip) / SAMPLE_RATE
-
-
-def require_clip(clip: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The samples of a short recording.
-
-    Raises:
-        AudioError: if it was a long one, of which none are kept.
-    """
-    if not len(clip):
-        raise AudioError("the slider takes clips up to 30 s; upload a shorter one")
-    return clip

@@ -58,7 +58,7 @@ class Clips:
                 "the clip is not kept (clips up to 30 s are, for ten minutes); upload it once more, then "
                 "move the slider"
             )
-        return found[1].astype(np.float32) / 32767, found[2]
+        return found[1].astype(np.float32) / np.float32(32767), found[2]
 
     def forget(self, before: float) -> None:
         """Forgets clips that were kept before a time of the monotonic clock."""

@@ -23,7 +23,10 @@ from voxstrata.serving.uploads import Uploads
 
 EXAMPLES = Path(__file__).parent / "examples"
 CSS = Path(__file__).parent / "page.css"
-_EMPTY = '<div class="vx"><div class="vx-empty">Record, upload, or take an example: the answer comes here.</div></div>'
+_EMPTY = (
+    '<div class="vx"><div class="vx-empty">Record, upload, or take an example: the answer comes here.</div>'
+    "</div>"
+)
 
 
 class Page:
@@ -75,7 +78,13 @@ class Page:
         """Answers an example; the values of the page's parts."""
         with self._shown(), self.answers.place():
             answer = self.answers.answer(EXAMPLES / name).result()
-        return None, answer_html(answer), self.clips.keep(answer.clip, answer.found), gradio.Slider(value=1.0), ""
+        return (
+            None,
+            answer_html(answer),
+            self.clips.keep(answer.clip, answer.found),
+            gradio.Slider(value=1.0),
+            "",
+        )
 
     def move(self, key: str, scale: float) -> str:
         """The clip at another scale, as HTML."""
@@ -150,6 +159,7 @@ class Page:
     def _examples(self) -> list[tuple[gradio.Button, str]]:
         """A button for each."""
         names = sorted(path.name for path in EXAMPLES.glob("*.ogg"))
+        gradio.HTML('<div class="vx vx-label">Examples (synthetic voices)</div>')
         with gradio.Row(elem_id="vx-examples"):
             return [
                 (gradio.Button(Path(name).stem.replace("-", " ").capitalize(), size="sm", min_width=90), name)

@@ -120,10 +120,10 @@ def _timeline(answer: Answer, colours: Mapping[str, str]) -> str:
     short = total <= _SHORT_S
     width = _SECOND * total if short else 300.0
     drawn = "".join(_columns(answer.levels, found.segments, total, colours))
-    words = _placed(found.segments, total, width, colours) if short else ""
-    lanes = _LANES if words else 0
+    words, lanes = _placed(found.segments, total, width, colours) if short else ("", 0)
     ticks = "".join(
-        f'<span class="vx-tick" style="left:{100 * at / total:.2f}%">{_clock(at)}</span>' for at in _ticks(total)
+        f'<span class="vx-tick" style="left:{100 * at / total:.2f}%">{_clock(at)}</span>'
+        for at in _ticks(total)
     )
     return (
         '<div class="vx-scroll" tabindex="0" role="group" aria-label="words and emotions over the waveform">'
@@ -153,8 +153,8 @@ def _columns(
 
 def _placed(
     segments: Sequence[Segment], total: float, width: float, colours: Mapping[str, str]
-) -> str:
-    """Words at their times, each in the first lane with room; without times a segment's words are spread."""
+) -> tuple[str, int]:
+    """Words at their times, each in the first lane with room, and how many lanes they take."""
     free = [0.0] * _LANES
     shown = []
     for segment in segments:
@@ -171,10 +171,11 @@ def _placed(
                 f'style="left:{100 * left / width:.2f}%;top:{26 * lane}px;background:{colour}">'
                 f"{escape(word.text)}</span>"
             )
-    return "".join(shown)
+    return "".join(shown), sum(end > 0 for end in free)
 
 
 def _timed(segment: Segment) -> Sequence[Word]:
+    """The words of a segment with times; those that have none are spread evenly."""
     if segment.words or not segment.transcript:
         return segment.words
     words = segment.transcript.split()

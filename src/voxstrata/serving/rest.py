@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.datastructures import UploadFile
 
@@ -14,8 +14,6 @@ from voxstrata.inference.recognition import Recognition
 from voxstrata.serving.answers import Answers, status_of
 from voxstrata.serving.formats import FORMATS, GRANULARITIES, TIMED, as_json, as_text, require_one_of, verbose
 from voxstrata.serving.uploads import NamedFile, Uploads, form_of, name_of
-
-_KINDS = {413: "invalid_request_error", 415: "invalid_request_error", 400: "invalid_request_error"}
 
 
 def add_routes(app: FastAPI, answers: Answers, uploads: Uploads, model: str, language: str | None) -> None:
@@ -28,26 +26,21 @@ def add_routes(app: FastAPI, answers: Answers, uploads: Uploads, model: str, lan
         model: its name.
         language: of the words, where it is fixed.
     """
-    router = APIRouter()
 
-    @router.get("/health")
-    def health() -> dict[str, Any]:
+    async def health() -> dict[str, Any]:
         """Whether the server answers, and how many recordings wait."""
         return {"status": "ok", "model": model, "waiting": answers.waiting}
 
-    @router.get("/v1/models")
-    def models() -> dict[str, Any]:
+    async def models() -> dict[str, Any]:
         """The one model."""
         return {"object": "list", "data": [{"id": model, "object": "model", "owned_by": "voxstrata"}]}
 
-    @router.post("/v1/audio/transcriptions")
     async def transcriptions(request: Request) -> Response:
         """Words, emotions and times of a recording."""
         with answers.place():
             async with form_of(request, answers.limits) as form:
                 return await _transcription(answers, form, language)
 
-    @router.post("/gradio_api/upload")
     async def upload(request: Request) -> JSONResponse:
         """An upload of the page, in a folder of its own: two with the same content do not share a file."""
         with answers.place():
@@ -56,7 +49,10 @@ def add_routes(app: FastAPI, answers: Answers, uploads: Uploads, model: str, lan
                 path = await asyncio.to_thread(uploads.keep, file.file, file.filename or "")
                 return JSONResponse([str(path)])
 
-    app.include_router(router)
+    app.add_api_route("/health", health, methods=["GET"], response_model=None)
+    app.add_api_route("/v1/models", models, methods=["GET"], response_model=None)
+    app.add_api_route("/v1/audio/transcriptions", transcriptions, methods=["POST"], response_model=None)
+    app.add_api_route("/gradio_api/upload", upload, methods=["POST"], response_model=None)
     app.add_exception_handler(VoxstrataError, _refused)
 
 
@@ -74,9 +70,7 @@ async def _transcription(answers: Answers, form: Any, language: str | None) -> R
     if str(form.get("stream", "false")).lower() not in ("false", "0", ""):
         raise VoxstrataError("stream is not offered; leave it out, and the answer comes whole")
     recording: Any = NamedFile(name_of(file.filename), file.file)
-    found: Recognition = await asyncio.wrap_future(
-        answers.recognition(recording, timeline=kind in TIMED)
-    )
+    found: Recognition = await asyncio.wrap_future(answers.recognition(recording, timeline=kind in TIMED))
     if kind == "verbose_json":
         return JSONResponse(verbose(found, language, words="word" in wanted))
     if kind == "json":
@@ -99,6 +93,6 @@ def _file(form: Any, field: str) -> UploadFile:
 async def _refused(request: Request, fault: Exception) -> JSONResponse:
     """A fault in one sentence, in the form of OpenAI's errors."""
     status = status_of(fault)
-    kind = _KINDS.get(status, "server_error")
+    kind = "invalid_request_error" if status < 500 else "server_error"
     body = {"error": {"message": str(fault), "type": kind, "param": None, "code": None}}
     return JSONResponse(body, status, {"Retry-After": "30"} if status == 503 else None)

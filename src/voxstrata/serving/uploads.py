@@ -54,12 +54,6 @@ def name_of(given: str | None) -> str:
     return _NO_NAME.sub("_", last)[-80:].strip(". ") or "recording"
 
 
-class _Form(MultiPartParser):
-    """A form of one file, of which little lies in memory."""
-
-    spool_max_size = _IN_MEMORY
-
-
 async def _limited(request: Request, limits: Limits) -> AsyncIterator[bytes]:
     """The body of a request.
 
@@ -94,7 +88,8 @@ async def form_of(request: Request, limits: Limits) -> AsyncIterator[Any]:
     """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise VoxstrataError("the request is no form; send multipart/form-data with the recording as `file`")
-    parser = _Form(request.headers, _limited(request, limits), max_files=1, max_fields=40)
+    parser = MultiPartParser(request.headers, _limited(request, limits), max_files=1, max_fields=40)
+    parser.spool_max_size = _IN_MEMORY
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError, UnicodeError) as fault:
