@@ -218,7 +218,7 @@ def test_the_slider_scales_the_coefficients(per_task, encoder_folder, expert_fol
     assert len(different) > 2 and scaled.words_follow
     assert recognizer(clip).probabilities == before.probabilities
     for wrong in (-0.1, 1.6, float("nan")):
-        with pytest.raises(VoxstrataError, match="from 0 .* to 1.5"):
+        with pytest.raises(VoxstrataError, match=r"from 0 .* to 1\.5"):
             scaled.at(wrong)
 
 
@@ -301,8 +301,11 @@ def test_gradio_clients_call_the_named_endpoints(run, clip, temporary):
         assert at_base["probabilities"] != again["probabilities"]
         letter = temporary.parent / "letter.wav"
         letter.write_text("no recording")
-        with pytest.raises(Exception, match="letter.wav is text, not audio"):
+        with pytest.raises(Exception, match=r"letter\.wav is text, not audio"):
             client.predict(gradio_client.handle_file(str(letter)), api_name="/recognize")
+        elsewhere = {"path": "https://example.org/a.wav", "meta": {"_type": "gradio.FileData"}}
+        with pytest.raises(Exception, match="none is fetched from an address"):
+            client.predict(elsewhere, api_name="/recognize")
         assert files_in(temporary) == []
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 pytest.importorskip("gradio")
-playwright = pytest.importorskip("playwright.sync_api")
-
 from served import LABELS, joint_run, running, spoken
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.serving.server import application
+
+playwright = pytest.importorskip("playwright.sync_api")
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [

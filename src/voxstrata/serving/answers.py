@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +19,6 @@ from voxstrata.inference.given import Given, Recording, given
 from voxstrata.inference.recognition import Recognition
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.inference.rows import reason
-import itertools
 
 #: Columns of a waveform's picture.
 COLUMNS = 400

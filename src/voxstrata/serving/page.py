@@ -123,8 +123,8 @@ class Page:
         """The page itself."""
         with gradio.Blocks(title=f"voxstrata: {self.about.name}", analytics_enabled=False) as page:
             gradio.HTML(
-                '<div class="vx vx-intro"><h1>voxstrata</h1><p>Words and emotions of a recording, by the model '
-                f"<b>{escape(self.about.name)}</b></p></div>"
+                '<div class="vx vx-intro"><h1>voxstrata</h1><p>Words and emotions of a recording, by '
+                f"the model <b>{escape(self.about.name)}</b></p></div>"
             )
             key = gradio.State("")
             with gradio.Row():
@@ -143,6 +143,7 @@ class Page:
                     answer = gradio.HTML(_EMPTY, elem_id="vx-out")
                     slider, compared = self._slider()
                     self._coefficients()
+            _uploads_only(sound)
             outputs = [sound, answer, key, slider, compared]
             quiet: dict[str, Any] = {"api_visibility": "private", "show_progress_on": [answer]}
             sound.upload(self.show, [sound], outputs, **quiet)
@@ -171,8 +172,8 @@ class Page:
             lines = "".join(f"<li>{escape(line)}</li>" for line in self.about.limits)
             limits = self.answers.limits
             kept = (
-                f"Up to {limits.minutes:g} minutes and {limits.megabytes:g} MB. Uploads are deleted after the "
-                "answer; a clip up to 30 s stays in memory for the slider, for ten minutes at most."
+                f"Up to {limits.minutes:g} minutes and {limits.megabytes:g} MB. Uploads are deleted after "
+                "the answer; a clip up to 30 s stays in memory for the slider, for ten minutes at most."
             )
             gradio.HTML(f'<div class="vx"><ul class="vx-limits">{lines}<li>{kept}</li></ul></div>')
 
@@ -185,7 +186,7 @@ class Page:
                 value=1.0,
                 step=0.05,
                 label="From base to expert: what merging does to this clip",
-                info="0: the base encoder. 1: the model. Above: more than was learned. The heads stay as they are.",
+                info="0: the base encoder. 1: the model. Above: more than was learned. Heads stay the same.",
                 elem_id="vx-scale",
             )
         return slider, gradio.HTML("", elem_id="vx-compared")
@@ -197,13 +198,26 @@ class Page:
 
     def _named_endpoints(self) -> None:
         """What gradio's client calls."""
-        sound = gradio.Audio(type="filepath", visible=False, label="recording")
+        sound = _uploads_only(gradio.Audio(type="filepath", visible=False, label="recording"))
         row = gradio.JSON(visible=False)
         clip = gradio.Textbox(visible=False, label="clip")
         scale = gradio.Number(visible=False, label="scale")
         button = gradio.Button(visible=False)
         button.click(self.recognize, [sound], [row], api_name="recognize")
         button.click(self.scale, [clip, scale], [row], api_name="scale")
+
+
+def _uploads_only(sound: Any) -> Any:
+    """A recording that is uploaded; one that is named by an address elsewhere is not fetched."""
+    inner = sound.async_move_resource_to_block_cache
+
+    async def own(place: Any) -> Any:
+        if str(place).startswith(("http:", "https:")):
+            raise gradio.Error("a recording is uploaded, and none is fetched from an address", duration=None)
+        return await inner(place)
+
+    sound.async_move_resource_to_block_cache = own
+    return sound
 
 
 class _Shown:

@@ -211,7 +211,8 @@ def _bars(shares: Mapping[str, float] | None, colours: Mapping[str, str]) -> str
         return ""
     rows = "".join(
         f'<div class="vx-bar"><span>{escape(name)}</span><span class="vx-track"><i style="width:'
-        f'{100 * share:.1f}%;background:{colours.get(name, _PLAIN)}"></i></span><b>{100 * share:.0f} %</b></div>'
+        f'{100 * share:.1f}%;background:{colours.get(name, _PLAIN)}"></i></span>'
+        f"<b>{100 * share:.0f} %</b></div>"
         for name, share in sorted(shares.items(), key=lambda pair: -pair[1])
     )
     return f'<div class="vx-bars">{rows}</div>'

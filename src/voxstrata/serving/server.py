@@ -12,7 +12,7 @@ from typing import Any
 from voxstrata.errors import VoxstrataError
 from voxstrata.inference.recognizer import Recognizer
 
-# gradio reads these when it is imported: no usage statistics, no look for a newer version, no other language's server.
+# gradio reads them when it is imported: no usage statistics, no look for a newer version.
 os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")
 
 import gradio

@@ -45,9 +45,9 @@ class NamedFile:
 
 
 def name_of(given: str | None) -> str:
-    """The name of an upload as one plain file name.
+    r"""The name of an upload as one plain file name.
 
-    >>> name_of("../../etc/pass\\nwd"), name_of("a b.wav"), name_of(None), name_of("..")
+    >>> name_of("../../etc/pass\nwd"), name_of("a b.wav"), name_of(None), name_of("..")
     ('pass_wd', 'a b.wav', 'recording', 'recording')
     """
     last = re.split(r"[/\\]", given or "")[-1]
