@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from typer.testing import CliRunner
 
 pytest.importorskip("gradio")
@@ -98,6 +101,26 @@ def test_subtitles_are_read_by_their_readers(client, run, clip):
     for kind, reader in (("srt", read_srt), ("vtt", read_vtt)):
         found = reader(post(client, clip.read_bytes(), response_format=kind).text)
         assert {round(cue[0], 3) for cue in found} >= starts
+
+
+def keys(value):
+    """The names in JSON, at all depths; of lists those of the first entry, of shares of emotions none."""
+    if isinstance(value, list):
+        return [keys(value[0])] if value else []
+    if isinstance(value, dict):
+        shares = ("probabilities", "shares")
+        return {name: None if name in shares else keys(inner) for name, inner in value.items()}
+    return None
+
+
+def test_the_page_of_the_documentation_shows_these_fields(client, clip):
+    page = (Path(__file__).parents[1] / "docs" / "serve.md").read_text(encoding="utf-8")
+    shown = json.loads(re.search(r"<!-- verbose -->\n```json\n(.*?)\n```", page)[1])
+    fields = {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
+    assert keys(post(client, clip.read_bytes(), **fields).json()) == keys(shown)
+    for option, value in re.findall(r"^\| `--max-(\w+)` \| (\d+)", page, re.M):
+        limits = {"mb": Limits().megabytes, "minutes": Limits().minutes, "waiting": Limits().waiting}
+        assert limits[option] == float(value)
 
 
 def tone(seconds: float) -> bytes:
@@ -220,6 +243,22 @@ def test_the_slider_scales_the_coefficients(per_task, encoder_folder, expert_fol
     for wrong in (-0.1, 1.6, float("nan")):
         with pytest.raises(VoxstrataError, match=r"from 0 .* to 1\.5"):
             scaled.at(wrong)
+
+
+def test_words_of_a_decoder_beside_the_model_do_not_follow(run, encoder_folder, expert_folders):
+    from voxstrata.methods.transcribers.whisper_decoder import WhisperTranscriber
+
+    class Beside(WhisperTranscriber):
+        """A decoder over an encoder of its own."""
+
+        def __init__(self, encoder) -> None:
+            torch.nn.Module.__init__(self)
+            self.encoder = encoder
+
+    (model,) = Recognizer.load(run).models
+    for encoder, follow in ((load_backbone(encoder_folder), False), (model.encoder, True)):
+        scaled = Scaled(Recognizer([model, Beside(encoder)]), load_backbone(encoder_folder).weights())
+        assert scaled.words_follow is follow
 
 
 def test_a_run_whose_base_is_gone_has_a_page_without_a_slider(

@@ -72,19 +72,18 @@ class Page:
     def show(self, path: str | None) -> tuple[Any, ...]:
         """Answers an upload; the values of the page's parts."""
         answer, key = self._answer(Path(path) if path else None)
-        return None, answer_html(answer), key, gradio.Slider(value=1.0), ""
+        return self._parts(answer, key)
 
     def example(self, name: str) -> tuple[Any, ...]:
         """Answers an example; the values of the page's parts."""
-        with self._shown(), self.answers.place():
+        with _Shown(), self.answers.place():
             answer = self.answers.answer(EXAMPLES / name).result()
-        return (
-            None,
-            answer_html(answer),
-            self.clips.keep(answer.clip, answer.found),
-            gradio.Slider(value=1.0),
-            "",
-        )
+        return self._parts(answer, self.clips.keep(answer.clip, answer.found))
+
+    def _parts(self, answer: Answer, key: str) -> tuple[Any, ...]:
+        """No recording, the answer, the clip's key, the slider where there is one, and nothing compared."""
+        slides = bool(key) and self._scaled is not None
+        return None, answer_html(answer), key, gradio.Group(visible=slides), gradio.Slider(value=1.0), ""
 
     def move(self, key: str, scale: float) -> str:
         """The clip at another scale, as HTML."""
@@ -92,7 +91,7 @@ class Page:
         return scaled_html(scale, before, after, words_follow=follow)
 
     def _answer(self, path: Path | None) -> tuple[Answer, str]:
-        with self._shown():
+        with _Shown():
             if path is None:
                 raise VoxstrataError("there is no recording; record or upload one")
             with self.uploads.opened(path) as file, self.answers.place():
@@ -101,7 +100,7 @@ class Page:
         return answer, self.clips.keep(answer.clip, answer.found)
 
     def _at(self, key: str, scale: float) -> tuple[Recognition, Recognition, bool]:
-        with self._shown():
+        with _Shown():
             clip, before = self.clips.of(key)
             with self.answers.place():
                 after, follow = self.answers.run(self._scaled_answer, clip, scale).result()
@@ -114,10 +113,6 @@ class Page:
                 raise VoxstrataError("this model has no base here, so nothing can be scaled")
             self._made = self._scaled()
         return self._made.at(scale)((clip, SAMPLE_RATE), timeline=True), self._made.words_follow
-
-    @staticmethod
-    def _shown() -> _Shown:
-        return _Shown()
 
     def blocks(self) -> gradio.Blocks:
         """The page itself."""
@@ -141,16 +136,17 @@ class Page:
                     self._limits()
                 with gradio.Column(scale=5, min_width=320):
                     answer = gradio.HTML(_EMPTY, elem_id="vx-out")
-                    slider, compared = self._slider()
+                    group, slider, compared = self._slider()
                     self._coefficients()
             _uploads_only(sound)
-            outputs = [sound, answer, key, slider, compared]
+            outputs = [sound, answer, key, group, slider, compared]
             quiet: dict[str, Any] = {"api_visibility": "private", "show_progress_on": [answer]}
             sound.upload(self.show, [sound], outputs, **quiet)
             sound.stop_recording(self.show, [sound], outputs, **quiet)
             for button, name in chosen:
                 button.click(lambda name=name: self.example(name), None, outputs, **quiet)
-            slider.release(
+            # By mouse, finger or key; of the places that it passes while one is answered, the last one.
+            slider.input(
                 self.move, [key, slider], [compared], api_visibility="private", trigger_mode="always_last"
             )
             self._named_endpoints()
@@ -163,7 +159,7 @@ class Page:
         gradio.HTML('<div class="vx vx-label">Examples (synthetic voices)</div>')
         with gradio.Row(elem_id="vx-examples"):
             return [
-                (gradio.Button(Path(name).stem.replace("-", " ").capitalize(), size="sm", min_width=90), name)
+                (gradio.Button(Path(name).stem.replace("-", " ").capitalize(), size="sm", min_width=70), name)
                 for name in names
             ]
 
@@ -177,9 +173,9 @@ class Page:
             )
             gradio.HTML(f'<div class="vx"><ul class="vx-limits">{lines}<li>{kept}</li></ul></div>')
 
-    def _slider(self) -> tuple[gradio.Slider, gradio.HTML]:
-        there = self._scaled is not None
-        with gradio.Group(visible=there):
+    def _slider(self) -> tuple[gradio.Group, gradio.Slider, gradio.HTML]:
+        """The slider, which comes with the first answer, and where its answer goes."""
+        with gradio.Group(visible=False) as group:
             slider = gradio.Slider(
                 LOWEST,
                 HIGHEST,
@@ -189,7 +185,7 @@ class Page:
                 info="0: the base encoder. 1: the model. Above: more than was learned. Heads stay the same.",
                 elem_id="vx-scale",
             )
-        return slider, gradio.HTML("", elem_id="vx-compared")
+        return group, slider, gradio.HTML("", elem_id="vx-compared")
 
     def _coefficients(self) -> None:
         if self.about.tables:

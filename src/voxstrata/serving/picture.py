@@ -63,7 +63,11 @@ def scaled_html(scale: float, before: Recognition, after: Recognition, *, words_
     """What the clip is to the model, and at another scale."""
     colours = colours_of({**(before.probabilities or {}), **(after.probabilities or {})})
     old, new = (before.transcript or "").split(), (after.transcript or "").split()
-    note = "" if words_follow else '<p class="vx-note">The words come from a part that the slider leaves.</p>'
+    note = (
+        ""
+        if words_follow
+        else '<p class="vx-note">The words come from another model, which the slider does not change.</p>'
+    )
     return (
         '<div class="vx" id="vx-scaled"><div class="vx-two">'
         + _column("The model (1.00)", before, colours, _words(old, new))
