@@ -20,7 +20,7 @@ ROOMS = (
     *("errors", "documents", "labels", "vocabulary", "runs", "predictions", "evaluation"),
     *("config", "audio", "corpora", "batches", "system", "backbone", "merging", "heads", "losses"),
     *("training", "methods", "recipes", "inference", "reporting", "analysis", "experiments", "exporting"),
-    *("benchmarks", "notebook", "cli"),
+    *("benchmarks", "notebook", "serving", "cli"),
 )
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path

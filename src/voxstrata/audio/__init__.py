@@ -1,6 +1,6 @@
 """Recordings on disk to mono samples at 16 kHz: every path into voxstrata decodes here."""
 
-from voxstrata.audio.content import NoSound, Remark, downmix, remarks_on_band, require_sound
+from voxstrata.audio.content import NoSound, NotAudio, Remark, downmix, remarks_on_band, require_sound
 from voxstrata.audio.folders import FolderContent, folder_content
 from voxstrata.audio.kinds import AUDIO_SUFFIXES
 from voxstrata.audio.opening import audio_file, shown
@@ -13,6 +13,7 @@ __all__ = [
     "SAMPLE_RATE",
     "FolderContent",
     "NoSound",
+    "NotAudio",
     "Remark",
     "Sound",
     "audio_file",

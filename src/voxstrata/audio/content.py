@@ -51,6 +51,10 @@ class Remark:
         return f"{self.kind}: {self.detail}"
 
 
+class NotAudio(AudioError):
+    """A file that is no recording, or one that cannot be decoded."""
+
+
 class NoSound(AudioError):
     """A recording without samples, or with nothing but silence."""
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from voxstrata.audio.claim import Claim
 from voxstrata.audio.claims import claim_of
+from voxstrata.audio.content import NotAudio
 from voxstrata.audio.ffmpeg import CUT_IT, Undecodable
 from voxstrata.audio.kinds import HEAD, RAW, UNKNOWN, Kind, kind_of, no_audio
 from voxstrata.audio.spliced import Spliced
@@ -68,7 +69,7 @@ def opened_recording(path: Path) -> Iterator[Opened]:
         if not head:
             raise AudioError(f"{shown(path)} is an empty file (0 bytes); copy it again, or leave it out")
         if (what := no_audio(head)) is not None:
-            raise AudioError(f"{shown(path)} is {what}")
+            raise NotAudio(f"{shown(path)} is {what}")
         suffix = path.suffix.lower()
         kind = kind_of(file, suffix)
         if kind is UNKNOWN and suffix == RAW:
@@ -144,9 +145,9 @@ def one_line(path: Path) -> Iterator[None]:
         raise _undecodable(name, f"{type(fault).__name__}: {fault}") from None
 
 
-def _undecodable(name: str, reason: str) -> AudioError:
+def _undecodable(name: str, reason: str) -> NotAudio:
     reason = " ".join(reason.split()).rstrip(".") or "broken or not audio"
-    return AudioError(f"cannot decode {name}: {reason}; convert it to wav or flac, or leave it out")
+    return NotAudio(f"cannot decode {name}: {reason}; convert it to wav or flac, or leave it out")
 
 
 @contextmanager

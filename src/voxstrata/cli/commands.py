@@ -15,6 +15,7 @@ COMMANDS = (
     "compare",
     "train",
     "predict",
+    "serve",
     "reproduce",
     "report",
     "merge",

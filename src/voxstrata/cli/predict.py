@@ -146,7 +146,7 @@ def predict(
     named = [path for source in sources if isinstance(source, list) for path in source[:limit]]
     output = output_for(kind, out, timed=asked.timed, recordings=len(named))
     recognizer = Recognizer.load(
-        _model(model, transcriber is not None), transcriber=transcriber, language=language, words=words
+        model_or_best(model, transcriber is not None), transcriber=transcriber, language=language, words=words
     )
     for note in recognizer.notes:
         tell(note)
@@ -264,7 +264,7 @@ def _nothing(done: int, total: int, text: str) -> None:
     """Shows no progress."""
 
 
-def _model(given: str | None, transcribes: bool) -> str | None:
+def model_or_best(given: str | None, transcribes: bool) -> str | None:
     """The model to ask; None where there is none, and a transcriber answers alone."""
     from voxstrata.errors import CheckpointError
     from voxstrata.inference.best_model import best_model

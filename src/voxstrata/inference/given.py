@@ -23,9 +23,6 @@ from voxstrata.errors import AudioError
 
 #: Samples [N] or [channels, N].
 Samples = NDArray[Any] | Tensor
-#: A path, the bytes of an audio file, an open one, samples, or samples with their rate in Hz.
-Recording = str | Path | bytes | BinaryIO | Samples | tuple[Samples, float]
-
 #: What stands in a message for a recording without a name.
 SAMPLES, BYTES = "the array", "the bytes"
 #: Bytes of an open file that are copied at once.
@@ -115,6 +112,10 @@ class Given:
             raise type(fault)(text) from None
 
 
+#: A path, the bytes of an audio file, an open one, samples, samples with their rate, or what `given` gave.
+Recording = str | Path | bytes | BinaryIO | Samples | tuple[Samples, float] | Given
+
+
 @contextmanager
 def given(recording: Recording, sample_rate: float | None = None) -> Iterator[Given]:
     """A recording in whatever form it is given; open files and bytes are copied to a file of their own.
@@ -126,6 +127,9 @@ def given(recording: Recording, sample_rate: float | None = None) -> Iterator[Gi
     Raises:
         AudioError: if it is of another form, or its rate is missing or not to be taken.
     """
+    if isinstance(recording, Given):
+        yield recording
+        return
     if isinstance(recording, tuple):
         recording, sample_rate = _with_rate(recording, sample_rate)
     if isinstance(recording, np.ndarray | Tensor):
