@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
 from voxstrata.backbone.locate import locate
 from voxstrata.errors import CheckpointError, VoxstrataError
-from voxstrata.inference.models import base_of_run
+from voxstrata.inference.models import AnyModel
 from voxstrata.inference.recognizer import Recognizer
+from voxstrata.merging.run_base import base_of_run
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.encoder_models import MultitaskModel, TranscriptionModel
 from voxstrata.methods.model_folder import find_model
@@ -69,8 +70,8 @@ class Scaled:
             raise CheckpointError("the slider needs a model with one encoder, and this one has another form")
         models = [_with(model, encoders) for model in recognizer.models]
         self.recognizer = Recognizer(models, recognizer.notes)
-        listeners = [model for model in models if isinstance(model, WhisperTranscriber)]
-        listeners = listeners or [m for m in models if isinstance(m, MultitaskModel | TranscriptionModel)]
+        decoders: list[AnyModel] = [model for model in models if isinstance(model, WhisperTranscriber)]
+        listeners = decoders or [m for m in models if isinstance(m, MultitaskModel | TranscriptionModel)]
         #: Whether the words come from the encoder that is scaled; a decoder beside a model has its own.
         self.words_follow = any(all(model is not old for old in recognizer.models) for model in listeners)
 
