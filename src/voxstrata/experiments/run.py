@@ -17,8 +17,10 @@ from voxstrata.config.recipe import Recipe
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.documents import read_json_object
 from voxstrata.errors import RecipeError, counted
+from voxstrata.evaluation.calibration import calibration_of, tempered
 from voxstrata.evaluation.score import score
 from voxstrata.experiments.caching import cache_folder, keep
+from voxstrata.experiments.calibrating import calibrate
 from voxstrata.experiments.leaks.guard import Guarded, guard
 from voxstrata.experiments.missing_runs import require_runs
 from voxstrata.experiments.parents import base_of, experts_of
@@ -35,6 +37,9 @@ from voxstrata.recipes.reading import dump, read_recipe
 from voxstrata.runs import RunFolder, atomic_write, write_json
 from voxstrata.training.loop import fit
 from voxstrata.training.progress import Progress
+
+#: The split that a temperature is fitted on.
+DEV = "dev"
 
 
 def execute(
@@ -87,13 +92,21 @@ def execute(
         del guarded  # It holds every clip that was trained on.
         batches = keep(recipe, system, sources, run, notify, processes)
         fit(system, batches.train, batches.dev, run, recipe.training, progress, processes, seed=recipe.seed)
+        evaluated = batches.evaluated
+        dev = answers_of(system, evaluated[DEV], processes) if DEV in evaluated else []
+        temperature = calibrate(recipe, system, sources, dev, notify)
         if processes.leads:
             method.save(system, run.model)
-        answers = {name: answers_of(system, source, processes) for name, source in batches.evaluated.items()}
+        answers = {
+            name: [tempered(row, temperature or 1.0) for row in dev]
+            if name == DEV
+            else answers_of(system, source, processes)
+            for name, source in evaluated.items()
+        }
         if processes.leads:
             # A table has rows of its own to hold its answers against.
             doubts = None if keyed else partial(result_warnings, recipe, sources, notify=notify)
-            _write_scored(answers, run, doubts)
+            _write_scored(answers, run, doubts, temperature)
             _finish(run)
     return run
 
@@ -208,12 +221,16 @@ def _write_scored(
     answers: Mapping[str, Sequence[Prediction]],
     run: RunFolder,
     doubts: Callable[..., dict[str, list[str]]] | None = None,
+    temperature: float | None = None,
 ) -> None:
     """Writes predictions and scores; with the scores, what is doubtful of them."""
     metrics: dict[str, Any] = {}
     for split, predictions in answers.items():
         write_predictions(run.predictions(split), predictions)
-        metrics[split] = score(read_predictions(run.predictions(split))).as_dict()
+        rows = read_predictions(run.predictions(split))
+        metrics[split] = score(rows).as_dict()
+        if (calibration := calibration_of(rows, temperature)) is not None:
+            metrics[split]["calibration"] = calibration
     for split, lines in (doubts(answers, metrics) if doubts else {}).items():
         metrics[split]["warnings"] = [*metrics[split].get("warnings", []), *lines]
     write_json(run.metrics, metrics)

@@ -37,6 +37,8 @@ _LATER: dict[str, Any] = {
     "words": "plain",
     "features": "own",
     "rule": "task-arithmetic",
+    # Runs of earlier versions have no temperature; it changes no label, and so no score of a table.
+    "calibrate": True,
 }
 
 #: The same, of each corpus in them.
