@@ -35,8 +35,10 @@ from voxstrata.methods.task_sources import AnySources
 from voxstrata.predictions import Prediction, read_predictions, write_predictions
 from voxstrata.recipes.reading import dump, read_recipe
 from voxstrata.runs import RunFolder, atomic_write, write_json
+from voxstrata.system import System
 from voxstrata.training.loop import fit
 from voxstrata.training.progress import Progress
+from voxstrata.training.shares import Batches
 
 #: The split that a temperature is fitted on.
 DEV = "dev"
@@ -92,23 +94,30 @@ def execute(
         del guarded  # It holds every clip that was trained on.
         batches = keep(recipe, system, sources, run, notify, processes)
         fit(system, batches.train, batches.dev, run, recipe.training, progress, processes, seed=recipe.seed)
-        evaluated = batches.evaluated
-        dev = answers_of(system, evaluated[DEV], processes) if DEV in evaluated else []
-        temperature = calibrate(recipe, system, sources, dev, notify)
+        answers, temperature = _answered(recipe, system, sources, batches.evaluated, processes, notify)
         if processes.leads:
             method.save(system, run.model)
-        answers = {
-            name: [tempered(row, temperature or 1.0) for row in dev]
-            if name == DEV
-            else answers_of(system, source, processes)
-            for name, source in evaluated.items()
-        }
-        if processes.leads:
             # A table has rows of its own to hold its answers against.
             doubts = None if keyed else partial(result_warnings, recipe, sources, notify=notify)
             _write_scored(answers, run, doubts, temperature)
             _finish(run)
     return run
+
+
+def _answered(
+    recipe: Any,
+    system: System,
+    sources: AnySources,
+    evaluated: Mapping[str, Batches],
+    processes: Processes,
+    notify: Notify,
+) -> tuple[dict[str, list[Prediction]], float | None]:
+    """The answers of each split, and the temperature in them, which the system's model has from now on."""
+    found = {name: answers_of(system, source, processes) for name, source in evaluated.items()}
+    temperature = calibrate(recipe, system, sources, found.get(DEV, ()), notify)
+    if temperature is None:
+        return found, None
+    return {name: [tempered(row, temperature) for row in rows] for name, rows in found.items()}, temperature
 
 
 def _is_done(run: RunFolder, processes: Processes, notify: Notify) -> bool:
