@@ -15,6 +15,7 @@ from voxstrata.backbone.encoder import load_backbone
 from voxstrata.batches.batch import Batch, Reference
 from voxstrata.benchmarks import predict
 from voxstrata.cli.main import app
+from voxstrata.config.head import HeadOptions
 from voxstrata.errors import VoxstrataError
 from voxstrata.inference.int8 import alone, encoders_in_int8
 from voxstrata.inference.recognizer import Recognizer
@@ -63,11 +64,23 @@ def test_the_bench_tells_ratios_and_what_8_bits_change(model: Path, recordings: 
     assert figures["MB with int8"] < figures["MB of the model"]
 
 
+def test_a_model_without_a_form_in_transformers_is_measured_alone(
+    tmp_path: Path, encoder_folder: Path, recordings: list[Path]
+) -> None:
+    # Its head has ReLU between its maps, for which transformers' class has no place.
+    odd = EmotionModel(load_backbone(encoder_folder), LABELS, HeadOptions(form="b")).eval()
+    save_model(odd, tmp_path / "odd")
+    options = predict.PredictOptions(model=str(tmp_path / "odd"), audio=str(recordings[0].parent)).quick()
+    found = predict.run(options)
+    assert set(found.rows[0].runs) == {"voxstrata", "int8"} and found.reference == "voxstrata"
+    assert "ReLU" in found.settings["no pipeline"]
+
+
 def test_ours_and_the_pipelines_give_the_same_answers(
     tmp_path: Path, encoder_folder: Path, recordings: list[Path]
 ) -> None:
     options = predict.PredictOptions(encoder=str(encoder_folder)).quick()
-    assert predict._write_models(options, tmp_path) == ("emotion", "words", "both")
+    assert predict._write_models(options, tmp_path) == (("emotion", "words", "both"), "")
     (tmp_path / "calls").rename(tmp_path / "audio")
     ours = predict._ours(str(tmp_path), False)
     theirs = predict._pipelines(str(tmp_path), (1,))

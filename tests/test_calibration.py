@@ -22,12 +22,15 @@ from voxstrata.cli.main import app
 from voxstrata.evaluation import calibration
 from voxstrata.evaluation.calibration import (
     BINS,
+    about_temperature,
     calibration_of,
     confidences_in,
     fit_temperature,
     reliability,
     tempered,
 )
+from voxstrata.evaluation.score import score
+from voxstrata.evaluation.stored import scores_from
 from voxstrata.methods.calibration import Calibration, effective_prior, most_probable
 from voxstrata.methods.model_folder import load_model, save_model
 from voxstrata.predictions import Prediction, read_predictions
@@ -74,10 +77,12 @@ def test_calibration_error_and_brier_score_are_those_of_plain_loops() -> None:
     for name in NAMES:
         true = [row.reference_emotion == name for row in rows]
         squares += brier_score_loss(true, [row.probabilities[name] for row in rows])  # type: ignore[index]
-    assert found["ece"]["value"] == pytest.approx(error, abs=1e-12)
-    assert found["brier"]["value"] == pytest.approx(squares, abs=1e-12)
-    assert found["clips"] == 300 and "before" not in found
-    low, high = found["ece"]["speaker"]
+    assert found.metrics["ece"].value == pytest.approx(error, abs=1e-12)
+    assert found.metrics["brier"].value == pytest.approx(squares, abs=1e-12)
+    assert found.clips == 300 and found.metrics["ece"].speaker is not None
+    low, high = found.metrics["ece"].speaker
+    scores = score(rows, resamples=20)
+    assert scores.calibration == found and scores_from(scores.as_dict()) == scores
     assert 0 <= low <= high <= 1
 
 
@@ -87,8 +92,8 @@ def test_a_reference_that_the_model_does_not_know_costs_its_whole_square() -> No
         resamples=2,
     )
     assert found is not None
-    assert found["brier"]["value"] == pytest.approx(0.75**2 + 0.25**2 + 1)
-    assert found["ece"]["value"] == pytest.approx(0.75)
+    assert found.metrics["brier"].value == pytest.approx(0.75**2 + 0.25**2 + 1)
+    assert found.metrics["ece"].value == pytest.approx(0.75)
 
 
 def test_rows_without_probabilities_or_reference_are_not_scored() -> None:
@@ -119,13 +124,15 @@ def test_the_temperature_is_where_the_likelihood_is_highest(sharpness: float) ->
 def test_a_fitted_temperature_makes_the_error_smaller() -> None:
     dev, test = rows_of(3, 2000, 3.0), rows_of(4, 2000, 3.0)
     value = fit_temperature(dev).value
-    found = calibration_of([tempered(row, value) for row in test], value, resamples=5)
-    plain = calibration_of(test, resamples=5)
+    warm = [tempered(row, value) for row in test]
+    found, plain = calibration_of(warm, resamples=5), calibration_of(test, resamples=5)
     assert found is not None and plain is not None
-    assert found["ece"]["value"] < 0.3 * plain["ece"]["value"]
-    assert found["brier"]["value"] < plain["brier"]["value"]
-    assert found["before"]["ece"]["value"] == pytest.approx(plain["ece"]["value"], abs=1e-9)
-    assert found["before"]["brier"]["value"] == pytest.approx(plain["brier"]["value"])
+    assert found.metrics["ece"].value < 0.3 * plain.metrics["ece"].value
+    assert found.metrics["brier"].value < plain.metrics["brier"].value
+    told = about_temperature(warm, value)
+    assert told["temperature"] == value
+    for name in ("ece", "brier"):
+        assert told["before"][name]["value"] == pytest.approx(plain.metrics[name].value, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -191,14 +198,16 @@ def test_the_prior_of_a_balanced_loss_is_what_its_weights_make_of_the_counts() -
 
 def test_the_figure_has_counts_and_both_lines() -> None:
     rows = [tempered(row, 2.0) for row in rows_of(7, 200)]
-    numbers = calibration_of(rows, 2.0, resamples=20)
+    found = calibration_of(rows, resamples=20)
+    assert found is not None
+    numbers = found.as_dict() | about_temperature(rows, 2.0)
     scores = CalibrationScores.model_validate_json(json.dumps(numbers))
     drawn = reliability_figure("test", rows, scores)
     assert drawn is not None and drawn.name == "reliability-test"
     counts = [row[3] for row in drawn.rows if row[0] == "answers"]
     assert sum(int(n) for n in counts if n is not None) == 200
     assert {row[0] for row in drawn.rows} == {"answers", "before temperature"}
-    assert f"before {numbers['before']['brier']['value']:.3f}" in drawn.caption  # type: ignore[index]
+    assert f"before {numbers['before']['brier']['value']:.3f}" in drawn.caption
 
 
 @pytest.fixture

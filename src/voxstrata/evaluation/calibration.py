@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 
 from voxstrata.evaluation.answers import Answers
 from voxstrata.evaluation.intervals import by_unit, cluster_weights, interval, resampled_sums
-from voxstrata.evaluation.score import metrics_of
+from voxstrata.evaluation.metrics import Metric, metrics_of
 from voxstrata.evaluation.tally import Tally
 from voxstrata.predictions import Prediction
 
@@ -55,6 +55,23 @@ class Confidences:
     def bins(self) -> NDArray[np.int64]:
         """The bin of each clip `[N]`, from 0: bin b has confidences in (b / `BINS`, (b + 1) / `BINS`]."""
         return np.clip(np.ceil(self.confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+
+
+@dataclass(frozen=True)
+class CalibrationScores:
+    """How far probabilities hold.
+
+    Args:
+        clips: scored: those with emotion, probabilities and a reference.
+        metrics: `ece`, expected calibration error in [0, 1]; `brier`, Brier score in [0, 2].
+    """
+
+    clips: int
+    metrics: Mapping[str, Metric]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"clips": self.clips, **{name: metric.as_dict() for name, metric in self.metrics.items()}}
 
 
 @dataclass(frozen=True)
@@ -142,17 +159,12 @@ def _brier(sums: Array) -> Array:
 
 
 def calibration_of(
-    predictions: Sequence[Prediction],
-    temperature: float | None = None,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any] | None:
-    """Expected calibration error and Brier score with 95 % intervals, as in `metrics.json`.
+    predictions: Sequence[Prediction], *, resamples: int = 1000, seed: int = 0
+) -> CalibrationScores | None:
+    """Expected calibration error and Brier score with 95 % intervals.
 
     Args:
         predictions: of one system.
-        temperature: that is in their probabilities; None: not known. With one, `before` has the same without.
         resamples: bootstrap samples, by clip and by speaker.
         seed: of the resampling by speaker.
 
@@ -163,15 +175,21 @@ def calibration_of(
     if found is None:
         return None
     metrics = metrics_of(calibration_tally(found), found.answers, resamples, seed)
-    numbers: dict[str, Any] = {"clips": len(found.confidence)}
-    numbers |= {name: metric.as_dict() for name, metric in metrics.items()}
-    if temperature is None:
-        return numbers
-    numbers["temperature"] = temperature
+    return CalibrationScores(len(found.confidence), metrics)
+
+
+def about_temperature(predictions: Sequence[Prediction], temperature: float) -> dict[str, Any]:
+    """What `metrics.json` tells beside the calibration: the temperature, and the scores `before` it.
+
+    Args:
+        predictions: with the temperature in their probabilities.
+        temperature: of the model.
+    """
+    told: dict[str, Any] = {"temperature": temperature}
     if temperature != 1:
-        plain = [tempered(row, 1 / temperature) for row in predictions]
-        numbers["before"] = calibration_of(plain, resamples=resamples, seed=seed)
-    return numbers
+        before = calibration_of([tempered(row, 1 / temperature) for row in predictions])
+        told |= {} if before is None else {"before": before.as_dict()}
+    return told
 
 
 def reliability(found: Confidences, *, resamples: int = 1000, seed: int = 0) -> list[Bin | None]:

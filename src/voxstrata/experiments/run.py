@@ -17,7 +17,7 @@ from voxstrata.config.recipe import Recipe
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.documents import read_json_object
 from voxstrata.errors import RecipeError, counted
-from voxstrata.evaluation.calibration import calibration_of, tempered
+from voxstrata.evaluation.calibration import about_temperature, tempered
 from voxstrata.evaluation.score import score
 from voxstrata.experiments.caching import cache_folder, keep
 from voxstrata.experiments.calibrating import calibrate
@@ -238,8 +238,8 @@ def _write_scored(
         write_predictions(run.predictions(split), predictions)
         rows = read_predictions(run.predictions(split))
         metrics[split] = score(rows).as_dict()
-        if (calibration := calibration_of(rows, temperature)) is not None:
-            metrics[split]["calibration"] = calibration
+        if temperature is not None and "calibration" in metrics[split]:
+            metrics[split]["calibration"] |= about_temperature(rows, temperature)
     for split, lines in (doubts(answers, metrics) if doubts else {}).items():
         metrics[split]["warnings"] = [*metrics[split].get("warnings", []), *lines]
     write_json(run.metrics, metrics)
