@@ -16,8 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import brier_score_loss
+from transformers import AutoModelForAudioClassification
 from typer.testing import CliRunner
 
+from voxstrata.backbone.encoder import load_backbone
+from voxstrata.batches.batch import Batch, Reference
 from voxstrata.cli.main import app
 from voxstrata.evaluation import calibration
 from voxstrata.evaluation.calibration import (
@@ -31,7 +34,10 @@ from voxstrata.evaluation.calibration import (
 )
 from voxstrata.evaluation.score import score
 from voxstrata.evaluation.stored import scores_from
+from voxstrata.exporting.emotion import emotion_model
+from voxstrata.labels import LabelSet
 from voxstrata.methods.calibration import Calibration, effective_prior, most_probable
+from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.methods.model_folder import load_model, save_model
 from voxstrata.predictions import Prediction, read_predictions
 from voxstrata.reporting.reliability import reliability_figure
@@ -204,9 +210,9 @@ def test_the_figure_has_counts_and_both_lines() -> None:
     scores = CalibrationScores.model_validate_json(json.dumps(numbers))
     drawn = reliability_figure("test", rows, scores)
     assert drawn is not None and drawn.name == "reliability-test"
-    counts = [row[3] for row in drawn.rows if row[0] == "answers"]
+    counts = [row[3] for row in drawn.rows if row[0] == "with temperature"]
     assert sum(int(n) for n in counts if n is not None) == 200
-    assert {row[0] for row in drawn.rows} == {"answers", "before temperature"}
+    assert {row[0] for row in drawn.rows} == {"with temperature", "before temperature"}
     assert f"before {numbers['before']['brier']['value']:.3f}" in drawn.caption
 
 
@@ -264,3 +270,27 @@ def test_labels_with_a_temperature_are_those_without(trained: Callable[..., Path
     save_model(model, tmp_path / "warm")
     again = load_model(tmp_path / "warm")
     assert again.calibration == model.calibration
+
+
+def test_an_export_has_the_temperature_in_its_weights(tmp_path: Path, encoder_folder: Path) -> None:
+    torch.manual_seed(5)
+    model = EmotionModel(load_backbone(encoder_folder), LabelSet(NAMES)).eval()
+    model.calibration = Calibration(2.5)
+    (tmp_path / "plain").mkdir()
+    exported = emotion_model(model)
+    exported.write(tmp_path / "plain", dtype=torch.float32)
+    opened = AutoModelForAudioClassification.from_pretrained(tmp_path / "plain").eval()
+    waves = 0.1 * torch.randn(1, 20_000, generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([20_000])
+    row = model.predict(Batch((Reference("a"),), waves, lengths))[0]
+    normalised = waves
+    if exported.preprocessor["do_normalize"]:
+        normalised = (waves - waves.mean()) / (waves.var(correction=0) + 1e-7).sqrt()
+    with torch.no_grad():
+        logits = opened(normalised).logits
+    (ours,) = exported.answers(waves, lengths)
+    assert row.probabilities == pytest.approx(
+        dict(zip(NAMES, logits.softmax(-1)[0].tolist(), strict=True)), abs=1e-5
+    )
+    assert ours.tensors["logits"].tolist() == pytest.approx(logits[0].tolist(), abs=1e-4)
+    assert any("temperature, 2.500" in note for note in exported.notes)

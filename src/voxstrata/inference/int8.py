@@ -40,8 +40,8 @@ def encoders_in_int8(models: Iterable[nn.Module]) -> None:
     for encoder in done.values():
         try:
             with warnings.catch_warnings():
-                # torch moves this to another package, which is not needed for it yet.
-                warnings.simplefilter("ignore", DeprecationWarning)
+                # torch tells at each call that this will move to another package.
+                warnings.simplefilter("ignore")
                 torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
                     encoder, {nn.Linear}, dtype=torch.qint8, inplace=True
                 )

@@ -31,22 +31,20 @@ def reliability_figure(
     found = confidences_in(predictions)
     if found is None:
         return None
-    sets = {"answers": reliability(found)}
     temperature = scores.temperature or 1.0
+    sets = {"probabilities" if temperature == 1 else "with temperature": reliability(found)}
     if temperature != 1:
         plain = confidences_in([tempered(row, 1 / temperature) for row in predictions])
         assert plain is not None
         sets["before temperature"] = reliability(plain)
     with canvas(4.6, 3.6) as (figure, axes):
         beside = axes.twinx()
-        _draw_counts(beside, sets["answers"])
+        _draw_counts(beside, next(iter(sets.values())))
         axes.set_zorder(beside.get_zorder() + 1)
         axes.patch.set_visible(False)
-        axes.plot(
-            [0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="as sure as right"
-        )
+        axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="ideal")
         for (name, bins), colour in zip(sets.items(), PALETTE, strict=False):
-            _draw(axes, name, bins, colour)
+            _draw(axes, name, bins, colour, banded=not name.startswith("before"))
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 102)
         axes.set_xlabel("confidence in %")
@@ -82,19 +80,16 @@ def _draw_counts(axes: Axes, bins: Bins) -> None:
     axes.spines["right"].set_visible(True)
 
 
-def _draw(axes: Axes, name: str, bins: Bins, colour: str) -> None:
+def _draw(axes: Axes, name: str, bins: Bins, colour: str, *, banded: bool) -> None:
     there = [one for one in bins if one is not None]
     x = [100 * one.confidence for one in there]
     axes.plot(x, [100 * one.accuracy for one in there], color=colour, marker="o", label=name)
-    banded = [one for one in there if one.band is not None]
-    if banded:
+    known = [(100 * one.confidence, *one.band) for one in there if one.band is not None]
+    # Two bands over each other show neither.
+    if banded and known:
+        at, low, high = zip(*known, strict=True)
         axes.fill_between(
-            [100 * one.confidence for one in banded],
-            [100 * one.band[0] for one in banded if one.band],
-            [100 * one.band[1] for one in banded if one.band],
-            color=colour,
-            alpha=0.15,
-            linewidth=0,
+            at, [100 * v for v in low], [100 * v for v in high], color=colour, alpha=0.15, linewidth=0
         )
 
 
