@@ -99,6 +99,7 @@ class Run:
         words: str | None = None,
         unsure_below: float | None = None,
         prior: GivenPrior | None = None,
+        int8: bool = False,
     ) -> Recognizer:
         """The run's model, ready for recordings; see `Recognizer.load` for the options.
 
@@ -114,6 +115,7 @@ class Run:
             words=words,
             unsure_below=unsure_below,
             prior=prior,
+            int8=int8,
         )
 
     @property
