@@ -165,7 +165,7 @@ def parts() -> Iterator[tuple[str, str, list[Key]]]:
     for name, method in own_methods(methods()).items():
         model = method.recipe
         common = {"system", *Recipe.model_fields}
-        common |= set(BaseRecipe.model_fields) if issubclass(model, BaseRecipe) else set()
+        common |= set(BaseRecipe.__annotations__) if issubclass(model, BaseRecipe) else set()
         taken = {part: field.annotation for part, field in model.model_fields.items()
                  if any(issubclass(one, shared) for one in models_in(field.annotation))}  # fmt: skip
         links = ["[every recipe](#every-recipe)", *(f"[{part}](#{part})" for part in sorted(taken))]

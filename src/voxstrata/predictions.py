@@ -21,7 +21,7 @@ NOT_FINITE = (
     "the model answers with numbers that are not finite (NaN or infinite); see whether its weights are "
     "whole, or train it again"
 )
-_ANSWERS = ("emotion", "probabilities", "transcript", "classes", *DIMENSIONS)
+_ANSWERS = ("emotion", "probabilities", "transcript", "classes", "unsure", *DIMENSIONS)
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Prediction:
             {"gender": {"female": 0.9, "male": 0.1}}.
         reference_classes: field -> true class name.
         note: what one should know of the recording, e.g. that its band is narrow; scored as any row.
+        unsure: whether the emotion's probability is below what `--unsure-below` asks for; None: not asked.
         error: why there is no answer; what was known before (path, speaker, references) stays.
 
     Example:
@@ -66,6 +67,7 @@ class Prediction:
     classes: Mapping[str, Mapping[str, float]] | None = None
     reference_classes: Mapping[str, str] | None = None
     note: str | None = None
+    unsure: bool | None = None
     error: str | None = None
 
     def __repr__(self) -> str:
@@ -263,6 +265,8 @@ def _fault(field: str, value: Any) -> str:
     if field.removeprefix("reference_") in DIMENSIONS:
         good = _is_number(value) and abs(value) <= LARGEST_RATING
         return "" if good else f"a finite number, from {-LARGEST_RATING:,.0f} to {LARGEST_RATING:,.0f}"
+    if field == "unsure":
+        return "" if isinstance(value, bool) else "true or false"
     if not isinstance(value, str):
         return "a string"
     # An id stands in lists, messages and names of files.

@@ -17,7 +17,8 @@ from torch import nn
 from voxstrata.backbone.encoder import SpeechEncoder, load_backbone
 from voxstrata.batches.batch import Batch
 from voxstrata.errors import CheckpointError
-from voxstrata.evaluation.score import Metric, score
+from voxstrata.evaluation.metrics import Metric
+from voxstrata.evaluation.score import score
 from voxstrata.heads.ctc import CTCHead
 from voxstrata.inference.path import predict
 from voxstrata.methods.adaltm.merged import MergedBackbone

@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
     group.command("cached")(cached)
     group.command("harmonifuse")(harmonifuse)
     group.command("merge-files")(merge_files)
+    group.command("predict")(predict)
     app.add_typer(group, name="bench")
 
 
@@ -205,6 +206,48 @@ def merge_files(
     answer(run, options.quick() if quick else options, as_json)
     if mergekit is None:
         tell("mergekit was left out; give --mergekit the Python of an environment with mergekit")
+
+
+def predict(
+    model: str | None = typer.Option(
+        None, "--model", help="A run or model folder. Default: small models with new heads."
+    ),
+    encoder: str = typer.Option("wavlm-tiny", "--encoder", help="Encoder of models with new heads."),
+    audio: Path | None = typer.Option(
+        None, "--audio", help="Folder of recordings. Default: VOXSTRATA_DATA, else noise."
+    ),
+    files: int = typer.Option(24, "--files", min=2, help="WAV files of 1 to 30 s that are cut from them."),
+    compared: int = typer.Option(
+        100, "--compared", min=1, help="Recordings answered with and without 8 bits, to compare."
+    ),
+    batch_sizes: str = typer.Option(
+        "1,2,4,8", "--batch-sizes", help="Of the pipelines; the fastest is taken: a,b,c."
+    ),
+    repeats: int = typer.Option(3, "--repeats", min=1, help="Timed runs of each way."),
+    threads: int | None = THREADS,
+    quick: bool = QUICK,
+    as_json: bool = AS_JSON,
+) -> None:
+    """Compare predict with transformers' pipelines on a folder of mixed lengths, and with its own 8 bits."""
+    from voxstrata.benchmarks.predict import PredictOptions, run
+    from voxstrata.errors import VoxstrataError
+
+    sizes = [int(part) if part.isdecimal() else 0 for part in _names(batch_sizes)]
+    if not all(0 < size <= 1024 for size in sizes):
+        raise VoxstrataError(
+            f"--batch-sizes {batch_sizes!r} are no sizes; give whole numbers from 1 to 1024, e.g. 1,2,4,8"
+        )
+    options = PredictOptions(
+        model=model,
+        encoder=encoder,
+        audio=None if audio is None else str(audio),
+        files=files,
+        compared=compared,
+        batch_sizes=tuple(sizes),
+        repeats=repeats,
+        threads=threads,
+    )
+    answer(run, options.quick() if quick else options, as_json)
 
 
 def _names(text: str) -> tuple[str, ...]:

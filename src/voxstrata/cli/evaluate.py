@@ -11,6 +11,7 @@ import typer
 from voxstrata.cli.lines import tell
 from voxstrata.evaluation.shown import (
     METRIC_HEADINGS,
+    calibration_line,
     clips_line,
     clips_of,
     metric_rows,
@@ -205,6 +206,8 @@ def _print_scores(console: Console, name: str, scores: Scores) -> None:
         _print_classes(console, scores.emotion)
     for classes in scores.classes.values():
         _print_classes(console, classes)
+    if scores.calibration:
+        console.print(calibration_line(scores.calibration), soft_wrap=True)
 
 
 def _print_classes(console: Console, scores: EmotionScores) -> None:

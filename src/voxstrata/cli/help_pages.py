@@ -46,6 +46,7 @@ EXAMPLES = {
     "bench cached": "voxstrata bench cached --shape base --epochs 20",
     "bench harmonifuse": "voxstrata bench harmonifuse --shape base",
     "bench merge-files": "voxstrata bench merge-files --mergekit mk/bin/python",
+    "bench predict": "voxstrata bench predict --model runs/joint --audio recordings --threads 1",
 }
 
 

@@ -32,10 +32,17 @@ class Recipe(Strict):
 
 
 class TrainedRecipe(Recipe):
-    """Recipes of methods that the training loop trains."""
+    """Recipes of methods that the training loop trains.
+
+    Args:
+        calibrate: divide the logits of emotions by a temperature fitted on the dev clips (Guo et al. 2017,
+            arXiv 1706.04599): probabilities get closer to how often the model is right; labels do not change.
+    """
 
     if TYPE_CHECKING:
         training: Training
+
+    calibrate: bool = True
 
 
 class BaseRecipe(TrainedRecipe):

@@ -96,7 +96,7 @@ def adjust(predictions: Sequence[Prediction], trained: Prior, new: Prior) -> Adj
                 f"clip {rows[0].id!r} of {', '.join(names)}; adjust files of one label set at a time"
             )
     table = np.array([[(row.probabilities or {})[name] for name in names] for row in rows], dtype=np.float64)
-    of_training, wanted = _over(trained, names, "train_prior"), _over(new, names, "prior")
+    of_training, wanted = shares_over(trained, names, "train_prior"), shares_over(new, names, "prior")
     if empty := [name for name, share in zip(names, of_training, strict=True) if share == 0]:
         raise PredictionsError(
             f"train_prior gives {', '.join(empty)} no share, but the model answers it; give a share above 0"
@@ -177,8 +177,17 @@ def _numbers(values: Mapping[str, Any], text: str) -> dict[str, float]:
     return shares
 
 
-def _over(prior: Prior, names: Sequence[str], option: str) -> Array:
-    """Shares of the classes, which sum to 1."""
+def shares_over(prior: Prior, names: Sequence[str], option: str) -> Array:
+    """Shares of the classes `[C]`, which sum to 1.
+
+    Args:
+        prior: as it was given.
+        names: C classes.
+        option: what messages call it.
+
+    Raises:
+        PredictionsError: if it lacks a class, or names others.
+    """
     if prior is None:
         return np.full(len(names), 1 / len(names))
     missing, strange = sorted(set(names) - set(prior)), sorted(set(prior) - set(names))

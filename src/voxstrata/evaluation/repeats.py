@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from voxstrata.errors import PredictionsError
 from voxstrata.evaluation.answers import first_few
-from voxstrata.evaluation.score import NOTHING, Metric, metrics_of, warnings_of
+from voxstrata.evaluation.metrics import Metric, metrics_of
+from voxstrata.evaluation.score import NOTHING, warnings_of
 from voxstrata.evaluation.tally import repeated
 from voxstrata.evaluation.tasks import Answered, task_tally, tasks_in
 from voxstrata.predictions import Prediction

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,20 +16,14 @@ from voxstrata.evaluation.answers import (
     notes_on_speakers,
     notes_on_support,
 )
+from voxstrata.evaluation.calibration import CalibrationScores, calibration_of
 from voxstrata.evaluation.classification import confusion_matrix
 from voxstrata.evaluation.concordance import Ratings, notes_on_ratings, rating_tally
-from voxstrata.evaluation.intervals import (
-    by_clip,
-    by_unit,
-    check_resampling,
-    cluster_weights,
-    interval,
-    resampled_sums,
-    toolkit_weights,
-)
+from voxstrata.evaluation.intervals import check_resampling
+from voxstrata.evaluation.metrics import Metric, metrics_of
 from voxstrata.evaluation.recognition import WordErrors, normalizer_named, word_errors
 from voxstrata.evaluation.shown import metrics_in_line, scores_html, scores_in_line
-from voxstrata.evaluation.tally import Tally, check_labels, emotion_tally, label_set, transcript_tally
+from voxstrata.evaluation.tally import check_labels, emotion_tally, label_set, transcript_tally
 from voxstrata.evaluation.tasks import Tasks, tasks_in
 from voxstrata.predictions import Prediction
 
@@ -38,29 +32,6 @@ NOTHING = (
     "(emotion with reference_emotion, transcript with reference_transcript, arousal, valence and "
     "dominance with theirs, or classes with reference_classes)"
 )
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric in [0, 1] (WER may exceed 1) with its 95 % intervals.
-
-    Args:
-        value: over all clips.
-        iid: clips resampled one by one, as the paper's toolkit does.
-        speaker: speakers resampled; None where they are unknown or there is one only.
-    """
-
-    value: float
-    iid: tuple[float, float]
-    speaker: tuple[float, float] | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "value": self.value,
-            "iid": list(self.iid),
-            "speaker": None if self.speaker is None else list(self.speaker),
-        }
 
 
 @dataclass(frozen=True)
@@ -183,6 +154,7 @@ class Scores:
         transcript: None where the file answers no words.
         dimensions: None where the file answers no ratings.
         classes: of further class tasks, by their fields.
+        calibration: how far the probabilities of emotions hold; None where there are none.
         unanswered: clips with a reference but no answer, a row with `error` among them.
         errors: how those count: `wrong` or `leave-out`.
         warnings: plain sentences for whoever reads the numbers.
@@ -201,6 +173,7 @@ class Scores:
     unanswered: int
     errors: str
     warnings: tuple[str, ...]
+    calibration: CalibrationScores | None = None
 
     def __repr__(self) -> str:
         """One line: clips, and one metric a task with its interval."""
@@ -223,6 +196,7 @@ class Scores:
             "speakers": self.speakers,
             **{name: found.as_dict() for name, found in self.tasks.items() if name not in classes},
             **({"classes": classes} if classes else {}),
+            **({} if self.calibration is None else {"calibration": self.calibration.as_dict()}),
             "unanswered": self.unanswered,
             "errors": self.errors,
             "warnings": list(self.warnings),
@@ -286,6 +260,7 @@ def score(
         unanswered=len(unanswered),
         errors=errors,
         warnings=warnings_of(predictions, tasks, labels),
+        calibration=calibration_of(predictions, resamples=resamples, seed=seed) if emotion else None,
     )
 
 
@@ -347,35 +322,3 @@ def _dimension_scores(found: Ratings, resamples: int, seed: int) -> DimensionSco
 
 def _speakers(found: Answers | Ratings) -> int:
     return len(set(found.speakers) - {None})
-
-
-def metrics_of(
-    tally: Tally,
-    found: Answers | Ratings,
-    resamples: int,
-    seed: int,
-    clip_of: Callable[[str], str] = str,
-) -> dict[str, Metric]:
-    """Every measure with its intervals.
-
-    Args:
-        tally: counts of the clips.
-        found: the answers behind them, in the same order.
-        resamples: bootstrap samples of either kind.
-        seed: of the resampling by speaker.
-        clip_of: id -> the clip it answers; one that has several ids is drawn with all of them.
-    """
-    alone = by_clip(tally.table, [clip_of(row) for row in found.ids])
-    clips = resampled_sums(alone, toolkit_weights(alone.shape[0], resamples))
-    speakers = None
-    if found.known_speakers is not None and len(set(found.known_speakers)) > 1:
-        table = by_unit(tally.table, found.known_speakers)
-        speakers = resampled_sums(table, cluster_weights(table.shape[0], resamples, seed))
-    return {
-        name: Metric(
-            value=float(measure(tally.total)),
-            iid=interval(measure(clips)),
-            speaker=None if speakers is None else interval(measure(speakers)),
-        )
-        for name, measure in tally.measures.items()
-    }

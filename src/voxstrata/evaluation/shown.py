@@ -7,9 +7,11 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from voxstrata.evaluation.calibration import CalibrationScores
     from voxstrata.evaluation.comparison import Comparison, Difference
+    from voxstrata.evaluation.metrics import Metric
     from voxstrata.evaluation.recognition import WordErrors
-    from voxstrata.evaluation.score import Metric, Scores
+    from voxstrata.evaluation.score import Scores
 
 #: Metric in `metrics.json` -> name in print, and what it is.
 METRICS = {
@@ -93,6 +95,15 @@ def word_errors_line(errors: WordErrors) -> str:
     """Word errors by kind: counts, and rates of the reference words."""
     kinds = (f"{name} {count} ({percent(count / errors.words)} %)" for name, count in errors.by_kind.items())
     return ", ".join(kinds)
+
+
+def calibration_line(scores: CalibrationScores) -> str:
+    """How far probabilities hold, in one line."""
+    error, brier = scores.metrics["ece"], scores.metrics["brier"]
+    return (
+        f"probabilities of {scores.clips} clips: expected calibration error {percent(error.value)} % "
+        f"{bounds(error.speaker or error.iid)}, Brier score {brier.value:.3f}"
+    )
 
 
 def metrics_in(scores: Scores) -> dict[str, Metric]:

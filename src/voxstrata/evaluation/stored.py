@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from voxstrata.evaluation.calibration import CalibrationScores
+from voxstrata.evaluation.metrics import Metric
 from voxstrata.evaluation.recognition import WordErrors
-from voxstrata.evaluation.score import DimensionScores, EmotionScores, Metric, Scores, TranscriptScores
+from voxstrata.evaluation.score import DimensionScores, EmotionScores, Scores, TranscriptScores
 
 _KINDS = ("substitutions", "deletions", "insertions")
 
@@ -33,6 +35,7 @@ def scores_from(about: Mapping[str, Any]) -> Scores:
         unanswered=int(about.get("unanswered", 0)),
         errors=str(about.get("errors", "wrong")),
         warnings=tuple(map(str, about.get("warnings", ()))),
+        calibration=_calibration(about["calibration"]) if "calibration" in about else None,
     )
 
 
@@ -81,6 +84,10 @@ def _transcript(part: Mapping[str, Any]) -> TranscriptScores:
         clips=int(part["clips"]),
         speakers=int(part["speakers"]),
     )
+
+
+def _calibration(part: Mapping[str, Any]) -> CalibrationScores:
+    return CalibrationScores(int(part["clips"]), _metrics(part))
 
 
 def _dimensions(part: Mapping[str, Any]) -> DimensionScores:

@@ -12,8 +12,10 @@ from voxstrata.batches.processes import Processes
 from voxstrata.config.recipe import Recipe
 from voxstrata.documents import read_json_object
 from voxstrata.errors import RecipeError, counted
+from voxstrata.evaluation.calibration import about_temperature, tempered
 from voxstrata.evaluation.score import score
 from voxstrata.experiments.caching import cache_folder, keep
+from voxstrata.experiments.calibrating import calibrate
 from voxstrata.experiments.leaks.guard import Guarded, guard
 from voxstrata.experiments.plan_checks import check_plan, require_run
 from voxstrata.experiments.provenance import begin, now
@@ -24,8 +26,13 @@ from voxstrata.methods.method import MeasuredMethod, Notify, TrainedMethod
 from voxstrata.predictions import Prediction, read_predictions, write_predictions
 from voxstrata.recipes.reading import dump, read_run_recipe
 from voxstrata.runs import RunFolder, atomic_write, write_json
+from voxstrata.system import System
 from voxstrata.training.loop import fit
 from voxstrata.training.progress import Progress
+from voxstrata.training.shares import Batches
+
+#: The split that a temperature is fitted on.
+DEV = "dev"
 
 
 def execute(
@@ -79,15 +86,29 @@ def execute(
         del guarded  # It holds every clip that was trained on.
         batches = keep(setup, system, run, notify, processes)
         fit(system, batches.train, batches.dev, run, recipe.training, progress, processes, seed=recipe.seed)
+        answers, temperature = _answered(setup, system, batches.evaluated, processes, notify)
         if processes.leads:
             method.save(system, run.model)
-        answers = {name: answers_of(system, source, processes) for name, source in batches.evaluated.items()}
-        if processes.leads:
             # A table has rows of its own to hold its answers against.
             doubts = None if keyed else partial(result_warnings, setup, notify=notify)
-            _write_scored(answers, run, doubts)
+            _write_scored(answers, run, doubts, temperature)
             _finish(run)
     return run
+
+
+def _answered(
+    setup: Setup,
+    system: System,
+    evaluated: Mapping[str, Batches],
+    processes: Processes,
+    notify: Notify,
+) -> tuple[dict[str, list[Prediction]], float | None]:
+    """The answers of each split, and the temperature in them, which the system's model has from now on."""
+    found = {name: answers_of(system, source, processes) for name, source in evaluated.items()}
+    temperature = calibrate(setup.recipe, system, setup.sources, found.get(DEV, ()), notify)
+    if temperature is None:
+        return found, None
+    return {name: [tempered(row, temperature) for row in rows] for name, rows in found.items()}, temperature
 
 
 def _is_done(run: RunFolder, processes: Processes, notify: Notify) -> bool:
@@ -157,12 +178,16 @@ def _write_scored(
     answers: Mapping[str, Sequence[Prediction]],
     run: RunFolder,
     doubts: Callable[..., dict[str, list[str]]] | None = None,
+    temperature: float | None = None,
 ) -> None:
     """Writes predictions and scores; with the scores, what is doubtful of them."""
     metrics: dict[str, Any] = {}
     for split, predictions in answers.items():
         write_predictions(run.predictions(split), predictions)
-        metrics[split] = score(read_predictions(run.predictions(split))).as_dict()
+        rows = read_predictions(run.predictions(split))
+        metrics[split] = score(rows).as_dict()
+        if temperature is not None and "calibration" in metrics[split]:
+            metrics[split]["calibration"] |= about_temperature(rows, temperature)
     for split, lines in (doubts(answers, metrics) if doubts else {}).items():
         metrics[split]["warnings"] = [*metrics[split].get("warnings", []), *lines]
     write_json(run.metrics, metrics)

@@ -2,7 +2,8 @@
 
 That class sums the states of layers 0..L by softmax weights, maps each frame by `projector`, takes the mean
 over the frames, and maps it by `classifier`. Head A is that form: layer 0 gets the weight zero, and batch
-normalisation, which in use is a fixed linear map, goes into `classifier`. So does the scale of ratings.
+normalisation, which in use is a fixed linear map, goes into `classifier`. So do the scale of ratings and
+the temperature of emotions.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ def emotion_model(model: Any) -> PlainModel:
             "it has one layer more than the run's encoder, which passes its input on: versions of "
             "transformers differ in whether the last state is normalised, and so it plays no part"
         )
+    if model.calibration.temperature != 1:
+        notes.append(f"its logits are divided by the run's temperature, {model.calibration.temperature:.3f}")
     config.tie_last_hidden_states = encoder.final_norm
     _describe(config, model, kind)
     weights = torch.full((config.num_hidden_layers + 1,), _NO_WEIGHT)
@@ -149,6 +152,8 @@ def _head(model: ClipModel) -> dict[str, Tensor]:
     if isinstance(model, DimensionModel):
         spread = model.spread.double()
         weight, bias = spread.unsqueeze(1) * weight, model.centre.double() + spread * bias
+    else:
+        weight, bias = weight / model.calibration.temperature, bias / model.calibration.temperature
     return {
         "projector.weight": head.projector.weight.detach(),
         "projector.bias": torch.zeros(len(head.projector.weight)) if first is None else first.detach(),
@@ -167,5 +172,8 @@ class _Answers:
     def __call__(self, waveforms: Tensor, lengths: Tensor) -> list[Answer]:
         batch = batch_of(waveforms, lengths)
         model = self.model
-        logits = model.ratings(batch) if isinstance(model, DimensionModel) else model.logits(batch)
+        if isinstance(model, DimensionModel):
+            logits = model.ratings(batch)
+        else:
+            logits = model.logits(batch) / model.calibration.temperature
         return [Answer({"logits": row}) for row in logits]

@@ -7,7 +7,14 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from voxstrata.inference.recognition import Recognition, Segment, Shares, ratings_of, summary_line
+from voxstrata.inference.recognition import (
+    Recognition,
+    Segment,
+    Shares,
+    named_emotion,
+    ratings_of,
+    summary_line,
+)
 from voxstrata.labels import DIMENSIONS
 from voxstrata.predictions import Prediction
 
@@ -31,7 +38,7 @@ def readable(found: Recognition) -> str:
 def answer_lines(row: Prediction) -> Iterator[str]:
     """Emotion, probabilities from high to low, ratings, classes, words, note."""
     if row.probabilities is not None:
-        yield f"  {row.emotion}  ({_ranked(row.probabilities)})"
+        yield f"  {named_emotion(row)}  ({_ranked(row.probabilities)})"
     if ratings := ratings_of(row):
         yield "  " + ", ".join(f"{name} {value:.2f}" for name, value in ratings.items())
     for field, shares in (row.classes or {}).items():
@@ -49,7 +56,7 @@ def _segment_line(segment: Segment) -> str:
     if segment.speaker is not None:
         parts.append(segment.speaker)
     if segment.probabilities is not None:
-        parts.append(f"{segment.emotion} ({_ranked(segment.probabilities, _SHOWN)})")
+        parts.append(f"{named_emotion(segment)} ({_ranked(segment.probabilities, _SHOWN)})")
     parts += [f"{name} {value:.2f}" for name, value in (segment.ratings or {}).items()]
     parts += [f"{field}: {_ranked(shares, _SHOWN)}" for field, shares in (segment.classes or {}).items()]
     parts += [f'"{segment.transcript}"'] if segment.transcript else []
@@ -119,7 +126,7 @@ def _rows(found: Recognition) -> Iterator[Mapping[str, object]]:
     for part in found.segments:
         times = {"start": f"{part.start_s:.3f}", "end": f"{part.end_s:.3f}"}
         answers: dict[str, Any] = {**(part.ratings or {}), "classes": part.classes}
-        answers |= {"transcript": part.transcript, "note": part.note}
+        answers |= {"transcript": part.transcript, "note": part.note, "unsure": part.unsure}
         row = Prediction("", found.row.path, part.speaker, part.emotion, part.probabilities, **answers)
         yield {**_cells(row), **times, "channel": part.channel, "speaker": part.speaker}
 
@@ -127,6 +134,8 @@ def _rows(found: Recognition) -> Iterator[Mapping[str, object]]:
 def _cells(row: Prediction) -> dict[str, object]:
     """Texts, probabilities, ratings and further classes of a row, by column, as far as it has them."""
     cells: dict[str, object] = {name: getattr(row, name) for name in (*_FIRST, *_LAST)}
+    if row.unsure is not None:
+        cells["unsure"] = "yes" if row.unsure else "no"
     cells |= {f"probability:{name}": share for name, share in (row.probabilities or {}).items()}
     cells |= {name: getattr(row, name) for name in DIMENSIONS}
     for field, shares in (row.classes or {}).items():

@@ -30,6 +30,7 @@ class Segment:
         channel: of the recording, from 1; None: all of them, mixed.
         speaker: whose turn it is; None: not known.
         note: what one should know of it, e.g. that it is silent.
+        unsure: whether the emotion's probability is too low; None: that was not asked.
     """
 
     start_s: float
@@ -43,6 +44,7 @@ class Segment:
     channel: int | None = None
     speaker: str | None = None
     note: str | None = None
+    unsure: bool | None = None
 
     @property
     def duration_s(self) -> float:
@@ -121,6 +123,11 @@ class Recognition:
         return self.row.emotion
 
     @property
+    def unsure(self) -> bool | None:
+        """Whether its probability is too low; None: that was not asked."""
+        return self.row.unsure
+
+    @property
     def probabilities(self) -> Shares | None:
         """Class name -> probability."""
         return self.row.probabilities
@@ -164,7 +171,7 @@ class Recognition:
     def __repr__(self) -> str:
         """One line: what was recognised, long texts cut."""
         shown = {
-            "emotion": self.emotion,
+            "emotion": named_emotion(self),
             "probability": _share_of(self.emotion, self.probabilities),
             "transcript": self.transcript,
             "ratings": self.ratings,
@@ -176,7 +183,7 @@ class Recognition:
         return f"Recognition({in_short(shown)})"
 
     def _repr_html_(self) -> str:
-        title = self.emotion or "recognised"
+        title = named_emotion(self) or "recognised"
         notes = [text for text in (self.transcript, self.note, self.error) if text]
         if not self.summaries:
             return html_table(title, ("class", "percent, or rating"), [*_numbers(self.row)], notes)
@@ -185,7 +192,7 @@ class Recognition:
                 f"{part.start_s:.2f}",
                 f"{part.end_s:.2f}",
                 _who(part),
-                part.emotion or "",
+                named_emotion(part) or "",
                 "" if part.emotion is None else percent((part.probabilities or {}).get(part.emotion, 0.0)),
                 part.transcript or "",
                 part.note or "",
@@ -196,10 +203,26 @@ class Recognition:
         return html_table(title, headings, rows, [*notes, *map(summary_line, self.summaries)])
 
 
+def named_emotion(answer: Segment | Recognition | Prediction) -> str | None:
+    """The emotion for people, with whether it is unsure.
+
+    >>> named_emotion(Prediction("a", emotion="anger", unsure=True))
+    'anger, unsure'
+    """
+    return f"{answer.emotion}, unsure" if answer.emotion and answer.unsure else answer.emotion
+
+
 def of_one_clip(row: Prediction, duration_s: float) -> Recognition:
     """A recording that was answered as one clip."""
     segment = Segment(
-        0.0, duration_s, row.emotion, row.probabilities, row.transcript, (), ratings_of(row), row.classes
+        0.0,
+        duration_s,
+        row.emotion,
+        row.probabilities,
+        row.transcript,
+        ratings=ratings_of(row),
+        classes=row.classes,
+        unsure=row.unsure,
     )
     return Recognition((segment,), duration_s, (), row)
 

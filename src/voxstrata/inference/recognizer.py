@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,27 +15,28 @@ from voxstrata.audio import SAMPLE_RATE, remarks_on_band
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.batches.batch import Batch, Reference
 from voxstrata.batches.buckets import drawn
-from voxstrata.batches.processes import Share
 from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import AudioError, CheckpointError
+from voxstrata.evaluation.priors import GivenPrior
+from voxstrata.inference.corpus_rows import corpus_rows
+from voxstrata.inference.decision import Decision
 from voxstrata.inference.given import Recording, given
+from voxstrata.inference.int8 import alone, encoders_in_int8
 from voxstrata.inference.models import AnyModel, find_models
 from voxstrata.inference.one_pass import one_pass
+from voxstrata.inference.options import checked_options
 from voxstrata.inference.path import device_of, fastest_device, predict
 from voxstrata.inference.recognition import Recognition, Segment, of_one_clip, of_segments
 from voxstrata.inference.rows import (
-    asked_only,
     noted,
     printable,
     reason,
     remarks_on_clip,
     remarks_on_segments,
 )
-from voxstrata.inference.rttm import Turns
 from voxstrata.inference.speech import Lengths
-from voxstrata.inference.timeline import METHODS, Listener, Options, Timeline
-from voxstrata.inference.vad import require_installed
+from voxstrata.inference.timeline import Listener, Options, Timeline
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.encoder_models import DimensionModel
 from voxstrata.methods.transcribers.timed_decoding import Phrase, phrases
@@ -45,8 +45,6 @@ from voxstrata.predictions import Prediction, one_row_each
 
 #: A recording up to this length is answered as one clip, as a clip of a corpus is; a longer one in segments.
 ONE_CLIP_S = 30.0
-#: How the channels of a recording are answered.
-CHANNELS = ("mix", "split")
 
 
 class Recognizer:
@@ -56,15 +54,34 @@ class Recognizer:
         models: an emotion model (or one of ratings), one that transcribes, one of each, or one with several
             tasks. Where one is a `WhisperTranscriber`, the words are its own and no other's.
         notes: what it cannot predict and why, for the user.
+        unsure_below: an emotion with a lower probability is marked as `unsure`; it stays readable.
+        prior: class prior to answer for, in the place of that of the training: "uniform", a mapping, text
+            as "anger=1,neutral=3", or a JSON file.
+        int8: put the encoders' linear layers in 8 bits, in place, on a CPU; answers differ a little.
+
+    Raises:
+        VoxstrataError: if these do not hold, or not for these models.
 
     Example:
         ``recognizer = vs.Recognizer.load("runs/ser")``; then ``recognizer("call.wav")`` for one recording,
         and ``recognizer.predictions([...])`` for many.
     """
 
-    def __init__(self, models: Iterable[AnyModel], notes: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        models: Iterable[AnyModel],
+        notes: Iterable[str] = (),
+        *,
+        unsure_below: float | None = None,
+        prior: GivenPrior | None = None,
+        int8: bool = False,
+    ) -> None:
         self.models = tuple(models)
         self.notes = tuple(notes)
+        self.decision = Decision.of(self.models, unsure_below, prior)
+        self.int8 = int8
+        if int8:
+            encoders_in_int8(self.models)
 
     @classmethod
     def load(
@@ -74,6 +91,9 @@ class Recognizer:
         transcriber: str | Path | None = None,
         language: str | None = None,
         words: str | None = None,
+        unsure_below: float | None = None,
+        prior: GivenPrior | None = None,
+        int8: bool = False,
     ) -> Recognizer:
         """From a run or model folder, or a published recogniser (a transformers folder, or a fetched hub id).
 
@@ -86,12 +106,16 @@ class Recognizer:
             transcriber: a whole Whisper whose words are taken.
             language: of Whisper's transcripts; None to detect it in each clip.
             words: "plain" lets that decoder listen to Whisper's own encoder, "merged" to that of the model.
+            unsure_below: see the class.
+            prior: see the class.
+            int8: see the class.
 
         Raises:
             CheckpointError: if the folder holds no model, or one whose transcripts cannot be decoded.
         """
         models, notes = find_models(folder, transcriber=transcriber, language=language, words=words)
-        return cls([model.to(fastest_device()) for model in models], notes)
+        placed = models if int8 else [model.to(fastest_device()) for model in models]
+        return cls(placed, notes, unsure_below=unsure_below, prior=prior, int8=int8)
 
     def __repr__(self) -> str:
         """One line: the models that answer, and where they lie."""
@@ -135,7 +159,7 @@ class Recognizer:
         Example:
             ``vs.Recognizer.load("runs/ser")("call.wav").emotion``
         """
-        options = _options(timeline, channels, turns, speech)
+        options = checked_options(timeline, channels, turns, speech)
         return self._recognize(recording, sample_rate, options)
 
     def segments(
@@ -165,9 +189,9 @@ class Recognizer:
         Example:
             ``for part in recognizer.segments("meeting.flac"): print(part.start_s, part.emotion)``
         """
-        options = _options(True, channels, turns, speech)
+        options = checked_options(True, channels, turns, speech)
         with given(recording, sample_rate) as found:
-            yield from Timeline(found, self._listener(), options).segments()
+            yield from map(self.decision.marked, Timeline(found, self._listener(), options).segments())
 
     def predictions(
         self, recordings: Iterable[Recording], *, sample_rate: float | None = None
@@ -218,7 +242,7 @@ class Recognizer:
             speech: "auto", "energy" or "silero".
             progress: called within long recordings, with the seconds that are answered and all of them.
         """
-        options = _options(timeline, channels, turns, speech)
+        options = checked_options(timeline, channels, turns, speech)
         for number, recording in enumerate(recordings, start=1):
             bare = isinstance(recording, np.ndarray | Tensor)
             try:
@@ -232,45 +256,15 @@ class Recognizer:
 
     def corpus_predictions(self, source: BatchSource) -> Iterator[Prediction]:
         """One row a clip of a prepared corpus, with its references; one that fails has `error`, as above."""
-        plan, done = source.plan(0), 0
-        asked: set[str] = set()
-        while done < len(plan):
-            batches = source.epoch(0, skip=done)
-            for ids in plan[done:]:
-                try:
-                    rows, failed = list(self.answers([next(batches)])), False
-                except Exception:
-                    # Once more, clip by clip, to see which one it was; then on behind this batch.
-                    rows, failed = [self._alone(source, done, k, ids) for k in range(len(ids))], True
-                asked |= {name for row in rows if row.error is None for name in row.as_dict()}
-                yield from (row if row.error is None else asked_only(row, asked) for row in rows)
-                done += 1
-                if failed:
-                    break
-
-    def _alone(self, source: BatchSource, batch: int, place: int, ids: Sequence[str]) -> Prediction:
-        """The row of one clip of a batch."""
-        try:
-            (row,) = self.answers([next(source.shared(Share(place, len(ids))).epoch(0, skip=batch))])
-        except Exception as fault:
-            (about,) = source.without_audio([ids[place]]).references
-            ratings = {f"reference_{name}": value for name, value in (about.ratings or {}).items()}
-            fields: dict[str, Any] = {
-                "reference_emotion": about.emotion,
-                "reference_transcript": about.transcript,
-                "reference_classes": about.classes,
-                **ratings,
-            }
-            return Prediction(about.id, about.path, about.speaker, error=reason(fault), **fields)
-        return row
+        return corpus_rows(self.answers, source)
 
     def answers(self, batches: Iterable[Batch]) -> Iterator[Prediction]:
         """One row a clip, in the batches' order, with what its reference tells."""
         for batch in batches:
             for place, rows in enumerate(zip(*self._rows(batch), strict=True)):
-                (answer,) = one_row_each(rows)
+                (answer,) = self.decision.for_prior(one_row_each(rows))
                 samples = batch.waveforms[place, : int(batch.lengths[place])].float().cpu().numpy()
-                yield noted(answer, remarks_on_band(samples))
+                yield self.decision.marked(noted(answer, remarks_on_band(samples)))
 
     def batches_of(
         self,
@@ -308,9 +302,7 @@ class Recognizer:
 
     def _rows(self, batch: Batch) -> list[list[Prediction]]:
         """The rows of each model."""
-        batch = batch.to(device_of(self.models[0]))
-        with one_pass(self.models):
-            found = [list(predict(model, [batch])) for model in self.models]
+        found = self._predicted(self.models, batch)
         if any(isinstance(model, WhisperTranscriber) for model in self.models):
             return [
                 rows
@@ -318,6 +310,16 @@ class Recognizer:
                 else [replace(row, transcript=None) for row in rows]
                 for model, rows in zip(self.models, found, strict=True)
             ]
+        return found
+
+    def _predicted(self, models: Sequence[AnyModel], batch: Batch) -> list[list[Prediction]]:
+        """What each model answers; with 8 bits each clip by itself."""
+        batch = batch.to(device_of(models[0]))
+        found: list[list[Prediction]] = [[] for _ in models]
+        for part in alone(batch) if self.int8 else (batch,):
+            with one_pass(models):
+                for rows, model in zip(found, models, strict=True):
+                    rows += predict(model, [part])
         return found
 
     @cached_property
@@ -334,10 +336,8 @@ class Recognizer:
         others = [model for model in self.models if not isinstance(model, WhisperTranscriber)]
 
         def answers(batch: Batch) -> list[Prediction]:
-            batch = batch.to(device_of(others[0]))
-            with one_pass(others):
-                found = [list(predict(model, [batch])) for model in others]
-            rows = [one_row_each(rows)[0] for rows in zip(*found, strict=True)]
+            found = self._predicted(others, batch)
+            rows = self.decision.for_prior([one_row_each(rows)[0] for rows in zip(*found, strict=True)])
             failed = next((row.error for row in rows if row.error is not None), None)
             if failed is not None:
                 raise CheckpointError(failed)
@@ -364,32 +364,17 @@ class Recognizer:
                 line = Timeline(found, self._listener(), options)
                 parts = []
                 for part in line.segments():
-                    parts.append(part)
+                    parts.append(self.decision.marked(part))
                     if progress is not None:
                         progress(part.end_s, line.duration_s)
                 answered = of_segments(Prediction(name, path), parts, line.duration_s)
                 row = noted(noted(answered.row, line.notes()), remarks_on_segments(answered.segments))
-                return replace(answered, row=row)
+                return replace(answered, row=self.decision.marked(row))
             mono, remarks = found.whole()
         samples = torch.from_numpy(mono)
         batch = Batch((Reference(id=name, path=path),), samples.unsqueeze(0), torch.tensor([len(samples)]))
         (row,) = self.answers([batch])
         return of_one_clip(noted(row, [*remarks, *remarks_on_clip(mono)]), len(samples) / SAMPLE_RATE)
-
-
-def _options(timeline: bool, channels: str, turns: str | Path | None, speech: str) -> Options:
-    """The options of a call, checked.
-
-    Raises:
-        AudioError: if one is none of those allowed, or the turns cannot be read.
-    """
-    for name, value, allowed in (("channels", channels, CHANNELS), ("speech", speech, METHODS)):
-        if value not in allowed:
-            raise AudioError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
-    if speech == "silero":
-        require_installed()
-    found = None if turns is None else Turns(Path(turns))
-    return Options(timeline, channels == "split", speech, found)
 
 
 def _described(model: AnyModel) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from voxstrata.audio import shown
 from voxstrata.documents import text_encoding
 from voxstrata.errors import AudioError
-from voxstrata.inference.recognition import Recognition
+from voxstrata.inference.recognition import Recognition, named_emotion
 
 #: Kinds of lines that are no turns, passed over.
 _OTHERS = frozenset(
@@ -177,8 +177,8 @@ def within(turns: list[Turn], duration_s: float, name: str) -> list[Turn]:
 def rttm_lines(found: Recognition, name: str) -> Iterator[str]:
     """The segments of a recording as turns.
 
-    The emotion stands as the turn's subtype (field 7) and its probability as confidence (field 9); tools that
-    read speaker turns pass over both.
+    The emotion stands as the turn's subtype (field 7), with ",unsure" behind one that is, and its probability
+    as confidence (field 9); tools that read speaker turns pass over both.
 
     Args:
         found: what was recognised.
@@ -196,7 +196,7 @@ def rttm_lines(found: Recognition, name: str) -> Iterator[str]:
                 f"{segment.start_s:.3f}",
                 f"{max(0.001, round(segment.end_s, 3) - round(segment.start_s, 3)):.3f}",
                 _NOTHING,
-                _cell(segment.emotion or _NOTHING),
+                _cell((named_emotion(segment) or _NOTHING).replace(", ", ",")),
                 _cell(speaker),
                 _NOTHING if share is None else f"{share:.3f}",
                 _NOTHING,

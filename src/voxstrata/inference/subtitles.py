@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from voxstrata.inference.recognition import Recognition, Segment
+from voxstrata.inference.recognition import Recognition, Segment, named_emotion
 from voxstrata.inference.words import Word, text_of
 
 #: Characters of a line on the screen, and lines at once.
@@ -34,7 +34,7 @@ class Cue:
 def cues(found: Recognition) -> Iterator[Cue]:
     """The cues of a recording, in order of time: a segment each, long ones in pieces between two words."""
     for segment in found.segments:
-        mark = "" if segment.emotion is None else f"({segment.emotion})"
+        mark = "" if segment.emotion is None else f"({named_emotion(segment)})"
         taken = len(mark) + len(_speaker(segment)) + 4
         parts = _parts(segment, max(_LINE, _LINE * _LINES - taken))
         for k, (start_s, end_s, text) in enumerate(parts):

@@ -21,6 +21,7 @@ from voxstrata.labels import DIMENSIONS, LabelSet
 from voxstrata.losses import ccc_loss, soft_cross_entropy
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.baselines.parallel_encoders import ParallelEncoders
+from voxstrata.methods.calibration import Calibration, most_probable
 from voxstrata.predictions import Prediction
 
 Backbone = SpeechEncoder | MergedBackbone
@@ -32,9 +33,16 @@ class Model(nn.Module, ABC):
 
     Attributes:
         encoder: a speech encoder, plain or merged; or several side by side.
+        calibration: how logits of emotions become probabilities; fitted at the end of a training.
     """
 
     encoder: ClipBackbone
+    calibration: Calibration = Calibration()
+
+    @property
+    def emotions(self) -> LabelSet | None:
+        """The emotions that it answers as classes; None without."""
+        return None
 
     @abstractmethod
     def predict(self, batch: Batch) -> list[Prediction]:
@@ -101,6 +109,11 @@ class EmotionModel(ClipModel):
         super().__init__(encoder, len(labels), options)
         self.labels = labels
 
+    @property
+    def emotions(self) -> LabelSet:
+        """Its classes."""
+        return self.labels
+
     def loss(self, batch: Batch, class_weights: Tensor | None = None) -> Tensor:
         """Class-balanced soft cross-entropy, mean over the clips."""
         assert batch.emotion_targets is not None
@@ -112,17 +125,18 @@ class EmotionModel(ClipModel):
 
     def answers(self, batch: Batch, logits: Tensor) -> list[Prediction]:
         """The predictions that logits [B, C] are."""
-        rows = logits.float().softmax(-1).tolist()
+        names = most_probable(self.labels.names, logits)
         predictions = []
-        for reference, row in zip(batch.references, rows, strict=True):
-            probabilities = dict(zip(self.labels, row, strict=True))
+        for reference, row, name in zip(
+            batch.references, self.calibration.probabilities(logits), names, strict=True
+        ):
             predictions.append(
                 Prediction(
                     id=reference.id,
                     path=reference.path,
                     speaker=reference.speaker,
-                    emotion=max(probabilities, key=probabilities.__getitem__),
-                    probabilities=probabilities,
+                    emotion=name,
+                    probabilities=dict(zip(self.labels, row, strict=True)),
                     reference_emotion=reference.emotion,
                 )
             )

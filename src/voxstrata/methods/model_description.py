@@ -19,6 +19,7 @@ from voxstrata.config.problems import problems_in
 from voxstrata.documents import read_json_object
 from voxstrata.errors import CheckpointError
 from voxstrata.labels import LabelSet, is_one_line
+from voxstrata.methods.calibration import Calibration
 from voxstrata.vocabulary import Vocabulary
 
 DESCRIPTION, HEAD = "model.json", "head.safetensors"
@@ -55,6 +56,7 @@ class Description:
         labels: of the emotions; None without.
         head: options of a head over clips; None without.
         vocabulary: of a CTC head; None without.
+        calibration: of the emotion probabilities.
         about: all that the file tells.
     """
 
@@ -67,6 +69,7 @@ class Description:
     labels: LabelSet | None
     head: HeadOptions | None
     vocabulary: Vocabulary | None
+    calibration: Calibration
     about: Mapping[str, Any]
 
 
@@ -135,6 +138,7 @@ def checked(
             labels=LabelSet(_texts(about["labels"])) if "labels" in parts else None,
             head=_head_options(about["head"]) if "head" in parts else None,
             vocabulary=Vocabulary(_texts(about["vocabulary"])) if "vocabulary" in parts else None,
+            calibration=Calibration.from_dict(about.get("calibration", {})),
             about=about,
         )
     except (ValueError, KeyError, TypeError) as fault:

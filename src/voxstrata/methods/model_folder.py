@@ -14,6 +14,7 @@ from torch import nn
 from voxstrata.backbone.export_folder import CARD, COEFFICIENTS
 from voxstrata.backbone.locate import packaged
 from voxstrata.errors import CheckpointError
+from voxstrata.methods.calibration import Calibration
 from voxstrata.methods.encoder_models import ClipModel
 from voxstrata.methods.encoder_models import Model as Model
 from voxstrata.methods.model_description import (
@@ -80,6 +81,8 @@ def _described(kind: ModelKind, model: Model) -> dict[str, Any]:
     stated = {"format": FORMAT, **describe_encoder(model.encoder)}
     if isinstance(model, ClipModel) and model.words != "plain":
         stated["words"] = model.words
+    if model.calibration != Calibration():
+        stated["calibration"] = model.calibration.as_dict()
     return stated | {"kind": kind.name} | kind.describe(model)
 
 
@@ -132,4 +135,11 @@ def load_model(folder: str | Path) -> Model:
         hashed.result()
     if isinstance(model, ClipModel):
         model.words = stated.words
+    prior, emotions = stated.calibration.prior, model.emotions
+    if prior is not None and (emotions is None or set(prior) != set(emotions)):
+        raise CheckpointError(
+            f"{folder / DESCRIPTION} has a calibration whose prior is not over the model's emotions; fetch "
+            "or train it again"
+        )
+    model.calibration = stated.calibration
     return model.requires_grad_(False).eval()

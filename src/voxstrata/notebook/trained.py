@@ -17,6 +17,7 @@ from voxstrata.predictions import Prediction
 from voxstrata.runs import RunFolder, as_left
 
 if TYPE_CHECKING:
+    from voxstrata.evaluation.priors import GivenPrior
     from voxstrata.inference.recognizer import Recognizer
     from voxstrata.training.progress import Progress
 
@@ -96,6 +97,9 @@ class Run:
         transcriber: str | Path | None = None,
         language: str | None = None,
         words: str | None = None,
+        unsure_below: float | None = None,
+        prior: GivenPrior | None = None,
+        int8: bool = False,
     ) -> Recognizer:
         """The run's model, ready for recordings; see `Recognizer.load` for the options.
 
@@ -104,7 +108,15 @@ class Run:
         """
         from voxstrata.inference.recognizer import Recognizer
 
-        return Recognizer.load(self.path, transcriber=transcriber, language=language, words=words)
+        return Recognizer.load(
+            self.path,
+            transcriber=transcriber,
+            language=language,
+            words=words,
+            unsure_below=unsure_below,
+            prior=prior,
+            int8=int8,
+        )
 
     @property
     def report(self) -> Path:

@@ -67,6 +67,16 @@ class DimensionScores(Stored):
     ccc_dominance: Score | None = None
 
 
+class CalibrationScores(Stored):
+    """Calibration part of `metrics.json`; `before` has the same without the temperature."""
+
+    clips: int | None = None
+    ece: Score
+    brier: Score
+    temperature: float | None = None
+    before: CalibrationScores | None = None
+
+
 class SplitScores(Stored):
     """Scores of one predictions file."""
 
@@ -76,6 +86,7 @@ class SplitScores(Stored):
     transcript: TranscriptScores | None = None
     dimensions: DimensionScores | None = None
     classes: dict[str, EmotionScores] = Field(default_factory=dict)
+    calibration: CalibrationScores | None = None
     unanswered: int = 0
     errors: str = ""
     warnings: tuple[str, ...] = ()

@@ -23,6 +23,7 @@ from voxstrata.reporting.figures import (
 )
 from voxstrata.reporting.fusion_figures import fusion_drawings
 from voxstrata.reporting.heading import TASKS
+from voxstrata.reporting.reliability import reliability_figure
 from voxstrata.reporting.scores import (
     DimensionScores,
     EmotionScores,
@@ -104,6 +105,9 @@ def _parts(split: str, scores: SplitScores, predictions: Sequence[Prediction]) -
             figures = split if name not in scores.classes else f"{split}-{name}"
             drawings += [confusion_figure(figures, task)] if task.confusion else []
             drawings += [recall_figure(figures, task)] if task.recall else []
+            if task is scores.emotion and scores.calibration and predictions:
+                drawn = reliability_figure(figures, predictions, scores.calibration)
+                drawings += [drawn] if drawn else []
         field = name if name in scores.classes else ""
         title = TASKS.get(name, name)
         parts.append(

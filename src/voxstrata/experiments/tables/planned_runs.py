@@ -39,6 +39,8 @@ _LATER: dict[str, Any] = {
     "features": "own",
     "rule": "task-arithmetic",
     "compress": None,
+    # Runs of earlier versions have no temperature; it changes no label, and so no score of a table.
+    "calibrate": True,
 }
 
 #: The same, of each corpus in them.

@@ -18,7 +18,8 @@ from voxstrata.audio import SAMPLE_RATE
 from voxstrata.backbone.encoder import States
 from voxstrata.batches.batch import Batch
 from voxstrata.errors import RecipeError
-from voxstrata.heads.task import Task, check_tasks
+from voxstrata.heads.task import EMOTION, Task, check_tasks
+from voxstrata.labels import LabelSet
 from voxstrata.losses import soft_cross_entropy, token_loss
 from voxstrata.methods.encoder_models import Backbone, Model
 from voxstrata.methods.harmonifuse.answers import Answers, predictions
@@ -115,6 +116,12 @@ class HarmoniFuse(System, Model):
             self.register_buffer(f"class_weights_{name}", weights, persistent=False)
         self.notes = ValidationNotes(validation_clips)
 
+    @property
+    def emotions(self) -> LabelSet | None:
+        """The classes of the task that answers emotions; None without."""
+        classes = [task.labels for task in self.tasks.values() if task.labels and task.field == EMOTION]
+        return classes[0] if classes else None
+
     def loss(self, batch: Batch) -> Tensor:
         """Mean loss over the batch's clips of its one task, times the task's weight, [].
 
@@ -150,11 +157,10 @@ class HarmoniFuse(System, Model):
             if task.labels is None:
                 answers.append((task, self._transcripts(states, task, batch.lengths / SAMPLE_RATE)))
             elif self.options.class_answers == "head":
-                answers.append((task, self._class_logits(states, task).float().softmax(-1).tolist()))
+                answers.append((task, self._class_logits(states, task)))
             else:
-                sums = self._word_costs(states, task, smoothing=0.0, whole=True)
-                answers.append((task, (-sums).softmax(-1).tolist()))
-        return predictions(batch.references, answers)
+                answers.append((task, -self._word_costs(states, task, smoothing=0.0, whole=True)))
+        return predictions(batch.references, answers, self.calibration)
 
     def prompt_state(
         self,
