@@ -261,17 +261,18 @@ def merge_without_end(base: Path, expert: Path, out: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_leaves_nothing_half_written(encoder_folder, expert_folders, tmp_path):
-    out, moments = tmp_path / "out", random.Random(0)
+    out, moments, started = tmp_path / "out", random.Random(0), time.monotonic()
     merged(encoder_folder, tmp_path / "whole", asr=(expert_folders["asr"], 0.5))
     names = {file.name for file in (tmp_path / "whole").iterdir()}
     weights = (tmp_path / "whole" / WEIGHTS).read_bytes()
-    whole = 0
+    # So long as a merge takes here, at whatever speed: some are killed before they end, some behind.
+    longest_s, whole = max(0.5, 3 * (time.monotonic() - started)), 0
     for _ in range(25):
         process = multiprocessing.get_context("fork").Process(
             target=merge_without_end, args=(encoder_folder, expert_folders["asr"], out)
         )
         process.start()
-        time.sleep(moments.uniform(0, 0.5))
+        time.sleep(moments.uniform(0, longest_s))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
