@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
+from torch.ao.quantization import per_channel_dynamic_qconfig
 
 from voxstrata.backbone.encoder import SpeechEncoder
 from voxstrata.batches.batch import Batch
@@ -43,7 +44,10 @@ def encoders_in_int8(models: Iterable[nn.Module]) -> None:
                 # torch tells at each call that this will move to another package.
                 warnings.simplefilter("ignore")
                 torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
-                    encoder, {nn.Linear}, dtype=torch.qint8, inplace=True
+                    # A range for each row of the weights, which rounds less than one for all of them.
+                    encoder,
+                    {nn.Linear: per_channel_dynamic_qconfig},
+                    inplace=True,
                 )
         except RuntimeError as fault:
             raise CheckpointError(
