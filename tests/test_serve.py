@@ -364,6 +364,31 @@ def test_nothing_of_ours_is_deleted(client, tmp_path):
     assert mine.read_bytes() == b"kept"
 
 
+def test_an_upload_that_is_gone_is_one_sentence(client, tmp_path):
+    with (
+        pytest.raises(VoxstrataError, match="send it again"),
+        client.app.state.uploads.opened(tmp_path / "x.wav"),
+    ):
+        pass
+
+
+def test_a_public_address_is_asked_for_alone(run, monkeypatch, temporary):
+    from gradio import networking
+
+    asked = []
+
+    def tunnel(host, port, *rest):
+        asked.append((host, port))
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(networking, "setup_tunnel", tunnel)
+    monkeypatch.setattr("voxstrata.serving.server.run", lambda app, host, port: None)
+    plain = ["serve", "--model", str(run), "--port", "0"]
+    assert CliRunner().invoke(command, plain).exit_code == 0 and asked == []
+    found = CliRunner().invoke(command, [*plain, "--share"])
+    assert "leave --share out" in str(found.exception) and asked[0][0] == "127.0.0.1"
+
+
 def test_without_gradio_one_line_has_the_command(monkeypatch):
     monkeypatch.setattr(require.importlib.util, "find_spec", lambda name: None)
     found = CliRunner().invoke(command, ["serve"])

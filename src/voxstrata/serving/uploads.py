@@ -129,9 +129,19 @@ class Uploads:
 
     @contextmanager
     def opened(self, path: Path) -> Iterator[NamedFile]:
-        """An upload, which is deleted at the end, whatever happens."""
+        """An upload, which is deleted at the end, whatever happens.
+
+        Raises:
+            VoxstrataError: if it is not there any more.
+        """
         try:
-            with path.open("rb") as file:
+            try:
+                file = path.open("rb")
+            except OSError:
+                raise VoxstrataError(
+                    f"{path.name} was deleted; uploads wait ten minutes: send it again"
+                ) from None
+            with file:
                 yield NamedFile(path.name, file)
         finally:
             if path.parent.parent == self.folder:
