@@ -69,7 +69,7 @@ class Scaled:
             raise CheckpointError("the slider needs a model with one encoder, and this one has another form")
         models = [_with(model, encoders) for model in recognizer.models]
         self.recognizer = Recognizer(models, recognizer.notes)
-        whisper = [model for model in models if isinstance(model, WhisperTranscriber)]
+        whisper: list[Any] = [model for model in models if isinstance(model, WhisperTranscriber)]
         listeners = whisper or [m for m in models if isinstance(m, MultitaskModel | TranscriptionModel)]
         #: Whether the words come from the encoder that is scaled; a decoder beside a model has its own.
         self.words_follow = any(all(model is not old for old in recognizer.models) for model in listeners)
