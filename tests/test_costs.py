@@ -137,6 +137,18 @@ def test_a_load_counts_batches_as_they_are_padded() -> None:
     assert (load.clips, load.samples, load.largest) == (3, 96_000, (2, 32_000))
 
 
+def test_sources_read_in_turn_weigh_by_how_many_of_their_batches_are_read() -> None:
+    emotions, words = Load.of(LARGE, [[16_000] * 4] * 6), Load.of(LARGE, [[48_000] * 2] * 3)
+    emotion_clip, word_clip = (forward_flops(LARGE, n).times(1) for n in (16_000, 48_000))
+    once = Load.together({"ser": emotions, "asr": words})
+    assert (once.batches, once.clips, once.samples) == (9, 30, 24 * 16_000 + 6 * 48_000)
+    assert once.flops.times(1) == pytest.approx(24 * emotion_clip + 6 * word_clip)
+    assert once.largest == (2, 48_000)
+    uneven = Load.together({"ser": emotions, "asr": words}, {"ser": 3.0, "asr": 6.0})
+    assert (uneven.batches, uneven.clips) == (9, 24)
+    assert uneven.flops.times(1) == pytest.approx(12 * emotion_clip + 12 * word_clip)
+
+
 def adaltm(**changes: Any) -> Any:
     values = {"system": "adaltm", "training": {"epochs": 10}, "data": {"batch_size": 2, "crop_s": 15}}
     return validate(values | changes, "adaltm")

@@ -205,7 +205,7 @@ def test_a_dry_run_counts_each_tasks_clips_and_says_what_it_does_not_know(encode
     assert done.exit_code == 0, done.output
     counts = "asr/train 8, asr/dev 3, ser/train 18, ser/dev 4, ser/test 4, gender/train 18, gender/dev 4"
     assert f": {counts}, gender/test 4\n" in done.stdout
-    for note in (*ABSENT, "costs are not estimated for a recipe of several tasks"):
+    for note in (*ABSENT, "costs are not estimated for this method"):
         assert f"  note: {note}\n" in done.stdout
     (told,) = json.loads(CliRunner().invoke(app, [*given, "--json"]).stdout)["runs"]
     assert told["costs"] is None and told["clips"]["ser/train"] == 18

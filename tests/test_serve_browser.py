@@ -37,16 +37,10 @@ def address(run) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[Any]:
-    said = spoken(tmp_path_factory.mktemp("microphone") / "said.wav")
-    microphone = [
-        "--use-fake-device-for-media-stream",
-        "--use-fake-ui-for-media-stream",
-        f"--use-file-for-fake-audio-capture={said}",
-    ]
+def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as play:
         found = play.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage", *microphone]
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
         )
         yield found
         found.close()
@@ -94,16 +88,5 @@ def test_garbage_gets_a_sentence_and_an_example_an_answer(browser, address, tmp_
     page.set_input_files("#vx-upload input[type=file]", str(letter))
     page.wait_for_selector("text=letter.wav is text, not audio")
     page.locator("#vx-examples button").first.click()
-    assert page.inner_text("#vx-emotion").split()[0] in LABELS
-    page.close()
-
-
-@pytest.mark.timeout(900)
-def test_the_microphone_gets_an_answer(browser, address):
-    page, _ = opened(browser, address, 1280)
-    page.locator("#vx-upload .source-selection button").nth(1).click()
-    page.locator("#vx-upload button:has-text('Record')").first.click()
-    page.wait_for_timeout(6000)
-    page.locator("#vx-upload button:has-text('Stop')").first.click()
     assert page.inner_text("#vx-emotion").split()[0] in LABELS
     page.close()

@@ -70,7 +70,7 @@ def show(found: DryRun, as_json: bool) -> None:
 
 
 def _lines(found: DryRun) -> Iterator[str]:
-    from voxstrata.experiments.dry_run.run import NOT_ESTIMATED
+    from voxstrata.experiments.dry_run.run import NOT_ESTIMATED, NOT_YET
 
     for corpus in found.corpora:
         counts = (
@@ -81,9 +81,8 @@ def _lines(found: DryRun) -> Iterator[str]:
         yield from (f"  note: {note}" for note in corpus.notes)
     for line in found.encoders:
         yield f"encoder {line}"
-    silent = [
-        run.name for run in found.runs if not (run.costs or run.clips or set(run.notes) - {NOT_ESTIMATED})
-    ]
+    expected = {NOT_ESTIMATED, NOT_YET}
+    silent = [run.name for run in found.runs if not (run.costs or run.clips or set(run.notes) - expected)]
     for run in found.runs:
         if run.name in silent:
             continue
@@ -109,7 +108,7 @@ def _lines(found: DryRun) -> Iterator[str]:
     if costs:
         yield ""
         yield (
-            f"all: one GPU: {_hours(sum(c.one_gpu_s for c in costs))}, "
+            f"{_all(len(costs), len(found.runs))}: one GPU: {_hours(sum(c.one_gpu_s for c in costs))}, "
             f"{_gigabytes(max(c.gpu_bytes for c in costs))}; two: "
             f"{_hours(sum(c.two_gpus_s for c in costs))}, "
             f"{_gigabytes(max(c.gpu_of_two_bytes for c in costs))} each; disk "
@@ -118,6 +117,10 @@ def _lines(found: DryRun) -> Iterator[str]:
         yield from (f"assumed: {line}" for line in found.assumptions)
     count = len(found.faults)
     yield f"{count} fault{'s' * (count > 1)}, on standard error" if count else "no fault found"
+
+
+def _all(estimated: int, runs: int) -> str:
+    return "all" if estimated == runs else f"{estimated} of {runs} runs"
 
 
 def _against(count: int, paper: int) -> str:

@@ -9,7 +9,7 @@ in large transformer models" (arXiv 2205.05198), equation 2. What the merge keep
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,26 +127,51 @@ class Load:
         flops: a forward over all of them, as padded.
         largest: (clips, samples) of the batch with most samples, padding included.
         samples: of all clips together, without padding.
+        batches: how many.
     """
 
     clips: int
     flops: Flops
     largest: tuple[int, int]
     samples: int
+    batches: int
 
     @classmethod
     def of(cls, sizes: EncoderSizes, batches: Iterable[list[int]]) -> Load:
         """Of batches, each the samples of its clips."""
-        clips = samples = 0
+        clips = samples = number = 0
         front = rest = 0.0
         largest = (0, 0)
         for batch in batches:
+            number += 1
             count, longest = len(batch), max(batch)
             each = forward_flops(sizes, longest)
             front, rest = front + count * each.front, rest + count * each.rest
             clips, samples = clips + count, samples + sum(batch)
             largest = max(largest, (count, longest), key=lambda shape: shape[0] * shape[1])
-        return cls(clips, Flops(front, rest), largest, samples)
+        return cls(clips, Flops(front, rest), largest, samples, number)
+
+    @classmethod
+    def together(cls, loads: Mapping[str, Load], batches: Mapping[str, float] | None = None) -> Load:
+        """Several sources read in turn.
+
+        Args:
+            loads: name -> all batches of a source.
+            batches: name -> how many of its batches are read; None: all, once.
+        """
+        share = {
+            name: 1.0 if batches is None else batches[name] / load.batches for name, load in loads.items()
+        }
+        return cls(
+            round(sum(share[name] * load.clips for name, load in loads.items())),
+            Flops(
+                sum(share[name] * load.flops.front for name, load in loads.items()),
+                sum(share[name] * load.flops.rest for name, load in loads.items()),
+            ),
+            max((load.largest for load in loads.values()), key=lambda shape: shape[0] * shape[1]),
+            round(sum(share[name] * load.samples for name, load in loads.items())),
+            round(sum(share[name] * load.batches for name, load in loads.items())),
+        )
 
 
 def front_outputs(sizes: EncoderSizes, batch: tuple[int, int]) -> list[float]:

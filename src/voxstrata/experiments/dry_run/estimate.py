@@ -147,7 +147,7 @@ def estimate(
         assumed: throughput and slack.
     """
     epochs = recipe.training.epochs or 0
-    batches = -(-loads.train.clips // recipe.data.batch_size)
+    batches = loads.train.batches
     steps = recipe.training.steps or epochs * -(-batches // recipe.training.accumulate)
     passes = steps * recipe.training.accumulate / max(1, batches)
     checked = passes if recipe.training.validate_every is None else steps / recipe.training.validate_every

@@ -12,14 +12,15 @@ from transformers import PretrainedConfig
 from voxstrata.backbone.checkpoints import open_checkpoint
 from voxstrata.backbone.headers import EncoderHeaders, ExpertHeaders, model_shapes, read_base, read_expert
 from voxstrata.backbone.locate import locate
+from voxstrata.batches.source import BatchSource
+from voxstrata.batches.task_schedule import TaskBatches, TasksInTurn
 from voxstrata.config.recipe import Recipe
 from voxstrata.errors import CorpusError, VoxstrataError
 from voxstrata.experiments.dry_run.corpus_checks import CorpusCheck, check_prepared
 from voxstrata.experiments.dry_run.costs import EncoderSizes, Load
 from voxstrata.experiments.dry_run.estimate import Loads
 from voxstrata.methods.registry import method_of
-from voxstrata.methods.sources import Sources
-from voxstrata.methods.task_sources import AnySources
+from voxstrata.methods.task_sources import AnySources, TaskSources
 from voxstrata.recipes.reading import read_yaml
 from voxstrata.runs import RunFolder
 
@@ -103,7 +104,7 @@ class Inspection:
         """
         return self._once(("sources", *_reading(recipe)), partial(method_of(recipe).sources, recipe))
 
-    def loads(self, recipe: Recipe, sources: Sources, sizes: EncoderSizes) -> Loads:
+    def loads(self, recipe: Recipe, sources: AnySources, sizes: EncoderSizes) -> Loads:
         """What the batches of a recipe weigh in an encoder."""
         return self._once(("loads", sizes, *_reading(recipe)), partial(_loads, sources, sizes))
 
@@ -134,10 +135,22 @@ def _reading(recipe: Recipe) -> tuple[str, str]:
     return recipe.system, recipe.model_dump_json(exclude={*own, "allow_leaks"})
 
 
-def _loads(sources: Sources, sizes: EncoderSizes) -> Loads:
-    def load(source: Any) -> Load:
+def _loads(sources: AnySources, sizes: EncoderSizes) -> Loads:
+    def load(source: BatchSource) -> Load:
         return Load.of(sizes, (source.sample_counts(ids) for ids in source.plan(0)))
 
+    def of_each(batches: TaskBatches | TasksInTurn) -> dict[str, Load]:
+        return {name: load(source) for name, source in batches.sources.items()}
+
+    if isinstance(sources, TaskSources):
+        train, dev = sources.train, sources.dev
+        number = train.batches_per_epoch()
+        read = {name: number * train.schedule.share(name) for name in train.sources}
+        return Loads(
+            Load.together(of_each(train), read),
+            None if dev is None else Load.together(of_each(dev)),
+            {split: Load.together(of_each(source)) for split, source in sources.evaluated.items()},
+        )
     return Loads(
         load(sources.train),
         None if sources.dev is None else load(sources.dev),

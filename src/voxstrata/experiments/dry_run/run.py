@@ -33,11 +33,11 @@ from voxstrata.methods.cuts import corpora_in
 from voxstrata.methods.frames import ClipNeeds, require_frames, told_left_out, too_many_words
 from voxstrata.methods.method import Facts
 from voxstrata.methods.registry import method_of
-from voxstrata.methods.sources import Sources
 from voxstrata.methods.task_sources import AnySources, TaskSources
 
 UNPREPARED = f"clips of a corpus that is not prepared are of {ASSUMED_CLIP_S:g} s"
-NOT_ESTIMATED = "costs are not estimated for a recipe of several tasks"
+NOT_ESTIMATED = "costs are not estimated for this method"
+NOT_YET = "costs of several tasks are estimated once their corpora are prepared"
 PAPERS_COUNTS = "of a corpus that is neither prepared nor counted the paper's counts are taken"
 
 
@@ -182,10 +182,9 @@ def _check(
     recipe: Any = plan.runs[name]
     method = method_of(recipe)
     facts = method.facts(recipe)
-    of_tasks = bool(facts.tasks)
-    if of_tasks:
-        findings.notes[NOT_ESTIMATED] = None
     work = facts.work
+    if facts.tasks and work is None:
+        findings.notes[NOT_ESTIMATED] = None
     clips: dict[str, int] = {}
     costs = None
     used = [use.path for use in corpora_in(recipe.data, facts.tasks)]
@@ -195,7 +194,9 @@ def _check(
                 inspection.corpus(path)
     encoder = _check_encoders(recipe, facts, plan, inspection, findings)
     if coming := [plan.unprepared[path] for path in used if path in plan.unprepared]:
-        if work is not None and encoder is not None and all(coming) and not of_tasks:
+        if work is not None and facts.tasks:
+            findings.notes[NOT_YET] = None
+        elif work is not None and encoder is not None and all(coming):
             sizes = EncoderSizes.of(encoder.config, encoder.parameters)
             totals = {split: sum(c.get(split, 0) for c in coming) for split in coming[0]}
             loads = Loads.assumed(sizes, totals, recipe.data.batch_size)
@@ -213,7 +214,7 @@ def _check(
         stated |= dict.fromkeys(planned.faults)
         with findings.collected():
             _check_frames(facts, sources, encoder, clips, findings)
-        if isinstance(sources, Sources) and work is not None and encoder is not None:
+        if work is not None and encoder is not None:
             sizes = EncoderSizes.of(encoder.config, encoder.parameters)
             costs = estimate(recipe, work, sizes, inspection.loads(recipe, sources, sizes), assumed)
         guarded = guard(setup, name, heard)

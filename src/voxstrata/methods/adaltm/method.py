@@ -60,7 +60,8 @@ class AdaLTMMethod(TrainedMethod[AdaLTMRecipe]):
         work = Work(
             vectors=len(recipe.vectors),
             still=not recipe.vectors or recipe.granularity == "static",
-            pooled=recipe.head.form == "a",
+            # A transcription head reads every frame.
+            pooled=recipe.head.form == "a" and not recipe.tasks,
             cache_gb=recipe.cache_gb,
         )
         return Facts(
