@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,16 +145,30 @@ def predict(
     sources = _checked(sources_of(paths or [], files_from), asked)
     named = [path for source in sources if isinstance(source, list) for path in source[:limit]]
     output = output_for(kind, out, timed=asked.timed, recordings=len(named))
-    recognizer = Recognizer.load(
-        _model(model, transcriber is not None), transcriber=transcriber, language=language, words=words
-    )
+    found = _model(model, transcriber is not None)
+    recognizer = Recognizer.load(found, transcriber=transcriber, language=language, words=words)
     for note in recognizer.notes:
         tell(note)
+    if output.place is not None:
+        output.require_same(
+            _made_with(recognizer, found or transcriber, segments | {"language": language, "words": words})
+        )
     answering = _Answering(recognizer, output, asked)
     answering.run(sources, len(named), quiet=out is None and sys.stdout.isatty())
     if answering.failed:
         tell(f"{answering.failed} of {answering.count} recordings failed")
         raise typer.Exit(3)
+
+
+def _made_with(
+    recognizer: Recognizer, named: object, options: Mapping[str, Path | str | bool | None]
+) -> dict[str, str]:
+    """What a file of answers is made with: its models, and the options as they are typed."""
+    from voxstrata.inference.identity import fingerprint_of
+
+    words = {None: "left out", False: "left out", True: "given"}
+    told = {f"--{name}": words.get(value, str(value)) for name, value in options.items()}
+    return {"model": fingerprint_of(recognizer.models), "named": str(named), **told}
 
 
 def _kind(chosen: Sequence[bool]) -> str | None:
