@@ -350,3 +350,12 @@ def test_a_warning_names_the_vector(encoder_folder, expert_folders, tmp_path):
     edit_json(expert / "config.json", model_type="hubert")
     done = run("--base", encoder_folder, "--vector", f"mine={expert}:1", "--allow-foreign", "--check")
     assert "mine is of model type hubert, the base of wavlm" in done.stdout
+
+
+@pytest.mark.parametrize(("key", "value"), [("hidden_size", 64), ("hidden_size", 10**9), ("model_type", 5)])
+def test_a_base_whose_configuration_is_of_other_weights(given, encoder_folder, tmp_path, key, value):
+    """The merge would have that configuration, and no program could open it."""
+    base = moved(encoder_folder, tmp_path / "base", seed=0, scale=0.0)
+    edit_json(base / "config.json", **{key: value})
+    line = fault("--base", base, *given[2:])
+    assert str(base / "config.json") in line and str(value) in line and not (tmp_path / "out").exists()

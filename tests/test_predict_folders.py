@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,13 @@ from long_recordings import RATE, burst, with_bursts
 from subtitle_readers import read_rttm, read_srt, read_vtt
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.cli.main import app
+from voxstrata.cli.predict_output import output_for
 from voxstrata.errors import VoxstrataError
+from voxstrata.inference.recognition import Recognition
 from voxstrata.labels import LabelSet
 from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.methods.model_folder import load_model, save_model
-from voxstrata.predictions import read_predictions
+from voxstrata.predictions import Prediction, read_predictions
 
 
 @pytest.fixture(autouse=True)
@@ -304,3 +307,13 @@ def test_a_file_that_does_not_tell_its_model_is_gone_on_with_and_said(model, cal
     assert done.exit_code == 0 and "does not tell which model" in done.stderr
     # From now on it does.
     assert "does not tell" not in predict(model, calls / "a.wav", "--json", "--out", out).stderr
+
+
+@pytest.mark.parametrize("kind", ["rttm", "srt", "vtt"])
+def test_a_recording_without_speech_is_said(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The empty answer has a reason on standard error."""
+    output = output_for(kind, None, timed=True, recordings=1)
+    output.left([Path("a.wav"), Path("b.wav")])
+    none = Prediction("a.wav", "a.wav", note="channel 1: no speech found")
+    output.write([Recognition((), None, (), none), Recognition((), None, (), replace(none, note=None))])
+    assert capsys.readouterr().err == "a.wav: channel 1: no speech found\na.wav: no speech found\n"

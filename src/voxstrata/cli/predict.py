@@ -160,14 +160,14 @@ def predict(
         raise typer.Exit(3)
 
 
-def _made_with(
-    recognizer: Recognizer, named: object, options: Mapping[str, Path | str | bool | None]
-) -> dict[str, str]:
+def _made_with(recognizer: Recognizer, named: object, options: Mapping[str, object]) -> dict[str, str]:
     """What a file of answers is made with: its models, and the options as they are typed."""
     from voxstrata.inference.identity import fingerprint_of
 
-    words = {None: "left out", False: "left out", True: "given"}
-    told = {f"--{name}": words.get(value, str(value)) for name, value in options.items()}
+    told = {
+        f"--{name}": "left out" if value in (None, False) else "given" if value is True else str(value)
+        for name, value in options.items()
+    }
     return {"model": fingerprint_of(recognizer.models), "named": str(named), **told}
 
 

@@ -224,9 +224,13 @@ def _lines(
             yield [json.dumps(one.as_dict(), ensure_ascii=ascii_only)]
         elif one.error is not None:
             tell(f"{one.row.path}: {one.error}", "")
-        elif kind == "rttm":
-            yield list(rttm_lines(one, (ids or {})[str(one.row.path)]))
-        elif kind in SUBTITLES:
+        elif kind in ("rttm", *SUBTITLES):
+            if not one.segments:
+                # Nothing is written of it there.
+                tell(f"{one.row.path}: {one.row.note or 'no speech found'}", "")
+            if kind == "rttm":
+                yield list(rttm_lines(one, (ids or {})[str(one.row.path)]))
+                continue
             yield list((srt_lines if kind == "srt" else vtt_lines)(one))
         else:
             yield [readable(one)]
