@@ -154,7 +154,9 @@ def test_requests_that_lack_something(given, encoder_folder, expert_folders, tmp
     assert "give --out" in fault(*given[:-2])
     assert "has no name" in fault("--base", encoder_folder, "--vector", f"{asr}:1", "--out", tmp_path / "o")
     assert "vector asr is given twice" in fault(*given, "--vector", f"asr={asr}:1")
-    assert "letters, digits" in fault("--base", encoder_folder, "--vector", f"a/b={asr}:1", "--out", tmp_path)
+    assert "letters (A-Z, a-z), digits" in fault(
+        "--base", encoder_folder, "--vector", f"a/b={asr}:1", "--out", tmp_path
+    )
 
 
 def test_checkpoints_that_cannot_be_merged(given, encoder_folder, expert_folders, tiny_encoder, tmp_path):
@@ -315,3 +317,45 @@ def test_check_tells_of_licences_labels_and_kinship(encoder_folder, expert_folde
 def test_yaml_that_is_none(tmp_path, text, found):
     (tmp_path / "m.yaml").write_text(text)
     assert found in fault(tmp_path / "m.yaml", "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("--vector", "漢={asr}:1"), "vectors.漢: found '漢'; a name of letters (A-Z, a-z)"),
+        (("--vector", "../x={asr}:1"), "vectors.../x"),
+        (("--vector", "asr={asr}:1", "--seed", "-1"), "seed: found -1; at least 0"),
+        (("--vector", "base={asr}:1"), "called base, which the base itself is called"),
+    ],
+)
+def test_names_that_a_merge_cannot_have(encoder_folder, expert_folders, tmp_path, words, found):
+    """No name of a class of the program; and no vector in the place of the base in merge.yaml."""
+    given = [word.format(asr=expert_folders["asr"]) for word in words]
+    line = fault("--base", encoder_folder, *given, "--out", tmp_path / "out")
+    assert found in line and "_Names" not in line and not (tmp_path / "out").exists()
+
+
+def test_a_merge_that_is_the_base_is_said(encoder_folder, expert_folders, tmp_path):
+    given = ["--base", encoder_folder, "--vector", f"asr={expert_folders['asr']}:0,0,0", "--out"]
+    done = run(*given, tmp_path / "none")
+    assert done.exit_code == 0 and "warning: every coefficient is 0: the merge is the base" in done.stderr
+    ours, theirs = tensors(tmp_path / "none"), tensors(encoder_folder)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    given[3] = given[3].replace("0,0,0", "0,0,0.1")
+    assert "every coefficient" not in run(*given, tmp_path / "some").stderr
+
+
+def test_a_warning_names_the_vector(encoder_folder, expert_folders, tmp_path):
+    expert = moved(encoder_folder, tmp_path / "expert", seed=3)
+    edit_json(expert / "config.json", model_type="hubert")
+    done = run("--base", encoder_folder, "--vector", f"mine={expert}:1", "--allow-foreign", "--check")
+    assert "mine is of model type hubert, the base of wavlm" in done.stdout
+
+
+@pytest.mark.parametrize(("key", "value"), [("hidden_size", 64), ("hidden_size", 10**9), ("model_type", 5)])
+def test_a_base_whose_configuration_is_of_other_weights(given, encoder_folder, tmp_path, key, value):
+    """The merge would have that configuration, and no program could open it."""
+    base = moved(encoder_folder, tmp_path / "base", seed=0, scale=0.0)
+    edit_json(base / "config.json", **{key: value})
+    line = fault("--base", base, *given[2:])
+    assert str(base / "config.json") in line and str(value) in line and not (tmp_path / "out").exists()

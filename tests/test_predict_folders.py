@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +25,13 @@ from long_recordings import RATE, burst, with_bursts
 from subtitle_readers import read_rttm, read_srt, read_vtt
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.cli.main import app
+from voxstrata.cli.predict_output import output_for
 from voxstrata.errors import VoxstrataError
+from voxstrata.inference.recognition import Recognition
 from voxstrata.labels import LabelSet
 from voxstrata.methods.encoder_models import EmotionModel
-from voxstrata.methods.model_folder import save_model
-from voxstrata.predictions import read_predictions
+from voxstrata.methods.model_folder import load_model, save_model
+from voxstrata.predictions import Prediction, read_predictions
 
 
 @pytest.fixture(autouse=True)
@@ -264,3 +268,52 @@ def test_people_read_segments_and_summaries(model: Path, tmp_path: Path) -> None
     assert lines[-2].startswith("  channel 1: 0:00:03 of speech: ") and "channel 2: 0:00:02" in lines[-1]
     soundfile.write(tmp_path / "short.wav", burst(1, 1.0), RATE)
     assert predict(model, tmp_path / "short.wav").stdout.count("\n") == 2
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "rttm", "srt", "vtt"])
+def test_answers_of_another_model_are_not_gone_on_with(
+    model: Path, calls: Path, tmp_path: Path, kind: str
+) -> None:
+    """One changed weight is another model; a copy of the same one elsewhere is not."""
+    out = tmp_path / "out"
+    first = calls / "a.wav"
+    assert predict(model, first, f"--{kind}", "--timeline", "--out", out).exit_code == 0
+    places = sorted(out.iterdir()) if out.is_dir() else [out]
+    before = [place.read_bytes() for place in places]
+    other, copied = tmp_path / "other", tmp_path / "copied"
+    shutil.copytree(model, copied)
+    changed = load_model(model)
+    changed.head.classifier.weight.data[0, 0] += 1e-3
+    save_model(changed, other)
+    for asked, channels, named in ((other, "mix", f"({model}) than {other}"), (model, "split", "mix")):
+        given = (calls / "b.wav", f"--{kind}", "--timeline", "--channels", channels, "--out", out)
+        fault = predict(asked, *given).exception
+        assert isinstance(fault, VoxstrataError) and str(out) in str(fault) and named in str(fault)
+        assert [place.read_bytes() for place in places] == before
+    done = predict(copied, first, calls / "b.wav", f"--{kind}", "--timeline", "--out", out)
+    assert done.exit_code == 0
+    assert [place.read_bytes()[: len(was)] for place, was in zip(places, before, strict=True)] == before
+    for place in places:
+        place.unlink()
+    for place in out.iterdir() if out.is_dir() else [out]:
+        place.unlink(missing_ok=True)
+    assert predict(other, first, f"--{kind}", "--timeline", "--out", out).exit_code == 0
+
+
+def test_a_file_that_does_not_tell_its_model_is_gone_on_with_and_said(model, calls, tmp_path) -> None:
+    out = tmp_path / "answers.jsonl"
+    out.write_text(json.dumps({"id": str(calls / "b.wav"), "emotion": "joy"}) + "\n")
+    done = predict(model, calls / "a.wav", "--json", "--out", out)
+    assert done.exit_code == 0 and "does not tell which model" in done.stderr
+    # From now on it does.
+    assert "does not tell" not in predict(model, calls / "a.wav", "--json", "--out", out).stderr
+
+
+@pytest.mark.parametrize("kind", ["rttm", "srt", "vtt"])
+def test_a_recording_without_speech_is_said(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The empty answer has a reason on standard error."""
+    output = output_for(kind, None, timed=True, recordings=1)
+    output.left([Path("a.wav"), Path("b.wav")])
+    none = Prediction("a.wav", "a.wav", note="channel 1: no speech found")
+    output.write([Recognition((), None, (), none), Recognition((), None, (), replace(none, note=None))])
+    assert capsys.readouterr().err == "a.wav: channel 1: no speech found\na.wav: no speech found\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,3 +95,13 @@ def test_what_cannot_be_pushed_is_one_line(exported: Path, tmp_path: Path) -> No
         assert "is no export of voxstrata" in one_line(push(server.endpoint, tmp_path, "me/x"))
         assert not server.files
     assert "look at the network" in one_line(push(closed, exported, "me/x"))
+
+
+def test_a_card_that_is_no_text_is_one_line(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    shutil.copytree(exported, folder)
+    card = folder / "README.md"
+    card.write_bytes(card.read_bytes() + b"\xff")
+    with hub() as server:
+        line = one_line(push(server.endpoint, folder, "me/x"))
+        assert str(card) in line and "not UTF-8" in line and not server.files

@@ -155,7 +155,7 @@ def _open_safetensors(file: Path, kind: str, files: Mapping[Path, set[str] | Non
         try:
             opened = SafetensorsFile.open(one)
         except (OSError, SafetensorError) as fault:
-            reason = told_by(_start(one)) or f"is no such file ({fault})"
+            reason = told_by(_start(one)) or f"is none, or not whole ({fault})"
             raise CheckpointError(f"cannot read {one} as safetensors: it {reason}; fetch it again") from None
         if wanted is not None and not wanted <= opened.shapes.keys():
             missing = some(sorted(wanted - opened.shapes.keys()))

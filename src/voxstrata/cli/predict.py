@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -165,8 +165,9 @@ def predict(
     sources = _checked(sources_of(paths or [], files_from), asked)
     named = [path for source in sources if isinstance(source, list) for path in source[:limit]]
     output = output_for(kind, out, timed=asked.timed, recordings=len(named))
+    found = model_or_best(model, transcriber is not None)
     recognizer = Recognizer.load(
-        model_or_best(model, transcriber is not None),
+        found,
         transcriber=transcriber,
         language=language,
         words=words,
@@ -176,12 +177,26 @@ def predict(
     )
     for note in recognizer.notes:
         tell(note)
+    if output.place is not None:
+        options = {"language": language, "words": words, "unsure-below": unsure_below, "prior": prior}
+        output.require_same(_made_with(recognizer, found or transcriber, segments | options | {"int8": int8}))
     answering = _Answering(recognizer, output, asked)
     answering.run(sources, len(named), quiet=out is None and sys.stdout.isatty())
     answering.tell_speed()
     if answering.failed:
         tell(f"{answering.failed} of {answering.count} recordings failed")
         raise typer.Exit(3)
+
+
+def _made_with(recognizer: Recognizer, named: object, options: Mapping[str, object]) -> dict[str, str]:
+    """What a file of answers is made with: its models, and the options as they are typed."""
+    from voxstrata.inference.identity import fingerprint_of
+
+    told = {
+        f"--{name}": "left out" if value in (None, False) else "given" if value is True else str(value)
+        for name, value in options.items()
+    }
+    return {"model": fingerprint_of(recognizer.models), "named": str(named), **told}
 
 
 def _kind(chosen: Sequence[bool]) -> str | None:

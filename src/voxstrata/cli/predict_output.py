@@ -27,6 +27,20 @@ class Output(ABC):
     failed: int = 0
     #: Whether faults go to a file, where nobody sees them while they come.
     keeps_faults = False
+    #: The file, or folder, that is gone on with; None of a stream.
+    place: Path | None = None
+
+    def require_same(self, asked: Mapping[str, str]) -> None:
+        """Refuses to go on with answers of another model or other options, see `require_same_answers`."""
+        from voxstrata.cli.predict_resume import require_same_answers
+
+        if self.place is not None and (line := require_same_answers(self.place, asked, started=self.started)):
+            tell(line)
+
+    @property
+    def started(self) -> bool:
+        """Whether answers are there already."""
+        return False
 
     def left(self, paths: Sequence[Path]) -> list[Path]:
         """The recordings that are not answered yet."""
@@ -106,16 +120,23 @@ class _Appended(_Stream):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             before = kept(path, kind, timed)
+            self.was_there = path.is_file() and path.stat().st_size > 0
             super().__init__(path.open("a", encoding="utf-8", newline=""), kind, timed)
         except (OSError, UnicodeDecodeError) as fault:
             reason = getattr(fault, "strerror", None) or "it is there, and no text in UTF-8"
             raise VoxstrataError(f"cannot write to {path}: {reason}; name another file") from None
+        self.place = path
         self.keeps_faults = kind in ("json", "csv")
         self.done, self.failed, self.columns = before.done, before.failed, before.columns
+        self.whole = before.whole
         if self.done:
             tell(
                 f"{path} has {len(self.done):,} recordings already, which are kept; remove it to answer anew"
             )
+
+    @property
+    def started(self) -> bool:
+        return self.was_there
 
     def left(self, paths: Sequence[Path]) -> list[Path]:
         from voxstrata.inference.rows import printable
@@ -127,6 +148,9 @@ class _Appended(_Stream):
 
     def write(self, found: Iterable[Recognition]) -> None:
         with self.stream:
+            if self.was_there:
+                # What is torn goes when it is sure that this model's answers belong here.
+                self.stream.truncate(self.whole)
             super().write(found)
 
 
@@ -141,7 +165,12 @@ class _Subtitles(Output):
                 f"--out {folder} is a file; --out of --{kind} names a folder, for a file of each recording"
             )
         self.kind, self.folder = kind, folder
+        self.place = folder
         self.places: dict[str, Path] = {}
+
+    @property
+    def started(self) -> bool:
+        return any(self.folder.glob(f"*.{self.kind}"))
 
     def left(self, paths: Sequence[Path]) -> list[Path]:
         from voxstrata.inference.rows import printable
@@ -195,9 +224,13 @@ def _lines(
             yield [json.dumps(one.as_dict(), ensure_ascii=ascii_only)]
         elif one.error is not None:
             tell(f"{one.row.path}: {one.error}", "")
-        elif kind == "rttm":
-            yield list(rttm_lines(one, (ids or {})[str(one.row.path)]))
-        elif kind in SUBTITLES:
+        elif kind in ("rttm", *SUBTITLES):
+            if not one.segments:
+                # Nothing is written of it there.
+                tell(f"{one.row.path}: {one.row.note or 'no speech found'}", "")
+            if kind == "rttm":
+                yield list(rttm_lines(one, (ids or {})[str(one.row.path)]))
+                continue
             yield list((srt_lines if kind == "srt" else vtt_lines)(one))
         else:
             yield [readable(one)]

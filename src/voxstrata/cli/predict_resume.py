@@ -1,10 +1,13 @@
-"""What a file of answers has already: whole rows are kept, what a kill left of the last one is cut off."""
+"""What a file of answers has already: whole rows are kept, what a kill left of the last one is cut off.
+
+Beside it lies a record of the model and the options that answered, so that others are refused.
+"""
 
 from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,18 +25,20 @@ class Kept:
         done: the recordings that are answered in it: ids, in a table paths, in RTTM names of files.
         failed: how many of them failed.
         columns: of a table.
+        whole: bytes that are kept; what stands behind them is torn.
     """
 
     done: frozenset[str] = frozenset()
     failed: int = 0
     columns: Sequence[str] | None = None
+    whole: int = 0
 
 
 def kept(path: Path, kind: str, timed: bool) -> Kept:
-    """Cuts off what is torn, and reads what is left.
+    """Reads what is whole.
 
-    Where a recording has several lines it is not known whether all of the last one were written: they are cut
-    off as well.
+    Where a recording has several lines it is not known whether all of the last one were written: they count
+    as torn as well.
 
     Args:
         path: of the file.
@@ -52,17 +57,47 @@ def kept(path: Path, kind: str, timed: bool) -> Kept:
             head = file.read(len(_BEGINS[kind]))
         if not _BEGINS[kind].startswith(head):
             raise _other(path, "no line in it is whole")
-        os.truncate(path, 0)
         return Kept()
     if kind == "json":
-        found = _of_json(path, whole)
-    elif kind == "csv":
-        found, whole = _of_csv(path, whole, timed)
+        return _of_json(path, whole)
+    return _of_csv(path, whole, timed) if kind == "csv" else _of_rttm(path, whole)
+
+
+def require_same_answers(out: Path, asked: Mapping[str, str], *, started: bool) -> str | None:
+    """Refuses to go on with the answers of another model or of other options; records what is asked.
+
+    Args:
+        out: the file of answers, or the folder of subtitles.
+        asked: fingerprint of the models as "model", their name as "named", and each option as it is typed.
+        started: whether answers are there already.
+
+    Returns:
+        A line for the user where answers are there and no record of what they were made with.
+
+    Raises:
+        PredictionsError: naming what differs.
+    """
+    from voxstrata.documents import read_json_object
+    from voxstrata.errors import PredictionsError
+    from voxstrata.runs import write_json
+
+    out = out.resolve()
+    if out.exists() and not (out.is_file() or out.is_dir()):
+        # A device or a pipe, which nothing is kept of.
+        return None
+    record = out.with_name(f".{out.name}.made-with.json")
+    if not started or not record.is_file():
+        write_json(record, dict(asked))
+        return f"{out} does not tell which model answered in it; it is gone on with" if started else None
+    before = read_json_object(record, error=PredictionsError, advice=f"remove it, or {out.name}")
+    if before.get("model") != asked["model"]:
+        found = f"was answered by another model ({before.get('named')}) than {asked['named']}"
     else:
-        found, whole = _of_rttm(path, whole)
-    if whole < path.stat().st_size:
-        os.truncate(path, whole)
-    return found
+        options = [name for name in asked if name != "named" and before.get(name) != asked[name]]
+        if not options:
+            return None
+        found = f"was answered with {options[0]} {before.get(options[0])}, and not {asked[options[0]]}"
+    raise PredictionsError(f"{out} {found}; name another place with --out, or remove it to answer anew")
 
 
 def _end_of_last_line(path: Path) -> int:
@@ -87,10 +122,11 @@ def _of_json(path: Path, whole: int) -> Kept:
         rows = parse_predictions(path.read_bytes()[:whole], str(path))
     except PredictionsError as fault:
         raise _other(path, str(fault)) from None
-    return Kept(frozenset(row.id for row in rows), sum(row.error is not None for row in rows))
+    failed = sum(row.error is not None for row in rows)
+    return Kept(frozenset(row.id for row in rows), failed, whole=whole)
 
 
-def _of_csv(path: Path, whole: int, timed: bool) -> tuple[Kept, int]:
+def _of_csv(path: Path, whole: int, timed: bool) -> Kept:
     from voxstrata.inference.printed import first_columns
 
     first = first_columns(timed)
@@ -115,10 +151,10 @@ def _of_csv(path: Path, whole: int, timed: bool) -> tuple[Kept, int]:
     if timed and places:
         last, whole = places.popitem()
         failed.discard(last)
-    return Kept(frozenset(places), len(failed), columns or None), whole
+    return Kept(frozenset(places), len(failed), columns or None, whole)
 
 
-def _of_rttm(path: Path, whole: int) -> tuple[Kept, int]:
+def _of_rttm(path: Path, whole: int) -> Kept:
     places: dict[str, int] = {}
     place = 0
     for line in _lines(path, whole):
@@ -129,7 +165,7 @@ def _of_rttm(path: Path, whole: int) -> tuple[Kept, int]:
         place += len(line)
     if places:
         _, whole = places.popitem()
-    return Kept(frozenset(places)), whole
+    return Kept(frozenset(places), whole=whole)
 
 
 def _lines(path: Path, whole: int) -> list[bytes]:

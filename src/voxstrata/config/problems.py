@@ -28,7 +28,7 @@ _WANTED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "float_": lambda context: "a number is needed",
     "finite_": lambda context: "a finite number is needed",
     "bool_": lambda context: "true or false is needed",
-    "string_pattern": lambda context: "a name of letters, digits, spaces and . _ + - is needed",
+    "string_pattern": lambda context: "a name of letters (A-Z, a-z), digits, spaces and . _ + - is needed",
     "string_too_short": lambda context: "a text that is not empty is needed",
     "string_": lambda context: "a text is needed",
     "path_": lambda context: "a path is needed",

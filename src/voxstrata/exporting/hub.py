@@ -76,7 +76,12 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _card(folder: Path, repo: str) -> str:
     """The card, with lines that load from the hub."""
-    text = (folder / CARD).read_text(encoding="utf-8")
+    try:
+        text = (folder / CARD).read_text(encoding="utf-8")
+    except UnicodeDecodeError as fault:
+        raise CheckpointError(
+            f"{folder / CARD} is not UTF-8 text (byte {fault.start}); save it as UTF-8, or export again"
+        ) from None
     if (folder / "model.json").is_file():
         # Encoder and head lie beside each other: voxstrata reads them from a folder.
         return text.replace(

@@ -298,11 +298,10 @@ def _look_at_run(found: Examination, expert: Parent, base: Parent, *, foreign: b
 def _look_at_kinship(found: Examination, expert: Parent, base: Parent) -> None:
     kinds = [parent.config.get("model_type") for parent in (expert, base)]
     if None not in kinds and kinds[0] != kinds[1]:
-        text = f"is of model type {kinds[0]}, the base of {kinds[1]}; their weights are compared when merged"
+        text = f"{expert.name} is of model type {kinds[0]}, the base of {kinds[1]}; weights are compared"
         found.say(expert.name, "kinship", text, "warning")
     if expert.declared is None:
-        text = "names no base; weights are compared when merged"
-        found.say(expert.name, "kinship", text, "note")
+        found.say(expert.name, "kinship", "names no base; weights are compared when merged", "note")
         return
     names = {Path(name).name for name in (base.given, base.title, base.declared or base.given)}
     if Path(expert.declared).name in names:
@@ -359,6 +358,8 @@ def _coefficients(
                 "merge", base, (expert_values,) * len(row), row, statistics=(None,) * len(row)
             )
             request.rule().merge(tried, options)
+        if not any(any(values) for values in coefficients.values()):
+            found.say("merge", "coefficients", "every coefficient is 0: the merge is the base", "warning")
         for name, values in coefficients.items():
             found.say(name, "coefficients", _some([f"{value:g}" for value in values], 40))
     return coefficients

@@ -22,6 +22,8 @@ from voxstrata.merging.run_base import chosen_base
 DTYPES = ("float32", "float16", "bfloat16")
 #: A key of mergekit's files, and none of ours.
 MERGEKIT = "merge_method"
+#: The base's name among the parents of a merge.
+BASE = "base"
 _NO_NAME = re.compile(r"[^A-Za-z0-9._+-]+")
 _VECTOR = "NAME=PATH:COEFFICIENT, such as asr=runs/asr:0.5"
 
@@ -173,7 +175,7 @@ def vector_names(places: Sequence[str]) -> list[str]:
     for place in places:
         name = first = _NO_NAME.sub("-", Path(place).name).strip("-._+") or "model"
         number = 1
-        while name in found:
+        while name in (BASE, *found):
             number += 1
             name = f"{first}-{number}"
         found.append(name)
@@ -208,12 +210,19 @@ def checked(request: MergeRequest) -> MergeRequest:
         )
     if request.dtype is not None and request.dtype not in DTYPES:
         raise RecipeError(f"dtype is {request.dtype!r}; allowed are {', '.join(DTYPES)}")
+    if BASE in request.experts:
+        raise RecipeError(f"a vector is called {BASE}, which the base itself is called; give it another name")
     try:
-        _Names(
-            vectors={name: str(expert.path) for name, expert in request.experts.items()}, seed=request.seed
+        _Names.model_validate(
+            {
+                "vectors": {name: str(expert.path) for name, expert in request.experts.items()},
+                "seed": request.seed,
+            }
         )
     except ValidationError as fault:
-        raise RecipeError(f"the merge cannot be made: {'; '.join(problems_in(fault))}") from None
+        raise RecipeError(
+            f"the merge cannot be made: {'; '.join(problems_in(fault, _Names.model_json_schema()))}"
+        ) from None
     return request
 
 
@@ -234,7 +243,9 @@ def read_request(path: Path) -> MergeRequest:
         read = _File.model_validate(content)
     except ValidationError as fault:
         allowed = ", ".join(_File.model_fields)
-        raise RecipeError(f"{path}: {'; '.join(problems_in(fault))} (keys: {allowed})") from None
+        raise RecipeError(
+            f"{path}: {'; '.join(problems_in(fault, _File.model_json_schema()))} (keys: {allowed})"
+        ) from None
     base = _Parent(path=read.base) if isinstance(read.base, str) else read.base
     return MergeRequest(
         base=chosen_base(base.path if base else None, {name: one.path for name, one in read.vectors.items()}),

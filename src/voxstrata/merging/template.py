@@ -28,6 +28,8 @@ _COPIED = (
     *("tokenizer.json", "vocab.json", "merges.txt", "normalizer.json", "added_tokens.json"),
     *("special_tokens_map.json", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE"),
 )
+#: Norms whose length is that of a state.
+_WIDTH_OF = ("encoder.layer_norm.weight", "encoder.layers.0.final_layer_norm.weight")
 #: What plain Whisper folders call all that lies under `model`.
 _WHOLE = "WhisperForConditionalGeneration"
 
@@ -90,7 +92,7 @@ def template_of(base: Parent) -> Template:
     copied = tuple(path for name in _COPIED if (path := base.folder / name).is_file())
     if not _is_plain(base):
         return _converted(base, copied)
-    _require_layers(base)
+    _require_config(base)
     container = checkpoint.container
     names = {key: name for name, key in checkpoint.stored.items()}
     slots = [
@@ -128,7 +130,19 @@ def _file_of(base: Parent, key: str) -> str:
     return place.name if place is not None and len(base.files) > 1 else WEIGHTS
 
 
-def _require_layers(base: Parent) -> None:
+def _require_config(base: Parent) -> None:
+    """Refuses a configuration that is not of its weights: no program could open the merge."""
+    kind, width = base.config["model_type"], base.config.get("d_model", base.config.get("hidden_size"))
+    stored = next(
+        (shape[0] for name, shape in base.checkpoint.all_shapes().items() if name in _WIDTH_OF), None
+    )
+    if not isinstance(kind, str):
+        raise CheckpointError(f"{base.folder / CONFIG} has the model_type {kind}; fetch the base again")
+    if width is not None and stored is not None and width != stored:
+        raise CheckpointError(
+            f"{base.folder / CONFIG} tells of a width of {str(width)[:20]}, and {base.checkpoint.path.name} "
+            f"has {stored}; fetch the base again"
+        )
     told = base.config.get("encoder_layers", base.config.get("num_hidden_layers"))
     if isinstance(told, int) and told != base.checkpoint.num_layers:
         raise CheckpointError(
