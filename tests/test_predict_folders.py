@@ -29,6 +29,7 @@ from voxstrata.cli.predict_output import output_for
 from voxstrata.errors import VoxstrataError
 from voxstrata.inference.recognition import Recognition
 from voxstrata.labels import LabelSet
+from voxstrata.methods.calibration import Calibration
 from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.methods.model_folder import load_model, save_model
 from voxstrata.predictions import Prediction, read_predictions
@@ -298,6 +299,22 @@ def test_answers_of_another_model_are_not_gone_on_with(
     for place in out.iterdir() if out.is_dir() else [out]:
         place.unlink(missing_ok=True)
     assert predict(other, first, f"--{kind}", "--timeline", "--out", out).exit_code == 0
+
+
+def test_answers_of_other_probabilities_are_not_gone_on_with(
+    model: Path, calls: Path, tmp_path: Path
+) -> None:
+    out, first = tmp_path / "answers.jsonl", calls / "a.wav"
+    assert predict(model, first, "--json", "--out", out).exit_code == 0
+    before = out.read_bytes()
+    warmer = load_model(model)
+    warmer.calibration = Calibration(temperature=2.0)
+    save_model(warmer, tmp_path / "warmer")
+    others = [(tmp_path / "warmer", ()), (model, ("--unsure-below", "0.5")), (model, ("--int8",))]
+    for asked, options in others:
+        fault = predict(asked, first, "--json", "--out", out, *options).exception
+        assert isinstance(fault, VoxstrataError) and str(out) in str(fault)
+        assert out.read_bytes() == before
 
 
 def test_a_file_that_does_not_tell_its_model_is_gone_on_with_and_said(model, calls, tmp_path) -> None:
