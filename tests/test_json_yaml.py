@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from voxstrata.documents import (
@@ -226,6 +226,7 @@ def test_thousands_may_be_parted_as_in_python_and_in_no_other_way():
 
 
 @given(VALUES | st.sampled_from([*SCALARS_1_2, "10_000", "1_0"]))
+@example({"\x85": None, "a\u2028b": "\u2029"})
 def test_yaml_that_is_written_comes_back(value):
     text = to_yaml({"a": value})
     assert parse_yaml(text, "it") == {"a": value}

@@ -64,6 +64,8 @@ def test_a_run_is_what_the_command_trains(
     assert theirs.predictions("dev") == run.predictions("dev")
     assert run.splits == ["dev", "test"] == list(run.scores)
     stored = json.loads((run.path / "metrics.json").read_text())
+    # The temperature is of the model, not of the answers; few clips of dev leave it at 1.
+    assert [scores["calibration"].pop("temperature") for scores in stored.values()] == [1.0, 1.0]
     assert {split: scores.as_dict() for split, scores in run.scores.items()} == stored
     assert run.report.is_file() and (run.model / "model.json").is_file() and run.is_complete
 

@@ -161,7 +161,8 @@ def test_predict_transcribes_and_tells_whose_blank_it_took(wavlm: Path, recordin
     assert [row["transcript"] for row in rows] == [oracle(wavlm, WavLMForCTC, path)[1] for path in recordings]
     assert all(not set("<>|") & set(row["transcript"]) for row in rows)
     assert any(" " in row["transcript"] for row in rows)
-    (note,) = done.stderr.splitlines()
+    note, speed = done.stderr.splitlines()
+    assert "real-time factor" in speed
     assert "'<pad>' has index 28, config.json says pad_token_id 0; 28 is taken for CTC's blank" in note
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from typer.testing import CliRunner
 
 pytest.importorskip("gradio")
 
@@ -22,13 +21,12 @@ from fastapi.testclient import TestClient
 from served import COEFFICIENTS, LABELS, joint_model, joint_run, running, spoken
 from subtitle_readers import read_srt, read_vtt
 from voxstrata.backbone.encoder import load_backbone
-from voxstrata.cli.main import app as command
 from voxstrata.errors import AudioError, VoxstrataError
 from voxstrata.inference.recognition import Recognition, Segment
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.inference.words import Word
 from voxstrata.predictions import Prediction
-from voxstrata.serving import require, uploads
+from voxstrata.serving import uploads
 from voxstrata.serving.about import about
 from voxstrata.serving.answers import Answer, Answers, Busy, Limits
 from voxstrata.serving.clips import MOST, Clips
@@ -370,49 +368,3 @@ def test_an_upload_that_is_gone_is_one_sentence(client, tmp_path):
         client.app.state.uploads.opened(tmp_path / "x.wav"),
     ):
         pass
-
-
-def test_a_public_address_is_asked_for_alone(run, monkeypatch, temporary):
-    from gradio import networking
-
-    asked = []
-
-    def tunnel(host, port, *rest):
-        asked.append((host, port))
-        raise RuntimeError("no network")
-
-    monkeypatch.setattr(networking, "setup_tunnel", tunnel)
-    monkeypatch.setattr("voxstrata.serving.server.run", lambda app, host, port: None)
-    plain = ["serve", "--model", str(run), "--port", "0"]
-    assert CliRunner().invoke(command, plain).exit_code == 0 and asked == []
-    found = CliRunner().invoke(command, [*plain, "--share"])
-    assert "leave --share out" in str(found.exception) and asked[0][0] == "127.0.0.1"
-
-
-def test_without_gradio_one_line_has_the_command(monkeypatch):
-    monkeypatch.setattr(require.importlib.util, "find_spec", lambda name: None)
-    found = CliRunner().invoke(command, ["serve"])
-    assert "pip install 'voxstrata[page]'" in str(found.exception)
-    assert isinstance(found.exception, VoxstrataError)
-
-
-@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
-def test_other_machines_are_let_in_with_a_warning_alone(host, warned, run, monkeypatch, temporary):
-    served = []
-    monkeypatch.setattr("voxstrata.serving.server.run", lambda app, host, port: served.append((host, port)))
-    found = CliRunner().invoke(command, ["serve", "--model", str(run), "--host", host, "--port", "0"])
-    assert found.exit_code == 0, found.output
-    assert ("warning: " in found.stderr) == warned
-    ((where, port),) = served
-    assert where == host and f"http://127.0.0.1:{port}" in found.stdout
-
-
-def test_a_taken_port_is_one_line(run):
-    import socket
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        found = CliRunner().invoke(command, ["serve", "--model", str(run), "--port", port])
-    assert "give another --port" in str(found.exception)

@@ -134,6 +134,14 @@ class _PlainLoader(yaml.SafeLoader):
 class _PlainDumper(yaml.SafeDumper):
     """Quotes what either version of YAML would take for something else than a text."""
 
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        """A text; with line ends of Unicode, which other quotes fold into spaces, it is escaped."""
+        ends = any(end in text for end in "\x85\u2028\u2029")
+        return self.represent_scalar(f"{_TAG}str", text, style='"' if ends else None)
+
+
+_PlainDumper.add_representer(str, _PlainDumper.represent_str)
+
 
 def _yaml_number(loader: Any, node: Any) -> float:
     """A whole number, with 0x and 0o too, or another; infinite or none only where it says so."""
