@@ -22,6 +22,7 @@ GROUPS = {
 EXAMPLES = {
     "demo": "voxstrata demo",
     "corpus list": "voxstrata corpus list",
+    "corpus download": "voxstrata corpus download ravdess --accept-licence",
     "corpus prepare": "voxstrata corpus prepare table calls.csv prepared/calls",
     "corpus synth": "voxstrata corpus synth speech --minutes 10 --clarity clear",
     "corpus shar": "voxstrata corpus shar prepared/calls shards/calls",
