@@ -225,3 +225,14 @@ def test_of_a_merge_the_best_coefficient_in_cross_validation_is_taken(
     else:
         assert trained.base == str(merge.path)
     assert any("of 5 candidates" in line for line in done.sentences)
+
+
+def test_faulty_clips_are_refused_or_left_out_with_exit_code_3(encoder_folder: Path, tmp_path: Path) -> None:
+    data = table(tmp_path / "data", speakers=SIX)
+    (data.parent / "2-bored-1.wav").write_bytes(b"")
+    refused = run("adapt", encoder_folder, "--data", data, "--out", tmp_path / "mine")
+    assert isinstance(refused.exception, CorpusError) and "2-bored-1" in str(refused.exception)
+    assert not (tmp_path / "mine").exists()
+    done = run("adapt", encoder_folder, "--data", data, "--out", tmp_path / "mine", "--skip-bad")
+    assert done.exit_code == 3 and "2-bored-1" in done.stderr
+    assert len(read_predictions(RunFolder(tmp_path / "mine").predictions("cv"))) == 23

@@ -28,6 +28,7 @@ def adapt(
     maps: list[str] | None = typer.Option(
         None, "--map", metavar="NAME|OLD=NEW", help="Map emotions, as `corpus prepare` does."
     ),
+    skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave out clips with faults; exit code 3."),
     seed: int = typer.Option(0, "--seed", min=0, help="Of heads and batches."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
@@ -39,12 +40,17 @@ def adapt(
     """
     from voxstrata.experiments.adapt.adaptation import adapt as adapted
 
-    done = adapted(model, data, out, seed=seed, maps=maps or (), notify=lambda line: tell(line, ""))
+    done = adapted(
+        model, data, out, seed=seed, maps=maps or (), skip_bad=skip_bad, notify=lambda line: tell(line, "")
+    )
+    for line in done.left_out:
+        tell(line, "left out")
     if as_json:
         typer.echo(json.dumps({"run": str(done.run.path), **done.as_dict()}, indent=2))
-        return
-    for line in _lines(done):
+    for line in () if as_json else _lines(done):
         typer.echo(line)
+    if done.left_out:
+        raise typer.Exit(3)
 
 
 def _lines(done: Adaptation) -> list[str]:

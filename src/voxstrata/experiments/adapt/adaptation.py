@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from voxstrata.corpora.prepare import prepare
-from voxstrata.corpora.prepared import CORPUS_FILE
+from voxstrata.corpora.prepared import CORPUS_FILE, PreparedCorpus
 from voxstrata.errors import CorpusError, counted
 from voxstrata.evaluation.comparison import Difference, compare
 from voxstrata.evaluation.score import score
@@ -46,6 +46,7 @@ class Adaptation:
         curve: share of the labels -> UAR of the chosen candidate.
         against: baseline -> its difference to the chosen candidate.
         sentences: for whoever decides, the first one says whether it helps.
+        left_out: clips with faults, a line each.
     """
 
     run: RunFolder
@@ -54,6 +55,7 @@ class Adaptation:
     curve: Mapping[float, float]
     against: Mapping[str, Difference]
     sentences: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -67,7 +69,14 @@ class Adaptation:
 
 
 def adapt(
-    model: str, data: Path, out: Path, *, seed: int = 0, maps: Sequence[str] = (), notify: Notify
+    model: str,
+    data: Path,
+    out: Path,
+    *,
+    seed: int = 0,
+    maps: Sequence[str] = (),
+    skip_bad: bool = False,
+    notify: Notify,
 ) -> Adaptation:
     """Adapts a model to labelled clips.
 
@@ -78,13 +87,14 @@ def adapt(
         out: the run's folder.
         seed: of heads and batches.
         maps: of labels, see `prepare`.
+        skip_bad: leave out clips with faults.
         notify: receives lines for the user.
 
     Raises:
         VoxstrataError: if the table has faults or too few labels, or there is no such model.
     """
-    corpus, run = _prepared(data, out, maps, notify), RunFolder(out)
-    ways = candidates(model, corpus, seed=seed, notify=notify)
+    corpus, run = _prepared(data, out, maps, skip_bad, notify), RunFolder(out)
+    ways = candidates(model, corpus.folder, seed=seed, notify=notify)
     clips = LabelledClips.of(list(split_cuts(ways[0].recipe.data, "train")))
     divided = parts(clips, seed)
     notify(f"{counted(len(clips.cuts), 'labelled clip')} in {counted(len(divided), 'part')}")
@@ -99,21 +109,21 @@ def adapt(
     scores = {name: _uar(rows) for name, rows in {**found, **rivals}.items()}
     execute(chosen.recipe, run, notify=notify)
     sentences = _sentences(scores, chosen.name, against, clips, len(ways))
-    done = Adaptation(run, chosen.name, scores, curve, against, sentences)
+    done = Adaptation(run, chosen.name, scores, curve, against, sentences, tuple(corpus.left_out))
     _write(done, best)
     return done
 
 
-def _prepared(data: Path, out: Path, maps: Sequence[str], notify: Notify) -> Path:
+def _prepared(data: Path, out: Path, maps: Sequence[str], skip_bad: bool, notify: Notify) -> PreparedCorpus:
     """The prepared corpus of a table; it lies beside the run."""
     if (data / CORPUS_FILE).is_file():
         if maps:
             raise CorpusError(f"{data} is prepared already; give its table, or --map when you prepare it")
-        return data
+        return PreparedCorpus.load(data)
     place = out.absolute().parent / "corpora" / out.name
-    prepare("table", data, place, maps=maps)
+    corpus = prepare("table", data, place, maps=maps, skip_bad=skip_bad)
     notify(f"{data} is prepared in {place}")
-    return place
+    return corpus
 
 
 def _tried(
@@ -184,7 +194,7 @@ def _sentences(
         found.append(
             f"the best of {ways} candidates was chosen on the same clips, so its score is a little too high"
         )
-    found.append("adapters (LoRA) were not tried: a few hundred labels rarely carry them; see train")
+    found.append("adapters (LoRA) were not tried")
     return tuple(found)
 
 
