@@ -14,6 +14,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "train",
+    "adapt",
     "predict",
     "serve",
     "reproduce",

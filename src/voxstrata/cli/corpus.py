@@ -1,4 +1,4 @@
-"""`voxstrata corpus list|prepare|synth|shar`."""
+"""`voxstrata corpus list|download|prepare|synth|shar`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from voxstrata.cli import corpus_synth
+from voxstrata.cli import corpus_download, corpus_synth
 from voxstrata.cli.lines import tell
 
 if TYPE_CHECKING:
@@ -48,8 +48,9 @@ MAPS = typer.Option(
 
 def register(app: typer.Typer) -> None:
     """Adds the group `corpus` with its commands."""
-    group = typer.Typer(help="List, prepare and synthesise corpora.", no_args_is_help=True)
+    group = typer.Typer(help="List, download, prepare and synthesise corpora.", no_args_is_help=True)
     group.command("list")(list_corpora)
+    corpus_download.register(group)
     group.command("prepare")(prepare_corpus)
     corpus_synth.register(group)
     group.command("shar")(shar)

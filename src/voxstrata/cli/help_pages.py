@@ -14,7 +14,9 @@ from voxstrata.errors import VoxstrataError, did_you_mean
 GROUPS = {
     "Start here": ("demo",),
     "Corpora": ("corpus",),
-    "Train, merge, hand on": ("train", "pretrain", "merge", "merge-statistics", "inspect", "export", "push"),
+    "Train, merge, hand on": (
+        *("train", "adapt", "pretrain", "merge", "merge-statistics", "inspect", "export", "push"),
+    ),
     "Answer and score": ("predict", "serve", "evaluate", "compare", "report"),
     "Experiments": ("reproduce", "curve", "probe", "prompts", "bench"),
 }
@@ -22,10 +24,12 @@ GROUPS = {
 EXAMPLES = {
     "demo": "voxstrata demo",
     "corpus list": "voxstrata corpus list",
+    "corpus download": "voxstrata corpus download ravdess --accept-licence",
     "corpus prepare": "voxstrata corpus prepare table calls.csv prepared/calls",
     "corpus synth": "voxstrata corpus synth speech --minutes 10 --clarity clear",
     "corpus shar": "voxstrata corpus shar prepared/calls shards/calls",
     "train": "voxstrata train finetune-ser data.corpora=prepared/calls --limit 50",
+    "adapt": "voxstrata adapt runs/finetune-ser --data calls.csv --out runs/mine",
     "pretrain": "voxstrata pretrain pretrain-tiny data.corpora=speech --out runs/tiny",
     "merge": "voxstrata merge --base whisper-tiny.en --vector ser=runs/finetune-ser:0.5 --out merged",
     "merge-statistics": "voxstrata merge-statistics runs/ser --corpus prepared/calls --out ser.safetensors",

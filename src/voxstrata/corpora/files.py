@@ -140,7 +140,7 @@ def _unpack(archive: Path) -> bool:
     try:
         # Opened as what it is called: else a fault is reported in a line for each kind of compression.
         with tarfile.open(archive, "r:gz" if archive.suffix == ".gz" else "r:") as tar:
-            members = _members(archive, tar)
+            members = tar_members(archive, tar)
             if all((archive.parent / member.name).is_file() for member in members if member.isfile()):
                 return False
             if partial.exists():
@@ -161,7 +161,7 @@ def _unpack(archive: Path) -> bool:
     return True
 
 
-def _members(archive: Path, tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
+def tar_members(archive: Path, tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
     """What a tar file holds; tarfile itself takes a damaged entry, or a cut between two, for the end."""
     members = tar.getmembers()
     assert tar.fileobj is not None

@@ -129,6 +129,20 @@ def per_speaker(references: Sequence[Reference], rows: Statistics) -> Statistics
     return normalised
 
 
+def support_vector_machine(cost: float = 10.0, gamma: float = 5e-4) -> Any:
+    """An SVM over scaled features with balanced classes, as scikit-learn has it; not fitted yet.
+
+    Args:
+        cost: C of the SVM.
+        gamma: of its RBF kernel, for features of unit variance.
+    """
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    return make_pipeline(StandardScaler(), SVC(C=cost, gamma=gamma, class_weight="balanced"))
+
+
 def svm_answers(
     train: Iterable[Batch],
     evaluated: Mapping[str, Iterable[Batch]],
@@ -150,16 +164,13 @@ def svm_answers(
         speaker_normalized: see `per_speaker`.
         features: see `StatisticsRecipe`.
     """
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.svm import SVC
 
     def read(batches: Iterable[Batch]) -> tuple[list[Reference], Statistics]:
         references, rows = clip_statistics(batches, features)
         return references, per_speaker(references, rows) if speaker_normalized else rows
 
     references, rows = read(train)
-    machine = make_pipeline(StandardScaler(), SVC(C=cost, gamma=gamma, class_weight="balanced"))
+    machine = support_vector_machine(cost, gamma)
     machine.fit(rows, [labels.index(str(reference.emotion)) for reference in references])
     answers = {}
     for split, batches in evaluated.items():
