@@ -15,6 +15,7 @@ COMMANDS = (
     "compare",
     "train",
     "predict",
+    "embed",
     "serve",
     "reproduce",
     "report",

@@ -15,7 +15,7 @@ GROUPS = {
     "Start here": ("demo",),
     "Corpora": ("corpus",),
     "Train, merge, hand on": ("train", "pretrain", "merge", "merge-statistics", "inspect", "export", "push"),
-    "Answer and score": ("predict", "serve", "evaluate", "compare", "report"),
+    "Answer and score": ("predict", "embed", "serve", "evaluate", "compare", "report"),
     "Experiments": ("reproduce", "curve", "probe", "prompts", "bench"),
 }
 #: Command -> what one might type.
@@ -33,6 +33,7 @@ EXAMPLES = {
     "export": "voxstrata export runs/adaltm my-encoder --as encoder",
     "push": "voxstrata push my-encoder my-name/my-encoder --private",
     "predict": "voxstrata predict call.wav recordings/ --model runs/finetune-ser",
+    "embed": "voxstrata embed recordings/ --model runs/finetune-ser --out vectors.npz",
     "serve": "voxstrata serve --model runs/adaltm",
     "evaluate": "voxstrata evaluate runs/finetune-ser",
     "compare": "voxstrata compare runs/finetune-ser runs/adaltm",
