@@ -29,6 +29,7 @@ COMMANDS = (
     "push",
     "bench",
     "demo",
+    "doctor",
 )
 
 app = typer.Typer(

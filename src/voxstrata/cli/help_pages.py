@@ -12,7 +12,7 @@ from voxstrata.errors import VoxstrataError, did_you_mean
 
 #: Title -> commands, in the order in which a newcomer needs them.
 GROUPS = {
-    "Start here": ("demo",),
+    "Start here": ("demo", "doctor"),
     "Corpora": ("corpus",),
     "Train, merge, hand on": ("train", "pretrain", "merge", "merge-statistics", "inspect", "export", "push"),
     "Answer and score": ("predict", "embed", "serve", "evaluate", "compare", "report"),
@@ -21,6 +21,7 @@ GROUPS = {
 #: Command -> what one might type.
 EXAMPLES = {
     "demo": "voxstrata demo",
+    "doctor": "voxstrata doctor",
     "corpus list": "voxstrata corpus list",
     "corpus prepare": "voxstrata corpus prepare table calls.csv prepared/calls",
     "corpus synth": "voxstrata corpus synth speech --minutes 10 --clarity clear",
