@@ -248,7 +248,8 @@ def test_help_takes_less_than_half_a_second():
 def test_public_names_are_there():
     names = (
         "load_backbone SpeechEncoder TaskVector MergedBackbone merge_files FileMerge prepare PreparedCorpus "
-        "train Run Recognizer Recognition Prediction evaluate Scores compare Comparison parts"
+        "train Run Recognizer Recognition Prediction embed Embeddings evaluate Scores "
+        "compare Comparison parts"
     )
     code = "import voxstrata as vs; print(*[getattr(vs, n).__name__ for n in vs.__all__[:-1]])"
     assert python(code).split() == names.split()

@@ -56,6 +56,7 @@ def test_checkers_of_types_know_every_public_name_and_refuse_others(tmp_path: Pa
         "merge_files": vs.FileMerge,
         "prepare": vs.PreparedCorpus,
         "train": vs.Run,
+        "embed": vs.Embeddings,
         "evaluate": vs.Scores,
         "compare": vs.Comparison,
         "parts": vs.Prediction,

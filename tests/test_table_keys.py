@@ -123,6 +123,16 @@ def test_another_warm_up_in_a_table_is_another_run() -> None:
     assert [run.folder.path.name in FOLDERS["demo"] for run in planned] == [False, True]
 
 
+def test_a_tracker_in_a_table_is_no_other_run() -> None:
+    sets = {name: {"training": {"tracker": "wandb"}} for name in ("finetune-asr", "finetune-ser", "adaltm")}
+    table = Table.model_validate(merged_values(EARLIER, {"scales": {"real": {"set": sets}}}))
+    corpus: Any = SimpleNamespace(folder=Path("corpora/speech"), fingerprint="f" * 64)
+    planned = plan(table, table.scale("real"), {"speech": corpus}, Path("runs"))
+    assert [run.folder.path.name for run in planned] == FOLDERS["real"]
+    recipe: Any = planned[0].recipe
+    assert recipe.training.tracker == "wandb"
+
+
 def test_another_merge_rule_in_a_table_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "vector_rule", lambda name: SimpleNamespace(name=name))
     corpus: Any = SimpleNamespace(folder=Path("corpora/speech"), fingerprint="f" * 64)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from voxstrata.corpora.prepared import PreparedCorpus
     from voxstrata.evaluation.comparison import Comparison
     from voxstrata.evaluation.score import Scores
+    from voxstrata.inference.embedding import Embeddings, embed
     from voxstrata.inference.recognition import Recognition
     from voxstrata.inference.recognizer import Recognizer
     from voxstrata.merging.files import FileMerge
@@ -40,6 +41,8 @@ __all__ = [  # noqa: RUF022
     "Recognizer",
     "Recognition",
     "Prediction",
+    "embed",
+    "Embeddings",
     "evaluate",
     "Scores",
     "compare",
@@ -62,6 +65,8 @@ _PLACES = {
     "Recognizer": "inference.recognizer",
     "Recognition": "inference.recognition",
     "Prediction": "predictions",
+    "embed": "inference.embedding",
+    "Embeddings": "inference.embedding",
     "evaluate": "notebook.scoring",
     "Scores": "evaluation.score",
     "compare": "notebook.scoring",

@@ -16,6 +16,7 @@ COMMANDS = (
     "train",
     "adapt",
     "predict",
+    "embed",
     "serve",
     "reproduce",
     "report",
@@ -29,6 +30,7 @@ COMMANDS = (
     "push",
     "bench",
     "demo",
+    "doctor",
 )
 
 app = typer.Typer(

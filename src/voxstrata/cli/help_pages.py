@@ -12,17 +12,18 @@ from voxstrata.errors import VoxstrataError, did_you_mean
 
 #: Title -> commands, in the order in which a newcomer needs them.
 GROUPS = {
-    "Start here": ("demo",),
+    "Start here": ("demo", "doctor"),
     "Corpora": ("corpus",),
     "Train, merge, hand on": (
         *("train", "adapt", "pretrain", "merge", "merge-statistics", "inspect", "export", "push"),
     ),
-    "Answer and score": ("predict", "serve", "evaluate", "compare", "report"),
+    "Answer and score": ("predict", "embed", "serve", "evaluate", "compare", "report"),
     "Experiments": ("reproduce", "curve", "probe", "prompts", "bench"),
 }
 #: Command -> what one might type.
 EXAMPLES = {
     "demo": "voxstrata demo",
+    "doctor": "voxstrata doctor",
     "corpus list": "voxstrata corpus list",
     "corpus download": "voxstrata corpus download ravdess --accept-licence",
     "corpus prepare": "voxstrata corpus prepare table calls.csv prepared/calls",
@@ -37,6 +38,7 @@ EXAMPLES = {
     "export": "voxstrata export runs/adaltm my-encoder --as encoder",
     "push": "voxstrata push my-encoder my-name/my-encoder --private",
     "predict": "voxstrata predict call.wav recordings/ --model runs/finetune-ser",
+    "embed": "voxstrata embed recordings/ --model runs/finetune-ser --out vectors.npz",
     "serve": "voxstrata serve --model runs/adaltm",
     "evaluate": "voxstrata evaluate runs/finetune-ser",
     "compare": "voxstrata compare runs/finetune-ser runs/adaltm",

@@ -29,6 +29,8 @@ class Training(Strict):
         checkpoint_every_steps: steps between checkpoints, beside those at each epoch's end.
         keep_best: end with the weights of the lowest validation loss, else with the last. With few dev
             speakers the lowest loss may come by chance.
+        tracker: also send losses, rates and the recipe to "tensorboard" (files in the run folder), "wandb",
+            "mlflow" or "trackio"; its package must be installed. It changes no result.
 
     Raises:
         ValueError: if values are out of range or do not fit together.
@@ -47,6 +49,7 @@ class Training(Strict):
     validate_every: Positive | None = None
     checkpoint_every_steps: Positive | None = None
     keep_best: bool = True
+    tracker: Literal["tensorboard", "wandb", "mlflow", "trackio"] | None = None
 
     @model_validator(mode="after")
     def _one_length_and_one_warmup(self) -> Training:

@@ -14,7 +14,7 @@ from voxstrata.documents import read_json_object
 from voxstrata.errors import RecipeError, counted
 from voxstrata.evaluation.calibration import about_temperature, tempered
 from voxstrata.evaluation.score import score
-from voxstrata.experiments.caching import cache_folder, keep
+from voxstrata.experiments.caching import RunBatches, cache_folder, keep
 from voxstrata.experiments.calibrating import calibrate
 from voxstrata.experiments.leaks.guard import Guarded, guard
 from voxstrata.experiments.plan_checks import check_plan, require_run
@@ -30,6 +30,7 @@ from voxstrata.system import System
 from voxstrata.training.loop import fit
 from voxstrata.training.progress import Progress
 from voxstrata.training.shares import Batches
+from voxstrata.training.tracking import require_tracker, tracked
 
 #: The split that a temperature is fitted on.
 DEV = "dev"
@@ -85,7 +86,7 @@ def execute(
             guarded.write(run)
         del guarded  # It holds every clip that was trained on.
         batches = keep(setup, system, run, notify, processes)
-        fit(system, batches.train, batches.dev, run, recipe.training, progress, processes, seed=recipe.seed)
+        _fit(system, batches, run, recipe, progress, processes, notify)
         answers, temperature = _answered(setup, system, batches.evaluated, processes, notify)
         if processes.leads:
             method.save(system, run.model)
@@ -94,6 +95,31 @@ def execute(
             _write_scored(answers, run, doubts, temperature)
             _finish(run)
     return run
+
+
+def _fit(
+    system: System,
+    batches: RunBatches,
+    run: RunFolder,
+    recipe: Any,
+    progress: Callable[[Progress], None] | None,
+    processes: Processes,
+    notify: Notify,
+) -> None:
+    """Trains, and lets the recipe's tracker look on in the process that leads."""
+    training, values = recipe.training, recipe.model_dump(mode="json")
+    with tracked(training.tracker if processes.leads else None, run, values, notify) as track:
+        fit(
+            system,
+            batches.train,
+            batches.dev,
+            run,
+            training,
+            progress,
+            processes,
+            seed=recipe.seed,
+            track=track,
+        )
 
 
 def _answered(
@@ -164,6 +190,7 @@ def _guarded(setup: Setup, run: RunFolder, notify: Notify) -> Guarded:
 
 def _checked(recipe: Recipe, notify: Notify, *, keyed: bool) -> Setup:
     """The setup of a recipe, once its plan can work; reports what is left out of its batches."""
+    require_tracker(getattr(getattr(recipe, "training", None), "tracker", None))
     setup = Setup.of(recipe)
     sources = setup.sources
     for split, source in {"train": sources.train, **sources.evaluated}.items():

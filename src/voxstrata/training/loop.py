@@ -24,6 +24,7 @@ from voxstrata.training.progress import FitResult, Progress
 from voxstrata.training.seeding import random_states, restore_random_states, seed_everything
 from voxstrata.training.shares import Batches, divided
 from voxstrata.training.stopping import StopRequest, stop_requests
+from voxstrata.training.tracking import Track
 
 
 class _StopAsked(Exception):
@@ -40,6 +41,7 @@ def fit(
     processes: Processes | None = None,
     *,
     seed: int = 0,
+    track: Track | None = None,
 ) -> FitResult:
     """Trains a system; where the run folder holds a checkpoint of this training, goes on from it.
 
@@ -58,6 +60,7 @@ def fit(
         progress: called after each step.
         processes: that train together; None: those that a launcher started, if there was one.
         seed: of dropout and whatever else draws random numbers in training.
+        track: takes the rows of the journal too, in the process that leads.
 
     Raises:
         TrainingError: if the disk is full or not writable, or loss or gradient are not finite.
@@ -66,7 +69,7 @@ def fit(
         ProcessLost: if another process ended.
     """
     processes = processes or Processes.join()
-    fitting = _Fitting(system, train, dev, run, options, processes, seed)
+    fitting = _Fitting(system, train, dev, run, options, processes, seed, track)
     with stop_requests() as stop:
         fitting.start_or_resume()
         if fitting.state.unvalidated:
@@ -98,8 +101,10 @@ class _Fitting:
         options: Training,
         processes: Processes,
         seed: int,
+        track: Track | None,
     ) -> None:
         self.system, self.options, self.processes, self.seed = system, options, processes, seed
+        self.track = track
         self.train = divided(train, processes.share)
         self.dev = None if dev is None else divided(dev, processes.share)
         self.groups = open_for_training(system)
@@ -291,15 +296,16 @@ class _Fitting:
     def _tell(self, row: Mapping[str, Any]) -> None:
         if self.processes.leads:
             self.journal.append(row)
+            if self.track is not None:
+                self.track(row)
 
     def _epoch(self) -> int:
         """The epoch of the latest step, whose end may already have been counted."""
         return self.state.epoch - (self.state.batches == 0)
 
     def _fingerprint(self) -> dict[str, Any]:
-        """What must not change when a training goes on; when checkpoints are written may."""
-        options = self.options.model_dump() | {"seed": self.seed}
-        del options["checkpoint_every_steps"]
+        """What must not change when a training goes on; when checkpoints are written, and a tracker, may."""
+        options = self.options.model_dump(exclude={"checkpoint_every_steps", "tracker"}) | {"seed": self.seed}
         groups = {
             f"group {group.name}": {
                 "lr": group.lr,

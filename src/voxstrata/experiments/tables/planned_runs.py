@@ -158,6 +158,7 @@ def _identity(keyed: Recipe, recipe: Recipe, facts: Facts) -> dict[str, Any]:
             if key in use and use[key] == before:
                 del use[key]
     values.pop("cache_gb", None)  # decides what is computed twice, not what comes out
+    (values.get("training") or {}).pop("tracker", None)  # looks on, and changes nothing
     for parent, real in zip(of_keys.parents, facts.parents, strict=True):
         # References to runs of the table are hashes already.
         if parent.source == real.source and parent.identity != "path":
