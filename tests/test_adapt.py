@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from voxstrata.cli.commands import app
 from voxstrata.corpora.prepare import prepare
-from voxstrata.errors import CorpusError
+from voxstrata.errors import AudioError, CorpusError, RecipeError
 from voxstrata.experiments.adapt.adaptation import adapt
 from voxstrata.experiments.adapt.candidates import Candidate
 from voxstrata.experiments.adapt.clips import LabelledClips, parts, share_of
@@ -236,3 +236,19 @@ def test_faulty_clips_are_refused_or_left_out_with_exit_code_3(encoder_folder: P
     done = run("adapt", encoder_folder, "--data", data, "--out", tmp_path / "mine", "--skip-bad")
     assert done.exit_code == 3 and "2-bored-1" in done.stderr
     assert len(read_predictions(RunFolder(tmp_path / "mine").predictions("cv"))) == 23
+
+
+def test_a_folder_with_a_run_is_refused_before_the_work(
+    adapted: tuple[Path, Path, Any], encoder_folder: Path
+) -> None:
+    folder, _, _ = adapted
+    again = run("adapt", encoder_folder, "--data", folder / "no.csv", "--out", folder / "runs/mine")
+    assert isinstance(again.exception, RecipeError) and "is there already" in str(again.exception)
+
+
+def test_clips_that_the_encoder_cannot_take_are_one_line(tmp_path: Path) -> None:
+    data = table(tmp_path / "data", speakers=SIX[:2])
+    noise = np.random.default_rng(0).normal(0, 0.1, 31 * 16_000)
+    soundfile.write(data.parent / "0-bored-0.wav", noise, 16_000)
+    with pytest.raises(AudioError, match=r"0-bored-0 .31.0 s.; it takes at most 30 s"):
+        adapt("whisper-tiny.en", data, tmp_path / "mine", notify=lambda line: None)

@@ -77,6 +77,42 @@ def test_bytes_and_open_files_are_answered_as_the_file(heard, recordings, tmp_pa
         heard(b"no audio, but text")
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_an_iterator_of_blocks_is_one_recording(heard, channels):
+    rng = np.random.default_rng(channels)
+    samples = (0.2 * rng.normal(size=(channels, 50_000))).clip(-1, 1).astype(np.float32)
+    plain = samples[0] if channels == 1 else samples
+    expected = heard(plain, sample_rate=16_000)
+
+    def blocks():
+        return iter(np.array_split(plain, 7, axis=-1))
+
+    for found in (
+        heard(blocks(), sample_rate=16_000),
+        heard((blocks(), 16_000)),
+        next(heard.recognitions([(blocks(), 16_000)])),
+        next(heard.recognitions([map(torch.from_numpy, blocks())], sample_rate=16_000)),
+    ):
+        assert answers(found) == pytest.approx(answers(expected), abs=1e-6)
+    parts = list(heard.segments(blocks(), sample_rate=16_000, speech="energy"))
+    assert parts == list(heard.segments(plain, sample_rate=16_000, speech="energy")) and parts
+
+
+@pytest.mark.parametrize(
+    ("blocks", "told"),
+    [
+        (["a.wav", "b.wav"], "an iterator gave str; .* many recordings go to Recognizer.predictions"),
+        ([], "the iterator gave no samples"),
+        ([np.ones(100, np.float32), np.ones((2, 100), np.float32)], "blocks have 1 and 2 channels"),
+        ([np.zeros(16_000, np.float32)], "all samples are zero in the blocks"),
+    ],
+)
+def test_blocks_that_are_no_recording_are_refused_in_one_line(heard, blocks, told):
+    with pytest.raises(AudioError, match=told) as caught:
+        heard(iter(blocks), sample_rate=16_000)
+    assert "\n" not in str(caught.value)
+
+
 TONE = np.sin(np.arange(8000, dtype=np.float32))
 
 

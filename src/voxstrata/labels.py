@@ -11,6 +11,14 @@ from voxstrata.errors import LabelError, first_of
 #: The eight classes of MSP-Podcast in the paper's order (AdaLTM, arXiv 2603.25041, section 3.1).
 EMOTIONS = ("anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 
+#: Other spellings of these, in small letters.
+_SPELLINGS = {
+    "anger": ("angry", "ang"), "contempt": ("contemptuous", "con"), "disgust": ("disgusted", "dis"),
+    "fear": ("fearful", "fea"), "happiness": ("happy", "hap"), "neutral": ("neu",),
+    "sadness": ("sad",), "surprise": ("surprised", "sur"),
+}  # fmt: skip
+_OURS = {spelling: name for name in EMOTIONS for spelling in (name, *_SPELLINGS[name])}
+
 #: What annotators rate beside classes, in the order of a model's outputs.
 DIMENSIONS = ("arousal", "valence", "dominance")
 
@@ -26,6 +34,15 @@ def is_one_line(name: str) -> bool:
     """
     # What is printable has none of them, and most names are.
     return name.isprintable() or not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name)
+
+
+def as_ours(label: str) -> str:
+    """A label of another system as one of `EMOTIONS`, if it is another spelling of one; else as it is.
+
+    >>> as_ours("Angry"), as_ours("hap"), as_ours(" calm")
+    ('anger', 'happiness', 'calm')
+    """
+    return _OURS.get(label.strip().casefold(), label.strip())
 
 
 def differing_in_case(names: Iterable[str]) -> list[tuple[str, ...]]:

@@ -13,6 +13,7 @@ COMMANDS = (
     "corpus",
     "evaluate",
     "compare",
+    "convert",
     "train",
     "adapt",
     "predict",

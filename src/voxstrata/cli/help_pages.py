@@ -17,7 +17,7 @@ GROUPS = {
     "Train, merge, hand on": (
         *("train", "adapt", "pretrain", "merge", "merge-statistics", "inspect", "export", "push"),
     ),
-    "Answer and score": ("predict", "embed", "serve", "evaluate", "compare", "report"),
+    "Answer and score": ("predict", "embed", "serve", "evaluate", "compare", "convert", "report"),
     "Experiments": ("reproduce", "curve", "probe", "prompts", "bench"),
 }
 #: Command -> what one might type.
@@ -42,6 +42,7 @@ EXAMPLES = {
     "serve": "voxstrata serve --model runs/adaltm",
     "evaluate": "voxstrata evaluate runs/finetune-ser",
     "compare": "voxstrata compare runs/finetune-ser runs/adaltm",
+    "convert": "voxstrata convert funasr output.jsonl --references calls.csv --out theirs.jsonl",
     "report": "voxstrata report runs/finetune-ser",
     "reproduce": "voxstrata reproduce adaltm --scale demo",
     "curve": "voxstrata curve runs/finetune-ser --emotions prepared/calls --words prepared/an4",

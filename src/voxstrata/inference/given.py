@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
+import soundfile
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,7 +25,7 @@ from voxstrata.errors import AudioError
 #: Samples [N] or [channels, N].
 Samples = NDArray[Any] | Tensor
 #: What stands in a message for a recording without a name.
-SAMPLES, BYTES = "the array", "the bytes"
+SAMPLES, BYTES, BLOCKS = "the array", "the bytes", "the blocks"
 #: Bytes of an open file that are copied at once.
 _COPIED = 1 << 20
 _SUFFIX = re.compile(r"\.\w{1,8}")
@@ -112,8 +113,11 @@ class Given:
             raise type(fault)(text) from None
 
 
-#: A path, the bytes of an audio file, an open one, samples, samples with their rate, or what `given` gave.
-Recording = str | Path | bytes | BinaryIO | Samples | tuple[Samples, float] | Given
+#: Blocks of one recording that is too long for memory, one after the other.
+Blocks = Iterator[Samples]
+#: A path, the bytes of an audio file, an open one, samples or blocks of them, these with their rate, or what
+#: `given` gave.
+Recording = str | Path | bytes | BinaryIO | Samples | Blocks | tuple[Samples | Blocks, float] | Given
 
 
 @contextmanager
@@ -136,6 +140,12 @@ def given(recording: Recording, sample_rate: float | None = None) -> Iterator[Gi
         yield Given(SAMPLES, sound=Sound(_channels(recording), _rate(sample_rate)))
         return
     readable = callable(getattr(recording, "read", None))
+    if isinstance(recording, Iterator) and not readable:
+        with tempfile.TemporaryDirectory(prefix="voxstrata-") as folder:
+            path = Path(folder) / "recording.wav"
+            _write_blocks(cast("Blocks", recording), _rate(sample_rate), path)
+            yield Given(BLOCKS, path, renamed=True)
+        return
     if not readable and not isinstance(recording, str | Path | bytes | bytearray | memoryview):
         raise AudioError(
             f"a recording is of type {type(recording).__name__}; give a path, the bytes of an audio file, an "
@@ -172,9 +182,40 @@ def heard(
         return *found.whole(), found.name
 
 
-def _with_rate(pair: tuple[Any, ...], sample_rate: float | None) -> tuple[Samples, float]:
+def _write_blocks(blocks: Blocks, sample_rate: int, path: Path) -> None:
+    """Writes blocks of a recording to a file, so that they can be read as often as asked."""
+    file: soundfile.SoundFile | None = None
+    try:
+        for block in blocks:
+            if not isinstance(block, np.ndarray | Tensor):
+                raise AudioError(
+                    f"an iterator gave {type(block).__name__}; one recording is blocks of samples, and many "
+                    "recordings go to Recognizer.predictions"
+                )
+            samples = _channels(block)
+            if file is None:
+                # Its header can count beyond 4 GB.
+                options = {"format": "RF64", "subtype": "FLOAT"}
+                file = soundfile.SoundFile(path, "w", sample_rate, samples.shape[1], **options)
+            if samples.shape[1] != file.channels:
+                raise AudioError(
+                    f"blocks have {file.channels} and {samples.shape[1]} channels; give all of one recording"
+                )
+            file.write(samples)
+    except soundfile.SoundFileError as fault:
+        raise AudioError(
+            f"cannot keep the blocks to read them: {fault}; free space in {path.parent}"
+        ) from None
+    finally:
+        if file is not None:
+            file.close()
+    if file is None:
+        raise AudioError("the iterator gave no samples; an iterator is used up once it was read")
+
+
+def _with_rate(pair: tuple[Any, ...], sample_rate: float | None) -> tuple[Samples | Blocks, float]:
     """Samples and rate of a pair, as soundfile and torchaudio give them."""
-    if len(pair) != 2 or not isinstance(pair[0], np.ndarray | Tensor):
+    if len(pair) != 2 or not isinstance(pair[0], np.ndarray | Tensor | Iterator):
         held = ", ".join(type(part).__name__ for part in pair)
         raise AudioError(f"a recording is a tuple of ({held}); give (samples, sample_rate)")
     if sample_rate is not None and sample_rate != pair[1]:

@@ -20,18 +20,11 @@ from voxstrata.backbone.locate import locate
 from voxstrata.batches.batch import Batch
 from voxstrata.documents import read_json_object
 from voxstrata.errors import AudioError, CheckpointError
-from voxstrata.labels import EMOTIONS, is_one_line
+from voxstrata.labels import EMOTIONS, as_ours, is_one_line
 from voxstrata.predictions import Prediction
 
 #: How a classifier's architecture ends in config.json.
 _ENDS = ("ForSequenceClassification", "ForAudioClassification")
-#: Other spellings of our emotions, in small letters.
-_SPELLINGS = {
-    "anger": ("angry", "ang"), "contempt": ("contemptuous", "con"), "disgust": ("disgusted", "dis"),
-    "fear": ("fearful", "fea"), "happiness": ("happy", "hap"), "neutral": ("neu",),
-    "sadness": ("sad",), "surprise": ("surprised", "sur"),
-}  # fmt: skip
-_OURS = {spelling: name for name in EMOTIONS for spelling in (name, *_SPELLINGS[name])}
 _UNNAMED = re.compile(r"LABEL_\d+")
 #: Weights that a classifier may lack or have beside its own, of training alone.
 _OF_TRAINING = re.compile(r"masked_spec_embed|num_batches_tracked|position_ids")
@@ -171,7 +164,7 @@ def _labels(folder: Path, config: Any) -> tuple[str, ...]:
             f"{folder / 'config.json'} does not name two classes or more (id2label: {str(named)[:60]}); name "
             "them there"
         )
-    return tuple(_OURS.get(name.strip().casefold(), name.strip()) for name in names)
+    return tuple(as_ours(name) for name in names)
 
 
 def _notes(folder: Path, labels: tuple[str, ...]) -> list[str]:

@@ -141,7 +141,7 @@ class Recognizer:
         Args:
             recording: a path; the bytes of an audio file, or a file that is open for bytes; or samples (numpy
                 or torch), [N] or [channels, N]: floats in [-1, 1], int16, int32 or uint8; or a pair
-                (samples, sample_rate).
+                (samples, sample_rate). An iterator of such samples is one long recording, block by block.
             sample_rate: of samples, in Hz; a file tells its own.
             timeline: answer a short recording in segments too.
             channels: "mix" for their mean, "split" for segments and a summary of each.
@@ -244,7 +244,7 @@ class Recognizer:
         """
         options = checked_options(timeline, channels, turns, speech)
         for number, recording in enumerate(recordings, start=1):
-            bare = isinstance(recording, np.ndarray | Tensor)
+            bare = isinstance(recording, np.ndarray | Tensor | Iterator)
             try:
                 found = self._recognize(recording, sample_rate if bare else None, options, progress)
             except Exception as fault:

@@ -11,7 +11,7 @@ from typing import Any
 
 from voxstrata.corpora.prepare import prepare
 from voxstrata.corpora.prepared import CORPUS_FILE, PreparedCorpus
-from voxstrata.errors import CorpusError, counted
+from voxstrata.errors import CorpusError, RecipeError, counted
 from voxstrata.evaluation.comparison import Difference, compare
 from voxstrata.evaluation.score import score
 from voxstrata.experiments.adapt.candidates import Candidate, candidates
@@ -84,7 +84,7 @@ def adapt(
         model: run or model folder, or an encoder.
         data: a table as `corpus prepare table` takes it, or a prepared corpus. Its test clips are not
             learned from.
-        out: the run's folder.
+        out: the run's folder, new or empty, or with an interrupted run of the same.
         seed: of heads and batches.
         maps: of labels, see `prepare`.
         skip_bad: leave out clips with faults.
@@ -93,7 +93,12 @@ def adapt(
     Raises:
         VoxstrataError: if the table has faults or too few labels, or there is no such model.
     """
-    corpus, run = _prepared(data, out, maps, skip_bad, notify), RunFolder(out)
+    run = RunFolder(out)
+    if run.is_complete or (
+        out.exists() and not run.recipe.is_file() and (out.is_file() or any(out.iterdir()))
+    ):
+        raise RecipeError(f"{out} is there already; choose an empty or new folder with --out")
+    corpus = _prepared(data, out, maps, skip_bad, notify)
     ways = candidates(model, corpus.folder, seed=seed, notify=notify)
     clips = LabelledClips.of(list(split_cuts(ways[0].recipe.data, "train")))
     divided = parts(clips, seed)

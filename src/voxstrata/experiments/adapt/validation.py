@@ -61,6 +61,9 @@ class Validation:
         clips: labelled.
         scratch: folder for what the training loop writes; the caller removes it.
         notify: receives lines for the user.
+
+    Raises:
+        VoxstrataError: if the encoder cannot be read, or not take some of the clips.
     """
 
     def __init__(self, candidate: Candidate, clips: LabelledClips, scratch: Path, notify: Notify) -> None:
