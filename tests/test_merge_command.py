@@ -317,6 +317,8 @@ def test_check_tells_of_licences_labels_and_kinship(encoder_folder, expert_folde
 def test_yaml_that_is_none(tmp_path, text, found):
     (tmp_path / "m.yaml").write_text(text)
     assert found in fault(tmp_path / "m.yaml", "--out", tmp_path / "out")
+    gone = fault(tmp_path / "gone.yaml", "--out", tmp_path / "out")
+    assert "No such file" in gone and "--base, --vector and --method" in gone
 
 
 @pytest.mark.parametrize(

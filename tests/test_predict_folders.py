@@ -70,6 +70,15 @@ def ids(text: str) -> list[str]:
     return [json.loads(line)["id"] for line in text.splitlines()]
 
 
+def test_a_folder_without_recordings_is_named_and_the_rest_answered(model, calls, tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = predict(model, tmp_path / "empty", calls / "a.wav", "--json")
+    empty, answered = map(json.loads, done.stdout.splitlines())
+    assert done.exit_code == 3 and "empty" in empty["error"] and answered["emotion"]
+    alone = predict(model, tmp_path / "empty").exception
+    assert isinstance(alone, VoxstrataError) and "holds no recordings" in str(alone)
+
+
 ORDER = ["a.wav", "b.wav", "c.wav", "d.wav", "e.wav", "more/a.wav"]
 
 

@@ -159,7 +159,7 @@ def _open_safetensors(file: Path, kind: str, files: Mapping[Path, set[str] | Non
             raise CheckpointError(f"cannot read {one} as safetensors: it {reason}; fetch it again") from None
         if wanted is not None and not wanted <= opened.shapes.keys():
             missing = some(sorted(wanted - opened.shapes.keys()))
-            raise CheckpointError(f"{one} lacks {missing} that its index names")
+            raise CheckpointError(f"{one} lacks {missing} that its index names; fetch it again")
         where |= dict.fromkeys(sorted(opened.shapes.keys() if wanted is None else wanted), opened)
         metadata |= opened.metadata
     return Container(

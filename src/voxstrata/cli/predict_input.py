@@ -41,13 +41,14 @@ def sources_of(paths: Sequence[Path], listed: Path | None) -> list[PreparedCorpu
         raise VoxstrataError("standard input (-) can be read once; give the other recordings as files")
     groups = [_matching(path) for path in paths]
     groups += [] if listed is None else [list(_listed(listed))]
-    return once([source for group in groups for source in _sources(group)])
+    alone = sum(map(len, groups)) == 1
+    return once([source for group in groups for source in _sources(group, alone)])
 
 
-def _sources(group: Sequence[Path]) -> list[PreparedCorpus | list[Path]]:
+def _sources(group: Sequence[Path], alone: bool) -> list[PreparedCorpus | list[Path]]:
     """What paths stand for that were given together: the recordings among them are one source."""
     found: list[PreparedCorpus | list[Path]] = []
-    for source in map(_source, group):
+    for source in (_source(path, alone) for path in group):
         if found and isinstance(source, list) and isinstance(found[-1], list):
             found[-1] += source
         else:
@@ -90,9 +91,14 @@ def _listed(path: Path) -> Iterator[Path]:
     return (Path(line) for line in lines if line)
 
 
-def _source(path: Path) -> PreparedCorpus | list[Path]:
-    """What a path stands for: a prepared corpus, or recordings."""
+def _source(path: Path, alone: bool) -> PreparedCorpus | list[Path]:
+    """What a path stands for: a prepared corpus, or recordings.
+
+    Raises:
+        AudioError: if all that was given is one folder, and it holds no recordings.
+    """
     from voxstrata.corpora.prepared import CORPUS_FILE, PreparedCorpus
+    from voxstrata.errors import AudioError
 
     if path == DASH:
         return [path]
@@ -100,9 +106,13 @@ def _source(path: Path) -> PreparedCorpus | list[Path]:
         if (path / CORPUS_FILE).is_file():
             return PreparedCorpus.load(path)
         return recordings(path) if path.is_dir() else [path]
+    except AudioError:
+        if alone:
+            raise
     except OSError:
-        # Where one may not look, the recording's row says so.
-        return [path]
+        pass
+    # The row of a folder without recordings, or one that may not be looked into, says so.
+    return [path]
 
 
 def once(sources: Iterable[PreparedCorpus | list[Path]]) -> list[PreparedCorpus | list[Path]]:

@@ -56,13 +56,14 @@ def decoded(content: str | bytes) -> str:
     return without_mark(content.decode(text_encoding(content)) if isinstance(content, bytes) else content)
 
 
-def bytes_of(path: Path, largest: int, error: Error) -> bytes:
+def bytes_of(path: Path, largest: int, error: Error, advice: str = "") -> bytes:
     """The content of a file.
 
     Args:
         path: of the file.
         largest: bytes that it may have.
         error: what is raised.
+        advice: what to do about a file that cannot be read.
 
     Raises:
         VoxstrataError: of type `error`, if it cannot be read, or is larger.
@@ -71,7 +72,8 @@ def bytes_of(path: Path, largest: int, error: Error) -> bytes:
         with path.open("rb") as file:
             content = file.read(largest + 1)
     except OSError as fault:
-        raise error(f"cannot read {path}: {fault.strerror or fault}") from None
+        behind = f"; {advice}" if advice else ""
+        raise error(f"cannot read {path}: {fault.strerror or fault}{behind}") from None
     except ValueError as fault:
         raise error(f"cannot read {str(path)!r}: {fault}") from None
     if len(content) > largest:

@@ -31,13 +31,18 @@ _TAG = "tag:yaml.org,2002:"
 _UNFORESEEN = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
-def read_yaml_file(path: Path, *, error: Error = VoxstrataError) -> Any:
+def read_yaml_file(path: Path, *, error: Error = VoxstrataError, advice: str = "") -> Any:
     """The content of a YAML file.
+
+    Args:
+        path: of the file.
+        error: what is raised.
+        advice: what to do about a file that cannot be read.
 
     Raises:
         VoxstrataError: of type `error`; see `parse_yaml`.
     """
-    return parse_yaml(bytes_of(path, LARGEST_YAML, error), str(path), error=error)
+    return parse_yaml(bytes_of(path, LARGEST_YAML, error, advice), str(path), error=error)
 
 
 def parse_yaml(text: str | bytes, what: str, *, error: Error = VoxstrataError) -> Any:

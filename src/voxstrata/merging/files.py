@@ -168,10 +168,13 @@ def _require_room(out: Path, nbytes: int) -> None:
     free = shutil.disk_usage(place).free
     if free < nbytes:
         raise CheckpointError(
-            f"the merge takes {nbytes / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free at {place}; free "
-            "space, or "
-            "give another folder or --dtype float16"
+            f"the merge takes {_size(nbytes)}, and {_size(free)} are free at {place}; free space, or give "
+            "another folder or --dtype float16"
         )
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:,.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.2f} MB"
 
 
 def _require_same(plan: MergePlan, found: Mapping[str, Mapping[str, str]]) -> None:

@@ -232,7 +232,8 @@ def read_request(path: Path) -> MergeRequest:
     Raises:
         RecipeError: naming what is missing or not known.
     """
-    content = read_yaml_file(path, error=RecipeError)
+    advice = "give the YAML file of a merge, or say it in flags: --base, --vector and --method"
+    content = read_yaml_file(path, error=RecipeError, advice=advice)
     if not isinstance(content, dict):
         raise RecipeError(f"{path} holds no keys with values; give base, vectors and method")
     if MERGEKIT in content:
