@@ -39,7 +39,7 @@ _FEW = (0.0, 0.5, 1.0, 1.25)
 _SERIES = {"uar": "UAR", "wer_ctc": "WER, CTC head", "wer_decoder": "WER, Whisper's decoder"}
 #: Rows of the small tables.
 _ROWS = (
-    *("frozen", "ser-head", "asr", "static", "dual", "joint-global", "joint", "statistics"),
+    *("frozen", "ser-head", "asr", "static", "dual", "joint-global", "joint", "statistics", "egemaps"),
     *("asr-head", "asr-only", "ser-only"),
 )
 _README_ROWS = ("frozen", "ser-head", "asr", "static", "dual", "joint")
