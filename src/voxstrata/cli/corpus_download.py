@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from voxstrata.cli.lines import tell
+from voxstrata.cli.lines import asked, tell
 
 if TYPE_CHECKING:
     from voxstrata.corpora.published import PublishedCorpus
@@ -71,7 +71,7 @@ def _require_accepted(corpus: PublishedCorpus, accepted: bool) -> None:
             f"the licence of {corpus.name} is not accepted; read it at {corpus.licence_url} and start "
             "again with --accept-licence"
         )
-    if not typer.confirm("Do you accept this licence?", err=True):
+    if not asked("Do you accept this licence?"):
         raise CorpusError(f"the licence of {corpus.name} is not accepted, and nothing was fetched")
 
 

@@ -33,3 +33,10 @@ def tell(line: str, label: str = "voxstrata") -> None:
     """
     text = _shorter(one_line(line))
     print(f"{label}: {text}" if label else text, file=sys.stderr, flush=True)
+
+
+def asked(question: str) -> bool:
+    """Whether somebody says yes on the terminal; the question goes to standard error."""
+    import typer
+
+    return typer.confirm(question, err=True)
