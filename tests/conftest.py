@@ -48,6 +48,11 @@ class InMemory:
         return iter(self.batches[skip:])
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Content of files is no part of a test's name: packed bytes differ by the time they were made."""
+    return argname if isinstance(val, bytes) and len(val) > 8 else None
+
+
 @pytest.fixture(autouse=True, scope="session")
 def plenty_of_disk() -> Iterator[None]:
     """Ten terabytes free: dry runs at the paper's size ask for 75 GB, whatever this machine has."""
@@ -55,6 +60,12 @@ def plenty_of_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: plenty)
         yield
+
+
+@pytest.fixture
+def speech_by_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speech is found by level, also where silero-vad is installed: to it noise and pulses are no speech."""
+    monkeypatch.setattr("voxstrata.inference.timeline.is_installed", lambda: False)
 
 
 @pytest.fixture(scope="session")

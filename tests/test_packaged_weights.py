@@ -6,12 +6,12 @@ import pytest
 
 import voxstrata
 from voxstrata.backbone.encoder import load_backbone
-from voxstrata.corpora.prepared import sha256_of
 from voxstrata.corpora.synthetic.voices import timbres
 from voxstrata.evaluation.score import score
 from voxstrata.experiments.leaks.training_clips import training_clips_of
 from voxstrata.inference.recognizer import Recognizer
 from voxstrata.methods.adaltm.task_vector import TaskVector
+from voxstrata.runs import sha256_of
 
 WEIGHTS = Path(voxstrata.__file__).parent / "weights"
 

@@ -20,7 +20,6 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
-import voxstrata.inference.timeline as timeline_module
 from long_recordings import RATE, burst, with_bursts
 from subtitle_readers import read_rttm, read_srt, read_vtt
 from voxstrata.backbone.encoder import load_backbone
@@ -34,11 +33,7 @@ from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.methods.model_folder import load_model, save_model
 from voxstrata.predictions import Prediction, read_predictions
 
-
-@pytest.fixture(autouse=True)
-def by_energy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Speech by energy, also where silero-vad is installed: the voices here are none to it."""
-    monkeypatch.setattr(timeline_module, "is_installed", lambda: False)
+pytestmark = pytest.mark.usefixtures("speech_by_level")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
-import voxstrata.inference.timeline as timeline_module
 from long_recordings import RATE, burst
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.cli.main import app
@@ -37,11 +36,7 @@ from voxstrata.methods.encoder_models import EmotionModel
 from voxstrata.methods.model_folder import save_model
 from voxstrata.runs import RunFolder, write_json
 
-
-@pytest.fixture(autouse=True)
-def by_energy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Speech by energy, also where silero-vad is installed: the voices here are none to it."""
-    monkeypatch.setattr(timeline_module, "is_installed", lambda: False)
+pytestmark = pytest.mark.usefixtures("speech_by_level")
 
 
 NAMES = ("neu", "hap", "Angry", "calm")

@@ -13,7 +13,6 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-import voxstrata.inference.timeline as timeline_module
 from long_recordings import RATE, with_bursts
 from printed_shapes import LABELS, keys, shape
 from subtitle_readers import read_rttm, read_srt
@@ -42,9 +41,9 @@ def place(encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+@pytest.mark.usefixtures("speech_by_level")
 def test_the_page_shows_what_is_printed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    monkeypatch.setattr(timeline_module, "is_installed", lambda: False)
     shown = SHOWN.findall((DOCS / "predict.md").read_text(encoding="utf-8"))
     assert len(shown) == 4
     for line, expected in shown:

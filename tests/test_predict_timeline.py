@@ -12,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import voxstrata.inference.timeline as timeline_module
 import voxstrata.inference.vad as vad_module
 from long_recordings import RATE, burst, with_bursts
 from recorded import batch
@@ -33,10 +32,7 @@ from voxstrata.vocabulary import Vocabulary
 LABELS = LabelSet(("neutral", "anger", "joy"))
 
 
-@pytest.fixture(autouse=True)
-def by_energy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Speech by energy, also where silero-vad is installed."""
-    monkeypatch.setattr(timeline_module, "is_installed", lambda: False)
+pytestmark = pytest.mark.usefixtures("speech_by_level")
 
 
 @pytest.fixture(scope="module")

@@ -141,12 +141,11 @@ def place(
     return tmp_path
 
 
+@pytest.mark.usefixtures("speech_by_level")
 def test_the_examples_of_the_page_run(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(place)
-    # Speech by level: the recording is noise, which silero-vad takes for no speech.
-    monkeypatch.setattr("voxstrata.inference.timeline.is_installed", lambda: False)
     names: dict[str, object] = {}
     for example in examples():
         exec(compile(example, "docs/python.md", "exec"), names)

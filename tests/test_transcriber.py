@@ -292,15 +292,10 @@ def test_the_command_joins_a_model_and_a_transcriber(
     assert isinstance(done.exception, CheckpointError) and "voxstrata demo" in str(done.exception)
 
 
+@pytest.mark.usefixtures("speech_by_level")
 def test_a_recording_longer_than_the_model_takes_is_answered_in_windows(
-    whisper: Path,
-    encoder: SpeechEncoder,
-    recordings: list[Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    whisper: Path, encoder: SpeechEncoder, recordings: list[Path], tmp_path: Path
 ) -> None:
-    # Speech by level: these recordings are noise, which silero-vad takes for no speech.
-    monkeypatch.setattr("voxstrata.inference.timeline.is_installed", lambda: False)
     samples, rate = soundfile.read(recordings[0], dtype="float32")
     soundfile.write(tmp_path / "long.wav", list(samples) * 10, rate)
     save_model(emotions(encoder), tmp_path / "ser" / "model")

@@ -22,9 +22,9 @@ from transformers import (
 from voxstrata.backbone.encoder import SpeechEncoder, build_backbone, load_backbone
 from voxstrata.backbone.fingerprint import fingerprint
 from voxstrata.backbone.locate import locate
-from voxstrata.corpora.prepared import sha256_of
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.task_vector import TaskVector
+from voxstrata.runs import sha256_of
 from whisper_by_hand import (
     POSITIONS,
     SAMPLE_RATE,

@@ -97,3 +97,27 @@ def by_hand(base, vectors, coefficients, waveforms, lengths):
             for k, vector in enumerate(vectors.values()):
                 gradient[group_of(name), k] += (parameter.grad * vector.deltas[name].double()).sum()
     return loss.detach(), states, gradient
+
+
+def assert_merged_as_by_hand(merged, base, vectors):
+    """States, loss and gradients of a merge in float64, whose coefficients all differ, against `by_hand`.
+
+    Returns:
+        The states of the merge, and the gradient by hand.
+    """
+    with torch.no_grad():
+        values = torch.linspace(-0.4, 1.3, merged.coefficients.numel()).view_as(merged.coefficients)
+        merged.coefficients.copy_(values)
+    waveforms, lengths = batch()
+    states = merged(waveforms.double(), lengths)
+    loss = score(states.layers, states.lengths)
+    loss.backward()
+    expected, hidden, gradient = by_hand(base, vectors, merged.coefficients.detach(), waveforms, lengths)
+    if len(merged.coefficients) == 1:
+        gradient = gradient.sum(0, keepdim=True)
+    for row, alone in enumerate(hidden):
+        for together, single in zip(states.layers, alone, strict=True):
+            torch.testing.assert_close(together[row, : single.shape[1]], single[0], atol=1e-10, rtol=1e-9)
+    torch.testing.assert_close(loss.detach(), expected, atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(merged.coefficients.grad, gradient, atol=1e-8, rtol=1e-7)
+    return states, gradient

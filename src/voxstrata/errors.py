@@ -60,6 +60,15 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def in_bytes(count: int) -> str:
+    """A number of bytes, in words of a message.
+
+    >>> in_bytes(2_512_000_000), in_bytes(31_000)
+    ('2.5 GB', '0.0 MB')
+    """
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
 def first_of(names: Iterable[object], most: int = 5, *, between: str = ", ") -> str:
     """The first of many things, and how many more there are.
 

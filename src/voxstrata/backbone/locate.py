@@ -83,6 +83,25 @@ def locate(name: str | Path, *, download: bool = True) -> Path:
     return _download(name, local_only=not download)
 
 
+def here(source: str | Path) -> Path:
+    """The folder of a model that is here already; a folder is what it is, with its decoder and heads.
+
+    Raises:
+        CheckpointError: if there is nothing of that name, and no downloaded model.
+    """
+    folder = Path(source)
+    return folder if folder.is_dir() else locate(folder.as_posix(), download=False)
+
+
+def with_config(source: str | Path) -> Path | None:
+    """The folder of a model that is here already, if transformers' config.json lies in it; else None."""
+    try:
+        folder = here(source)
+    except CheckpointError:
+        return None
+    return folder if (folder / "config.json").is_file() else None
+
+
 def is_missing_run(name: str) -> bool:
     """Whether a name that is not there is of a run or a checkpoint here, and not of a model of the hub.
 

@@ -146,9 +146,8 @@ def _formats() -> list[Finding]:
 
 
 def _weights() -> list[Finding]:
-    import hashlib
-
     import voxstrata
+    from voxstrata.runs import sha256_of
 
     folder = Path(voxstrata.__file__).parent / "weights"
     found = []
@@ -157,8 +156,7 @@ def _weights() -> list[Finding]:
         if not path.is_file():
             found.append(Finding(f"model {model}", "its weights are not there", "bad", _REINSTALL))
             continue
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(path)
         if digest == expected:
             found.append(Finding(f"model {model}", f"SHA-256 {digest[:12]}..., as released"))
         else:

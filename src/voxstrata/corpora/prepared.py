@@ -19,7 +19,7 @@ from voxstrata.corpora.manifest import ADVICE, read_about, read_rows
 from voxstrata.corpora.summary import CorpusSummary
 from voxstrata.errors import CorpusError
 from voxstrata.labels import DIMENSIONS
-from voxstrata.runs import atomic_write, write_json
+from voxstrata.runs import atomic_write, sha256_of, write_json
 
 FORMAT_VERSION = 1
 CUTS_FILE = "cuts.jsonl.gz"
@@ -195,12 +195,6 @@ class PreparedCorpus:
         if speaker in self.folds[fold - 1]:
             return "test"
         return "dev" if speaker in self.folds[following - 1] else "train"
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a file, in hexadecimal, read piece by piece."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_prepared(

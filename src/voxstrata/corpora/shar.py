@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from voxstrata.audio import SAMPLE_RATE, load_audio
 from voxstrata.corpora.clip import is_plain_id
-from voxstrata.corpora.prepared import CORPUS_FILE, CUTS_FILE, PreparedCorpus, sha256_of
+from voxstrata.corpora.prepared import CORPUS_FILE, CUTS_FILE, PreparedCorpus
 from voxstrata.documents import read_json_object
 from voxstrata.errors import CorpusError
-from voxstrata.runs import write_json, written_whole
+from voxstrata.runs import sha256_of, write_json, written_whole
 
 SHAR_FOLDER = "shar"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from voxstrata.backbone.fingerprint import file_sha256
 from voxstrata.backbone.locate import locate, packaged
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.documents import read_json_object
@@ -184,15 +184,7 @@ def _weights_folder(place: Path) -> Path:
 def _hashes(place: Path) -> dict[str, str]:
     """Files of weights of a folder, or the file itself -> SHA-256."""
     files = [place] if place.is_file() else sorted(path for kind in _WEIGHTS for path in place.glob(kind))
-    return {path.name: _sha256(path) for path in files}
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as fault:
-        raise CheckpointError(f"cannot read {path}: {fault.strerror or fault}; fetch it again") from None
+    return {path.name: file_sha256(path) for path in files}
 
 
 def _licence(place: Path) -> str | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from voxstrata.backbone.encoder import SpeechEncoder
-from voxstrata.backbone.locate import locate
+from voxstrata.backbone.locate import here
 from voxstrata.errors import CheckpointError
 from voxstrata.exporting.plain_model import Answer, PlainModel, batch_of, encoder_and_state, require_filled
 from voxstrata.methods.adaltm.merged import MergedBackbone
@@ -59,7 +59,7 @@ def whisper_model(
         )
     merged = _in_30_seconds(plain, state)
     transcriber = load_transcriber(source, merged)
-    folder = Path(source) if Path(source).is_dir() else locate(str(source), download=False)
+    folder = here(source)
     config, tensors = _whole(config, state, transcriber)
     require_filled(WhisperForConditionalGeneration, config, tensors)
     if config.tie_word_embeddings:

@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATIO
 
 from voxstrata.audio import SAMPLE_RATE
 from voxstrata.backbone.folder import PREPROCESSOR, read_config
-from voxstrata.backbone.locate import locate
+from voxstrata.backbone.locate import with_config
 from voxstrata.batches.batch import Batch
 from voxstrata.documents import read_json_object
 from voxstrata.errors import AudioError, CheckpointError
@@ -87,15 +87,10 @@ def find_classifier(source: str | Path) -> Path | None:
     Raises:
         CheckpointError: if config.json cannot be read.
     """
-    folder = Path(source)
-    if not folder.is_dir():
-        try:
-            folder = locate(folder.as_posix(), download=False)
-        except CheckpointError:
-            return None
-    path = folder / "config.json"
-    if not path.is_file():
+    folder = with_config(source)
+    if folder is None:
         return None
+    path = folder / "config.json"
     names = read_json_object(path, error=CheckpointError, advice="fetch it again").get("architectures")
     if not isinstance(names, list) or not any(isinstance(n, str) and n.endswith(_ENDS) for n in names):
         return None

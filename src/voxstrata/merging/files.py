@@ -14,7 +14,7 @@ import yaml
 
 from voxstrata.backbone.export_folder import CARD
 from voxstrata.backbone.folder import CONFIG
-from voxstrata.errors import CheckpointError
+from voxstrata.errors import CheckpointError, in_bytes
 from voxstrata.merging.card import card, merge_yaml
 from voxstrata.merging.plan import MergePlan, examine
 from voxstrata.merging.request import MergeRequest
@@ -168,13 +168,9 @@ def _require_room(out: Path, nbytes: int) -> None:
     free = shutil.disk_usage(place).free
     if free < nbytes:
         raise CheckpointError(
-            f"the merge takes {_size(nbytes)}, and {_size(free)} are free at {place}; free space, or give "
-            "another folder or --dtype float16"
+            f"the merge takes {in_bytes(nbytes)}, and {in_bytes(free)} are free at {place}; free space, or "
+            "give another folder or --dtype float16"
         )
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e9:,.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.2f} MB"
 
 
 def _require_same(plan: MergePlan, found: Mapping[str, Mapping[str, str]]) -> None:

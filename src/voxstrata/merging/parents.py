@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
 from voxstrata.backbone.containers import open_container
 from voxstrata.backbone.declared_base import declared_base
 from voxstrata.backbone.families.family import Family
+from voxstrata.backbone.fingerprint import file_sha256
 from voxstrata.backbone.folder import CONFIG
 from voxstrata.backbone.locate import is_missing_run, locate, packaged
 from voxstrata.documents import read_json_object
@@ -143,11 +143,7 @@ class Parent:
 
     def hashes(self) -> dict[str, str]:
         """Name of each weight file -> SHA-256 of its bytes, in hexadecimal."""
-        found = {}
-        for path in self.files:
-            with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-        return found
+        return {path.name: file_sha256(path) for path in self.files}
 
     def formats(self) -> tuple[str, ...]:
         """The number formats of its encoder's weights."""

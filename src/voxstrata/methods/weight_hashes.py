@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from voxstrata.backbone.fingerprint import file_sha256
 from voxstrata.errors import CheckpointError
 
 KEY = "weights"
@@ -19,7 +19,7 @@ def weight_hashes(folder: Path) -> dict[str, str]:
     Raises:
         CheckpointError: if one cannot be read.
     """
-    return {name: _sha256(path) for name, path in _files(folder).items()}
+    return {name: file_sha256(path) for name, path in _files(folder).items()}
 
 
 def require_saved(folder: Path, about: Mapping[str, Any]) -> None:
@@ -39,7 +39,7 @@ def require_saved(folder: Path, about: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{folder / 'model.json'} lacks the hashes of its weights; {advice}")
     files = _files(folder)
     changed = [
-        name for name, told_hash in stated.items() if name not in files or _sha256(files[name]) != told_hash
+        name for name, expected in stated.items() if name not in files or file_sha256(files[name]) != expected
     ]
     if changed:
         raise CheckpointError(
@@ -52,11 +52,3 @@ def _files(folder: Path) -> dict[str, Path]:
     """Weights by their names relative to the folder."""
     files = sorted(path for path in folder.rglob(f"*{_ENDING}") if path.is_file())
     return {path.relative_to(folder).as_posix(): path for path in files}
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as fault:
-        raise CheckpointError(f"cannot read {path}: {fault.strerror or fault}; fetch it again") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from voxstrata.errors import TrainingError
+from voxstrata.errors import TrainingError, in_bytes
 from voxstrata.runs import RunFolder
 from voxstrata.system import System
 from voxstrata.training.parameters import trained_bytes
@@ -39,14 +39,10 @@ def check_disk(run: RunFolder, system: System) -> None:
     free = shutil.disk_usage(run.path).free
     if free < needed:
         raise TrainingError(
-            f"{run.path} needs {_readable(needed)} for checkpoints (weights, optimizer and best weights, "
-            f"old and new at once) and has {_readable(free)} free; free space or choose another folder"
+            f"{run.path} needs {in_bytes(needed)} for checkpoints (weights, optimizer and best weights, "
+            f"old and new at once) and has {in_bytes(free)} free; free space or choose another folder"
         )
 
 
 def _held_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _readable(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

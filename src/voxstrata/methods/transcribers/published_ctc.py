@@ -14,7 +14,7 @@ from voxstrata.backbone.checkpoints import Checkpoint, open_checkpoint
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.backbone.finite import require_finite
 from voxstrata.backbone.folder import read_config
-from voxstrata.backbone.locate import locate
+from voxstrata.backbone.locate import with_config
 from voxstrata.backbone.plain_values import check_plain
 from voxstrata.errors import CheckpointError
 from voxstrata.heads.ctc import CTCHead
@@ -35,15 +35,8 @@ def find_published(source: str | Path) -> Path | None:
     Raises:
         CheckpointError: if a folder with a configuration has weights that cannot be read.
     """
-    folder = Path(source)
-    if not folder.is_dir():
-        try:
-            folder = locate(folder.as_posix(), download=False)
-        except CheckpointError:
-            return None
-    if not (folder / "config.json").is_file():
-        return None
-    return folder if _WEIGHT in open_checkpoint(folder).left_out else None
+    folder = with_config(source)
+    return folder if folder is not None and _WEIGHT in open_checkpoint(folder).left_out else None
 
 
 def load_published(folder: Path) -> tuple[TranscriptionModel, list[str]]:

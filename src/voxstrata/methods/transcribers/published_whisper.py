@@ -19,7 +19,7 @@ from voxstrata.backbone.containers import some
 from voxstrata.backbone.encoder import load_backbone
 from voxstrata.backbone.finite import require_finite
 from voxstrata.backbone.folder import read_config
-from voxstrata.backbone.locate import locate
+from voxstrata.backbone.locate import here
 from voxstrata.backbone.plain_values import check_layers, check_plain
 from voxstrata.documents import read_json
 from voxstrata.errors import CheckpointError
@@ -49,7 +49,7 @@ def find_transcriber(source: str | Path) -> Path | None:
         CheckpointError: if a folder with a configuration has weights that cannot be read.
     """
     try:
-        folder = _place(source)
+        folder = here(source)
     except CheckpointError:
         return None
     if not (folder / "config.json").is_file() or not isinstance(read_config(folder), WhisperConfig):
@@ -77,7 +77,7 @@ def load_transcriber(
         CheckpointError: if there is no such folder, it has no decoder or no tokenizer, or what it has does
             not fit.
     """
-    folder = _place(source)
+    folder = here(source)
     decoder = load_decoder(folder)
     tokenizer = _load_tokenizer(folder)
     if encoder is None:
@@ -141,12 +141,6 @@ class _NoEncoder(nn.Module):
 
     conv1 = SimpleNamespace(stride=(1,))
     conv2 = SimpleNamespace(stride=(2,))
-
-
-def _place(source: str | Path) -> Path:
-    """The folder of a model, without downloading it."""
-    folder = Path(source)
-    return folder if folder.is_dir() else locate(folder.as_posix(), download=False)
 
 
 def _stored(checkpoint: Checkpoint) -> dict[str, str]:
