@@ -87,14 +87,9 @@ def execute(
         del guarded  # It holds every clip that was trained on.
         batches = keep(setup, system, run, notify, processes)
         _fit(system, batches, run, recipe, progress, processes, notify)
-        answers, temperature = _answered(
-            # Of a table's runs the report has it.
-            setup,
-            system,
-            batches.evaluated,
-            processes,
-            (lambda _: None) if keyed else notify,
-        )
+        # Of a table's runs the report alone has the temperature.
+        describe: Notify = (lambda _: None) if keyed else notify
+        answers, temperature = _answered(setup, system, batches.evaluated, processes, describe)
         if processes.leads:
             method.save(system, run.model)
             # A table has rows of its own to hold its answers against.
