@@ -87,12 +87,11 @@ def execute(
         del guarded  # It holds every clip that was trained on.
         batches = keep(setup, system, run, notify, processes)
         _fit(system, batches, run, recipe, progress, processes, notify)
-        # Of a table's runs the report alone has the temperature.
+        # What is to be known of the answers of a table's run stands in its report and beside other rows.
         describe: Notify = (lambda _: None) if keyed else notify
         answers, temperature = _answered(setup, system, batches.evaluated, processes, describe)
         if processes.leads:
             method.save(system, run.model)
-            # A table has rows of its own to hold its answers against.
             doubts = None if keyed else partial(result_warnings, setup, notify=notify)
             _write_scored(answers, run, doubts, temperature)
             _finish(run)
