@@ -15,7 +15,14 @@ import re, sys, torch
 from pathlib import Path
 from voxstrata.backbone.torch_files import load_tensors, read_apart
 def resident():
-    return int(re.search(r"RssFile:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+    # Of the file alone: libraries that are mapped in passing would count too.
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match("[0-9a-f]+-[0-9a-f]+ ", line):
+            inside = line.endswith(sys.argv[1])
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found
 state = load_tensors(Path(sys.argv[1]))
 before = resident()
 total = 0.0

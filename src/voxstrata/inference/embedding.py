@@ -19,7 +19,7 @@ from voxstrata.batches.source import BatchOptions, BatchSource
 from voxstrata.corpora.prepared import PreparedCorpus
 from voxstrata.errors import AudioError, CheckpointError, counted
 from voxstrata.evaluation.shown import html_table
-from voxstrata.inference.given import Given, Recording, given
+from voxstrata.inference.given import Given, Recording, given, has_no_rate
 from voxstrata.inference.path import device_of, fastest_device
 from voxstrata.inference.rows import printable, reason
 from voxstrata.inference.scan import scan
@@ -127,11 +127,11 @@ class Embedder:
             sample_rate: in Hz, of samples that come without a rate.
         """
         for number, recording in enumerate(recordings, start=1):
-            bare = isinstance(recording, np.ndarray | Tensor)
+            rate = sample_rate if has_no_rate(recording) else None
             path = printable(str(recording)) if isinstance(recording, str | Path) else None
             name = path or f"recording {number}"
             try:
-                with given(recording, sample_rate if bare else None) as found:
+                with given(recording, rate) as found:
                     one = Embedding(name, path, self._of(found))
             except Exception as fault:
                 one = Embedding(name, path, error=reason(fault))

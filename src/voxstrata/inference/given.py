@@ -120,6 +120,17 @@ Blocks = Iterator[Samples]
 Recording = str | Path | bytes | BinaryIO | Samples | Blocks | tuple[Samples | Blocks, float] | Given
 
 
+def has_no_rate(recording: object) -> bool:
+    """Whether a recording is samples, or blocks of them, whose rate must be told; an open file is none."""
+    return isinstance(recording, np.ndarray | Tensor) or (
+        isinstance(recording, Iterator) and not _is_readable(recording)
+    )
+
+
+def _is_readable(recording: object) -> bool:
+    return callable(getattr(recording, "read", None))
+
+
 @contextmanager
 def given(recording: Recording, sample_rate: float | None = None) -> Iterator[Given]:
     """A recording in whatever form it is given; open files and bytes are copied to a file of their own.
@@ -139,8 +150,8 @@ def given(recording: Recording, sample_rate: float | None = None) -> Iterator[Gi
     if isinstance(recording, np.ndarray | Tensor):
         yield Given(SAMPLES, sound=Sound(_channels(recording), _rate(sample_rate)))
         return
-    readable = callable(getattr(recording, "read", None))
-    if isinstance(recording, Iterator) and not readable:
+    readable = _is_readable(recording)
+    if has_no_rate(recording):
         with tempfile.TemporaryDirectory(prefix="voxstrata-") as folder:
             path = Path(folder) / "recording.wav"
             _write_blocks(cast("Blocks", recording), _rate(sample_rate), path)

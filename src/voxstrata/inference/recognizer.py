@@ -21,7 +21,7 @@ from voxstrata.errors import AudioError, CheckpointError
 from voxstrata.evaluation.priors import GivenPrior
 from voxstrata.inference.corpus_rows import corpus_rows
 from voxstrata.inference.decision import Decision
-from voxstrata.inference.given import Recording, given
+from voxstrata.inference.given import Recording, given, has_no_rate
 from voxstrata.inference.int8 import alone, encoders_in_int8
 from voxstrata.inference.models import AnyModel, find_models
 from voxstrata.inference.one_pass import one_pass
@@ -244,9 +244,9 @@ class Recognizer:
         """
         options = checked_options(timeline, channels, turns, speech)
         for number, recording in enumerate(recordings, start=1):
-            bare = isinstance(recording, np.ndarray | Tensor | Iterator)
+            rate = sample_rate if has_no_rate(recording) else None
             try:
-                found = self._recognize(recording, sample_rate if bare else None, options, progress)
+                found = self._recognize(recording, rate, options, progress)
             except Exception as fault:
                 path = printable(str(recording)) if isinstance(recording, str | Path) else None
                 found = Recognition((), None, (), Prediction(id=path or "", path=path, error=reason(fault)))
