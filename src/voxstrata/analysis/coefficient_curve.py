@@ -23,7 +23,8 @@ from voxstrata.heads.ctc import CTCHead
 from voxstrata.inference.path import predict
 from voxstrata.methods.adaltm.merged import MergedBackbone
 from voxstrata.methods.adaltm.task_vector import TaskVector, require_a_change
-from voxstrata.methods.encoder_models import EmotionModel, TranscriptionModel
+from voxstrata.methods.encoder_models import Backbone, EmotionModel, MultitaskModel, TranscriptionModel
+from voxstrata.methods.model_folder import find_model, load_model
 from voxstrata.methods.transcribers.published_whisper import load_transcriber
 from voxstrata.predictions import Prediction
 
@@ -100,7 +101,7 @@ def coefficient_curve(
     for number, coefficient in enumerate(coefficients):
         advance(number * passes, passes * len(coefficients), f"coefficient {coefficient:g}")
         merged = _merged(encoder, vector, coefficient)
-        answers = {"uar": _answers(_over(readers.emotion, merged), emotions())}
+        answers = {"uar": _answers(head_over(readers.emotion, merged), emotions())}
         if readers.ctc is not None:
             answers["wer_ctc"] = _answers(TranscriptionModel(merged, readers.ctc), words())
         if readers.decoder is not None:
@@ -116,8 +117,12 @@ def _merged(encoder: SpeechEncoder, vector: TaskVector, coefficient: float) -> M
     return MergedBackbone(encoder, {"expert": vector}, granularity="static", init=coefficient).eval()
 
 
-def _over(model: EmotionModel, merged: MergedBackbone) -> EmotionModel:
-    """The model's layer sum and head over another encoder."""
+def head_over(model: EmotionModel, merged: Backbone) -> EmotionModel:
+    """An expert's layer sum and head over another encoder.
+
+    Raises:
+        CheckpointError: if the encoder has another number of layers.
+    """
     if merged.num_layers != len(model.layer_sum.logits):
         raise CheckpointError(
             f"the expert's head weighs {len(model.layer_sum.logits)} layers, the base has "
@@ -126,6 +131,34 @@ def _over(model: EmotionModel, merged: MergedBackbone) -> EmotionModel:
     over = EmotionModel(merged, model.labels, model.options)
     over.layer_sum, over.head = model.layer_sum, model.head
     return over.eval()
+
+
+def emotion_model_of(run: str | Path) -> EmotionModel:
+    """The model with an emotion head that a finished run holds.
+
+    Raises:
+        CheckpointError: if it has none.
+    """
+    folder = find_model(run)
+    model = None if folder is None else load_model(folder)
+    if not isinstance(model, EmotionModel):
+        raise CheckpointError(f"{run} has no emotion head; give a finished run that learned emotions")
+    return model
+
+
+def ctc_head_of(run: str | Path) -> CTCHead:
+    """The CTC head that a finished run holds.
+
+    Raises:
+        CheckpointError: if it has none.
+    """
+    folder = find_model(run)
+    model = None if folder is None else load_model(folder)
+    if isinstance(model, MultitaskModel):
+        return model.transcriber
+    if isinstance(model, TranscriptionModel):
+        return model.head
+    raise CheckpointError(f"{run} has no CTC head; give a finished run that learned words")
 
 
 @torch.no_grad()

@@ -39,6 +39,7 @@ def measure_statistics(
     *,
     kind: str,
     split: str = "train",
+    fold: int | None = None,
     limit: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> int:
@@ -50,6 +51,8 @@ def measure_statistics(
         out: file of safetensors.
         kind: "fisher" or "gram".
         split: whose clips are used.
+        fold: of corpora that have folds, so that an expert of one is measured on its own training clips;
+            None: their own division.
         limit: at most so many clips, evenly over the split; None: all.
         progress: called with clips done, clips in all, and the clip that is next.
 
@@ -72,7 +75,7 @@ def measure_statistics(
             "finetune-asr"
         )
     parent = Parent.open("expert", str(folder))
-    clips = _clips(model, corpora, split, limit)
+    clips = _clips(model, corpora, split, fold, limit)
     total = len(clips)
     measure = fisher_information if kind == "fisher" else gram_matrices
     found = measure(model, _told(clips, total, progress))
@@ -157,9 +160,11 @@ def _learning(parameters: Any) -> Iterator[None]:
             parameter.requires_grad_(False)
 
 
-def _clips(model: Expert, corpora: Sequence[str | Path], split: str, limit: int | None) -> BatchSource:
+def _clips(
+    model: Expert, corpora: Sequence[str | Path], split: str, fold: int | None, limit: int | None
+) -> BatchSource:
     """Batches of one clip each, with what the head needs."""
-    cuts = [cut for place in corpora for cut in PreparedCorpus.load(place).cuts(split)]
+    cuts = [cut for place in corpora for cut in PreparedCorpus.load(place).cuts(split, fold)]
     if limit is not None and limit < len(cuts):
         cuts = [cuts[number * len(cuts) // limit] for number in range(limit)]
     if not cuts:

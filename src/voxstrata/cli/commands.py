@@ -25,6 +25,7 @@ COMMANDS = (
     "merge_statistics",
     "inspect",
     "probe",
+    "compare_merges",
     "curve",
     "prompts",
     "export",

@@ -37,7 +37,12 @@ def curve(
 
     On test splits; nothing is trained. At 0 it is the base, at 1 the expert.
     """
-    from voxstrata.analysis.coefficient_curve import Readers, coefficient_curve
+    from voxstrata.analysis.coefficient_curve import (
+        Readers,
+        coefficient_curve,
+        ctc_head_of,
+        emotion_model_of,
+    )
     from voxstrata.cli.progress import bar
     from voxstrata.corpora.prepared import PreparedCorpus
     from voxstrata.experiments.provenance import provenance
@@ -46,7 +51,9 @@ def curve(
 
     coefficients = _numbers(at)
     found = _base_of(expert) if base is None else base
-    readers = Readers(_emotion_model(expert), _ctc_head(ctc), transcriber, normalizer)
+    readers = Readers(
+        emotion_model_of(expert), None if ctc is None else ctc_head_of(ctc), transcriber, normalizer
+    )
     spoken, acted = PreparedCorpus.load(words), PreparedCorpus.load(emotions)
     with bar("passes") as (_, advance):
         points = coefficient_curve(
@@ -112,34 +119,6 @@ def _base_of(expert: str) -> str:
     if base is None:
         raise RecipeError(f"{expert} does not name the base that it was fine-tuned from; give --base")
     return base
-
-
-def _emotion_model(expert: str) -> Any:
-    from voxstrata.errors import CheckpointError
-    from voxstrata.methods.encoder_models import EmotionModel
-    from voxstrata.methods.model_folder import find_model, load_model
-
-    folder = find_model(expert)
-    model = None if folder is None else load_model(folder)
-    if not isinstance(model, EmotionModel):
-        raise CheckpointError(f"{expert} has no emotion head; give a finished run that learned emotions")
-    return model
-
-
-def _ctc_head(ctc: str | None) -> Any:
-    from voxstrata.errors import CheckpointError
-    from voxstrata.methods.encoder_models import MultitaskModel, TranscriptionModel
-    from voxstrata.methods.model_folder import find_model, load_model
-
-    if ctc is None:
-        return None
-    folder = find_model(ctc)
-    model = None if folder is None else load_model(folder)
-    if isinstance(model, MultitaskModel):
-        return model.transcriber
-    if isinstance(model, TranscriptionModel):
-        return model.head
-    raise CheckpointError(f"{ctc} has no CTC head; give a finished run that learned words")
 
 
 def _batches(corpus: Any, fold: int | None) -> Any:

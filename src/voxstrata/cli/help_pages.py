@@ -18,7 +18,7 @@ GROUPS = {
         *("train", "adapt", "pretrain", "merge", "merge-statistics", "inspect", "export", "push"),
     ),
     "Answer and score": ("predict", "embed", "serve", "evaluate", "compare", "convert", "report"),
-    "Experiments": ("reproduce", "curve", "probe", "prompts", "bench"),
+    "Experiments": ("reproduce", "compare-merges", "curve", "probe", "prompts", "bench"),
 }
 #: Command -> what one might type.
 EXAMPLES = {
@@ -45,6 +45,8 @@ EXAMPLES = {
     "convert": "voxstrata convert funasr output.jsonl --references calls.csv --out theirs.jsonl",
     "report": "voxstrata report runs/finetune-ser",
     "reproduce": "voxstrata reproduce adaltm --scale demo",
+    "compare-merges": "voxstrata compare-merges out --emotion-expert runs/ser --words-expert runs/asr "
+    "--emotions prepared/calls --words prepared/an4",
     "curve": "voxstrata curve runs/finetune-ser --emotions prepared/calls --words prepared/an4",
     "probe": "voxstrata probe whisper-tiny.en --corpus prepared/calls --target emotion",
     "prompts": "voxstrata prompts runs/harmonifuse --corpus prepared/calls",

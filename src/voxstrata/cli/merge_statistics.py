@@ -22,6 +22,12 @@ def merge_statistics(
         "fisher", "--kind", help="fisher, for the method fisher; or gram, for the method regmean."
     ),
     split: str = typer.Option("train", "--split", help="Whose clips are used."),
+    fold: int | None = typer.Option(
+        None,
+        "--fold",
+        min=1,
+        help="Fold that the expert was trained on. Default: own splits.",
+    ),
     limit: int | None = typer.Option(
         None, "--limit", min=1, metavar="N", help="At most N clips, evenly over the split. Default: all."
     ),
@@ -36,7 +42,7 @@ def merge_statistics(
 
     with bar("clips") as (_, advance):
         clips = measure_statistics(
-            expert, corpora, out, kind=kind, split=split, limit=limit, progress=advance
+            expert, corpora, out, kind=kind, split=split, fold=fold, limit=limit, progress=advance
         )
     tell(f"measured on {clips:,} clips")
     typer.echo(str(out))

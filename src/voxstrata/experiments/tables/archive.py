@@ -34,14 +34,30 @@ def write_archive(path: Path, runs: Iterable[RunFolder]) -> None:
     Raises:
         VoxstrataError: if a run's files cannot be read, or the archive not be written.
     """
+    ordered = sorted({run.path: run for run in runs}.values(), key=lambda run: run.path.name)
+    write_packed(
+        path,
+        (
+            (str(run.path.name / file.relative_to(run.path)), text)
+            for run in ordered
+            for file, text in _kept(run)
+        ),
+    )
+
+
+def write_packed(path: Path, files: Iterable[tuple[str, str]]) -> None:
+    """Writes texts by name as a tar, packed by xz; the same texts give the same bytes.
+
+    Raises:
+        VoxstrataError: if it cannot be written.
+    """
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:xz") as archive:
-        for run in sorted({run.path: run for run in runs}.values(), key=lambda run: run.path.name):
-            for file, text in _kept(run):
-                entry = tarfile.TarInfo(str(run.path.name / file.relative_to(run.path)))
-                content = text.encode()
-                entry.size = len(content)
-                archive.addfile(entry, io.BytesIO(content))
+        for name, text in files:
+            entry = tarfile.TarInfo(name)
+            content = text.encode()
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
     atomic_write(path, packed.getvalue())
 
 
@@ -49,22 +65,22 @@ def _kept(run: RunFolder) -> Iterator[tuple[Path, str]]:
     """Each file and what is kept of it, the marker of a complete run last."""
     runs = run.path.parent
     recipe, provenance = read_yaml(run.recipe), read_json_object(run.provenance)
-    yield run.recipe, to_yaml(_placeless(recipe, runs))
-    yield run.provenance, json.dumps(_placeless(provenance, runs), indent=2) + "\n"
+    yield run.recipe, to_yaml(placeless(recipe, runs))
+    yield run.provenance, json.dumps(placeless(provenance, runs), indent=2) + "\n"
     coefficients = run.model / "coefficients.json"
     if coefficients.is_file():
         yield coefficients, coefficients.read_text(encoding="utf-8")
     for answers in sorted(run.predictions("any").parent.glob("*.jsonl")):
-        yield answers, "".join(as_lines(map(_published, read_predictions(answers))))
+        yield answers, "".join(as_lines(map(published, read_predictions(answers))))
     yield run.complete, run.complete.read_text(encoding="utf-8")
 
 
-def _placeless(value: Any, runs: Path) -> Any:
+def placeless(value: Any, runs: Path) -> Any:
     """A value whose paths are relative to the folder for runs; of those outside it the last name is left."""
     if isinstance(value, dict):
-        return {_placeless(key, runs): _placeless(one, runs) for key, one in value.items()}
+        return {placeless(key, runs): placeless(one, runs) for key, one in value.items()}
     if isinstance(value, list):
-        return [_placeless(one, runs) for one in value]
+        return [placeless(one, runs) for one in value]
     if not isinstance(value, str):
         return value
     path = Path(value)
@@ -74,7 +90,8 @@ def _placeless(value: Any, runs: Path) -> Any:
     return path.name if path.is_absolute() else value
 
 
-def _published(row: Prediction) -> Prediction:
+def published(row: Prediction) -> Prediction:
+    """A row without paths of this machine, and with probabilities rounded."""
     rounded = row.probabilities and {name: round(p, _DECIMALS) for name, p in row.probabilities.items()}
     error = row.error and row.path and row.error.replace(row.path, Path(row.path).name)
     return replace(row, path=None, probabilities=rounded, error=error or row.error)

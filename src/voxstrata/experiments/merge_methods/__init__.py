@@ -1,0 +1,1 @@
+"""Merge methods beside each other: each tuned alike on two experts, and scored on both skills."""
