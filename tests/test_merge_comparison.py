@@ -104,3 +104,27 @@ def test_what_cannot_be_compared_is_one_line(encoder_folder, expert_folders, tmp
     assert isinstance(odd, VoxstrataError) and "ends in .svg" in str(odd)
     stranger = run(encoder_folder, "wavlm-tiny").exception
     assert isinstance(stranger, VoxstrataError) and "\n" not in str(stranger)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("{base}", "{expert}", "{stranger}"),
+        ("{stranger}", "--base", "{base}"),
+        ("{base}", "{stranger}", "--ranks", "1"),
+    ],
+)
+def test_a_stranger_is_named_and_a_fine_tune_is_not(
+    encoder_folder, expert_folders, tiny_encoder, tmp_path, words
+):
+    tiny_encoder(seed=9).save(tmp_path / "stranger")
+    places = {"base": encoder_folder, "expert": expert_folders["ser"], "stranger": tmp_path / "stranger"}
+    done = run(*(word.format(**places) for word in words))
+    assert done.exit_code == 0, done.output
+    lines = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(lines) == 1 and str(tmp_path / "stranger") in lines[0]
+    assert "does not seem to come from this base" in lines[0]
+    ours, theirs = tensors(encoder_folder), tensors(tmp_path / "stranger")
+    matrices = [name for name, one in ours.items() if group_of(name) and one.ndim == 2 and one.numel() >= 256]
+    found = np.median([np.corrcoef(ours[n].flatten(), theirs[n].flatten())[0, 1] for n in matrices])
+    assert f"by {found:.3f}, " in lines[0]

@@ -47,3 +47,18 @@ class Kinship:
     def related(self) -> bool:
         """Whether the expert comes from the base."""
         return self.value >= KINSHIP_THRESHOLD
+
+
+def unrelated(source: str, kinship: float) -> str | None:
+    """A sentence on an expert that does not come from the base, or None.
+
+    Args:
+        source: the expert, as it was given.
+        kinship: `Kinship.value`.
+    """
+    if kinship >= KINSHIP_THRESHOLD:
+        return None
+    return (
+        f"{source} does not seem to come from this base: its matrices correlate with the base's by "
+        f"{kinship:.3f}, at least {KINSHIP_THRESHOLD} is expected; what differs is no fine-tuning then"
+    )

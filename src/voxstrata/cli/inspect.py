@@ -66,7 +66,9 @@ def register(app: typer.Typer) -> None:
                 from voxstrata.backbone.encoder import load_backbone
 
                 encoder = load_backbone(base)
-                found |= _changes(TaskVector.between(encoder, checkpoint, allow_foreign=True), None)
+                vector = TaskVector.between(encoder, checkpoint, allow_foreign=True)
+                _warn(checkpoint, vector.kinship)
+                found |= _changes(vector, None)
                 found["base"] = base
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else _text(found))
 
@@ -81,6 +83,8 @@ def _several(checkpoints: list[str], base: str | None, figure: Path | None, as_j
     first, *experts = checkpoints if base is None else [base, *checkpoints]
     with bar("tensors") as (_, advance):
         found = compare_vectors(first, experts, progress=advance)
+    for name, kinship in found.kinship.items():
+        _warn(found.vectors[name], kinship)
     if figure is not None:
         from voxstrata.reporting.vectors import vectors_figure
         from voxstrata.runs import atomic_write
@@ -93,6 +97,15 @@ def _several(checkpoints: list[str], base: str | None, figure: Path | None, as_j
         return
     headings, rows = found.table()
     _print_table(headings, rows)
+
+
+def _warn(expert: str, kinship: float) -> None:
+    """Warns of an expert that does not come from the base."""
+    from voxstrata.backbone.kinship import unrelated
+    from voxstrata.cli.lines import tell
+
+    if (sentence := unrelated(expert, kinship)) is not None:
+        tell(sentence, "warning")
 
 
 def _print_table(headings: list[str], rows: list[list[str]]) -> None:
@@ -121,6 +134,7 @@ def _by_rank(checkpoints: list[str], ranks: str, figure: Path | None, as_json: b
     found = []
     for expert in experts:
         vector = TaskVector.between(encoder, expert, allow_foreign=True)
+        _warn(expert, vector.kinship)
         with bar("tensors") as (_, advance):
             found.append(rank_table(vector, sorted({*map(int, parts)}), advance))
     if as_json:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from voxstrata.backbone.finite import require_finite
+from voxstrata.backbone.kinship import Kinship
 from voxstrata.merging.parents import Parent
 from voxstrata.merging.parts import MergeGroups, chosen_part
 from voxstrata.merging.request import vector_names
@@ -67,6 +68,7 @@ class VectorComparison:
         labels: names of the groups of tensors; the last, "all", stands for all together.
         layers: name -> one entry per label.
         pairs: two names -> one entry per label.
+        kinship: name -> median correlation of the expert's transformer matrices with the base's.
     """
 
     base: str
@@ -74,6 +76,7 @@ class VectorComparison:
     labels: tuple[str, ...]
     layers: Mapping[str, tuple[VectorLayer, ...]]
     pairs: Mapping[tuple[str, str], tuple[VectorPair, ...]]
+    kinship: Mapping[str, float]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -81,6 +84,7 @@ class VectorComparison:
             "base": self.base,
             "vectors": dict(self.vectors),
             "layers": list(self.labels),
+            "correlation": dict(self.kinship),
             "by_vector": {name: [asdict(one) for one in found] for name, found in self.layers.items()},
             "by_pair": [
                 {"vectors": list(names), "layers": [asdict(one) for one in found]}
@@ -205,10 +209,11 @@ def compare_vectors(
         if slot.name and slot.name not in family.tied and slot.dtype.is_floating_point
         if (group := groups.index(slot.name)) is not None
     ]
+    kinships = [Kinship() for _ in parents]
     for done, (slot, group) in enumerate(slots):
         if progress is not None:
             progress(done, len(slots), slot.key)
-        deltas, ranks = _looked_at(slot, parents)
+        deltas, ranks = _looked_at(slot, parents, kinships)
         for tally in (tallies[group], tallies[-1]):
             tally.add(deltas, ranks)
     return VectorComparison(
@@ -220,6 +225,7 @@ def compare_vectors(
             (names[j], names[k]): tuple(tally.pair(j, k) for tally in tallies)
             for j, k in combinations(range(len(names)), 2)
         },
+        {name: kinship.value for name, kinship in zip(names, kinships, strict=True)},
     )
 
 
@@ -246,14 +252,19 @@ def ranks_of(delta: Tensor, noise: float) -> tuple[int, int, int]:
     return int((values > noise).sum()), held, full
 
 
-def _looked_at(slot: Slot, parents: Sequence[Parent]) -> tuple[list[Tensor], list[tuple[int, int, int]]]:
-    """A tensor's difference in each expert, and the ranks of matrices."""
+def _looked_at(
+    slot: Slot, parents: Sequence[Parent], kinships: Sequence[Kinship]
+) -> tuple[list[Tensor], list[tuple[int, int, int]]]:
+    """A tensor's difference in each expert, and the ranks of matrices; `kinships` take it into account."""
     stored = slot.read()
     require_finite([(slot.key, stored)], slot.key)
     base = stored.to(torch.promote_types(stored.dtype, torch.float32))
     deltas = [
         parent.checkpoint.fine_tuned(slot.name or "", base).double() - base.double() for parent in parents
     ]
+    for parent, kinship, delta in zip(parents, kinships, deltas, strict=True):
+        if slot.name in parent.checkpoint.stored:
+            kinship.add(slot.name or "", base, base + delta)
     if base.ndim != 2 or min(base.shape) < 2:
         return deltas, []
     root = math.sqrt(base.shape[0]) + math.sqrt(base.shape[1])
