@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,11 @@ from typer.testing import CliRunner
 
 import tiny_whisper
 from voxstrata.backbone.encoder import load_backbone
+from voxstrata.cli.export import FORMS
 from voxstrata.cli.main import app
 from voxstrata.config.head import HeadOptions
 from voxstrata.errors import CheckpointError
-from voxstrata.exporting import emotion
+from voxstrata.exporting import emotion, plain_model
 from voxstrata.exporting.clips import clips_for
 from voxstrata.exporting.verification import Verified, verify
 from voxstrata.exporting.write import Wanted, export
@@ -257,3 +260,15 @@ def test_a_merge_is_exported_as_a_plain_encoder_in_16_bits(
         torch.equal(weights[name], tensor.bfloat16().float())
         for name, tensor in merged.merged_state().items()
     )
+
+
+@pytest.mark.parametrize("options", [("--as", "words"), ("--dtype", "int4"), ("--decoder", "x"), ("--int8",)])
+def test_wrong_options_are_refused_before_any_library_is_loaded(options, tmp_path):
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "from voxstrata.cli.main import main; main()"
+    )
+    command = [sys.executable, "-c", code, "export", "absent", str(tmp_path / "out"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and options[0] in done.stderr
+    assert set(FORMS) == set(plain_model.FORMS)

@@ -8,6 +8,7 @@ import typer
 
 from voxstrata.cli.lines import tell
 
+FORMS = ("emotion", "ctc", "whisper", "encoder")
 DTYPES = ("float32", "float16", "bfloat16")
 FORM = typer.Option(
     None, "--as", help="Class of transformers: emotion, ctc, whisper or encoder. Default: for voxstrata."
@@ -52,12 +53,7 @@ def export(
 
     OUT/README.md is the model card. The list of training clips is copied, so that leaks are found.
     """
-    import torch
-
     from voxstrata.errors import VoxstrataError
-    from voxstrata.exporting.plain_model import FORMS
-    from voxstrata.exporting.write import Wanted
-    from voxstrata.exporting.write import export as write
 
     if dtype not in DTYPES:
         raise VoxstrataError(f"--dtype is {dtype!r}; allowed are {', '.join(DTYPES)}")
@@ -67,6 +63,12 @@ def export(
         raise VoxstrataError("--decoder is of --as whisper only; leave it out, or export --as whisper")
     if int8 and not onnx:
         raise VoxstrataError("--int8 is of --onnx only; add --onnx, or leave it out")
+    # After the options: they are refused at once, and this takes seconds.
+    import torch
+
+    from voxstrata.exporting.write import Wanted
+    from voxstrata.exporting.write import export as write
+
     wanted = Wanted(form, getattr(torch, dtype), decoder, overwrite, onnx, int8)
     write(run, out, wanted, notify=tell)
     typer.echo(out)
