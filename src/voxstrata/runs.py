@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -346,6 +347,39 @@ def folder_lock(folder: Path, *, waiting: Callable[[str], None] | None = None) -
         yield
     finally:
         held.release()
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keeps a file or folder for this process alone while it is written; nothing is left beside it.
+
+    Trainings hold their run folder instead (`folder_lock`).
+
+    Raises:
+        VoxstrataError: if another process of this user writes it.
+    """
+    from filelock import FileLock, Timeout
+
+    place = hashlib.sha256(os.fsencode(out.absolute().resolve())).hexdigest()[:32]
+    folder = Path(tempfile.gettempdir()) / f"voxstrata-writing-{getattr(os, 'getuid', int)()}"
+    held = FileLock(folder / f"{place}.lock")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        held.acquire(timeout=0)
+    except Timeout:
+        raise VoxstrataError(
+            f"{out} is being written by another process; wait for it, or choose another place"
+        ) from None
+    except OSError:
+        # Without a place for temporary files it is written all the same.
+        yield
+        return
+    try:
+        yield
+    finally:
+        held.release()
+        with suppress(OSError):
+            Path(held.lock_file).unlink()
 
 
 def is_held(folder: Path) -> bool:

@@ -7,6 +7,7 @@ import importlib
 import typer
 
 from voxstrata.cli.help_pages import Grouped, with_examples
+from voxstrata.cli.one_writer import with_one_writer
 
 #: Command or group -> module in `voxstrata.cli` that registers it. Each module has `register(app)`.
 COMMANDS = (
@@ -67,3 +68,4 @@ def _options(
 for _command in COMMANDS:
     importlib.import_module(f"voxstrata.cli.{_command}").register(app)
 with_examples(app)
+with_one_writer(app)
