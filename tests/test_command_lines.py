@@ -122,17 +122,49 @@ def test_ctrl_c_while_what_typer_needs_loads_is_130_and_one_line(module, tmp_pat
     stopped(code)
 
 
-def stopped(code: str) -> None:
-    """Starts a program, presses Ctrl-C once it says that it is ready, and looks at how it ends."""
+def test_what_is_half_written_goes_when_a_command_is_stopped(tmp_path):
+    code = (
+        "import sys, time, voxstrata.cli.main as main; sys.argv = ['voxstrata', 'write']\n"
+        "from pathlib import Path; from voxstrata.runs import written_whole\n"
+        "def write():\n"
+        f"    with written_whole(Path({str(tmp_path / 'out')!r})) as partial:\n"
+        "        partial.mkdir(); (partial / 'a').write_text('half')\n"
+        "        print('ready', flush=True); time.sleep(60)\n"
+        "main.app.command('write')(write); main.main()"
+    )
+    for number in ENDS:
+        stopped(code, number)
+        assert not list(tmp_path.iterdir())
+
+
+ENDS = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
+
+
+@pytest.mark.parametrize("end", ["time.sleep(60)", "import waits"])
+def test_sigterm_is_one_line_too(end, tmp_path):
+    (tmp_path / "waits.py").write_text("import time; time.sleep(60)\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import time, voxstrata.cli.main as main; sys.argv = ['voxstrata', 'wait']\n"
+        "def wait():\n"
+        "    print('ready', flush=True)\n"
+        f"    {end}\n"
+        "main.app.command('wait')(wait); main.main()"
+    )
+    stopped(code, signal.SIGTERM)
+
+
+def stopped(code: str, number: signal.Signals = signal.SIGINT) -> None:
+    """Starts a program, stops it once it says that it is ready, and looks at how it ends."""
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
         assert running.stdout is not None and running.stderr is not None
         assert running.stdout.readline() == "ready\n"
         time.sleep(0.2)
-        running.send_signal(signal.SIGINT)
-        assert running.wait(timeout=30) == 130
-        assert running.stderr.read() == "voxstrata: stopped by Ctrl-C\n"
+        running.send_signal(number)
+        assert running.wait(timeout=30) == 128 + number
+        assert running.stderr.read() == f"voxstrata: {ENDS[number]}\n"
 
 
 def test_ctrl_c_after_the_work_is_done_changes_nothing():

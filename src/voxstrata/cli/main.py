@@ -1,4 +1,4 @@
-"""The program: faults and Ctrl-C are one line, from its first moment on, also while libraries load."""
+"""The program: faults, Ctrl-C and SIGTERM are one line, also while its libraries load."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import sys
 from types import FrameType, TracebackType
 from typing import Any
 
+#: Signal -> the line that tells of it.
+_STOPPED = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 _INTERRUPTED = 130
-_STOPPED = "stopped by Ctrl-C"
 
 
 def __getattr__(name: str) -> Any:
@@ -22,79 +23,94 @@ def __getattr__(name: str) -> Any:
     return app
 
 
-class CtrlC:
-    """What Ctrl-C does to the program: `KeyboardInterrupt`, or the end at once where that could get lost.
+class Stops:
+    """What Ctrl-C and SIGTERM do to the program: `KeyboardInterrupt`, so that what is half-written goes.
 
-    While a module is imported, a library may catch the exception, or make another one of it. A second Ctrl-C
-    ends at once too. Where Ctrl-C was ignored, as behind `nohup`, it stays so.
+    Where the exception could get lost, the end at once: while a module is imported, a library may catch it,
+    or make another one of it. A second signal ends at once too. Where a signal was ignored, as Ctrl-C behind
+    `nohup`, it stays so. A launcher of several processes ends them as it likes.
 
     Attributes:
-        pressed: whether it was.
+        by: the signal that came; None: none did.
     """
 
     def __init__(self) -> None:
-        self.pressed = False
-        self._former = signal.getsignal(signal.SIGINT)
+        self.by: signal.Signals | None = None
+        launched = "TORCHELASTIC_RUN_ID" in os.environ
+        self._former = {
+            number: former
+            for number in _STOPPED
+            if (former := signal.getsignal(number)) != signal.SIG_IGN
+            and not (launched and number == signal.SIGTERM)
+        }
 
-    def __enter__(self) -> CtrlC:
+    def __enter__(self) -> Stops:
         self._set(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: Any, where: TracebackType | None) -> None:
         # Registered last, it comes first: the work is done, and its exit code is to be had.
         atexit.register(self._set, signal.SIG_IGN)
-        self._set(self._former)
+        for number, former in self._former.items():
+            signal.signal(number, former)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The handler of the signal."""
-        if self.pressed:
-            self._end()
-        self.pressed = True
+        """The handler of the signals."""
+        if self.by is not None:
+            self._end(number)
+        self.by = signal.Signals(number)
         while frame is not None:
             if frame.f_code.co_filename.startswith("<frozen importlib"):
-                self._end()
+                self._end(number)
             frame = frame.f_back
         raise KeyboardInterrupt
 
+    @property
+    def ending(self) -> tuple[str, int]:
+        """The line to end with, and the exit code."""
+        by = self.by or signal.SIGINT
+        return _STOPPED[by], 128 + by
+
     def end_at_once(self) -> None:
-        """From now on Ctrl-C ends the program, whatever it does."""
+        """From now on a signal ends the program, whatever it does."""
         self._set(self._end)
 
     def _set(self, handler: Any) -> None:
-        if self._former != signal.SIG_IGN:
-            signal.signal(signal.SIGINT, handler)
+        for number in self._former:
+            signal.signal(number, handler)
 
-    def _end(self, *_: Any) -> None:
-        os.write(2, f"voxstrata: {_STOPPED}\n".encode())
-        os._exit(_INTERRUPTED)
+    def _end(self, number: int, *_: Any) -> None:
+        os.write(2, f"voxstrata: {_STOPPED[signal.Signals(number)]}\n".encode())
+        os._exit(128 + number)
 
 
 def main() -> None:
     """Runs a command; a fault in what was given, or of the machine, is one line and exit code 2."""
-    with CtrlC() as ctrl_c:
+    with Stops() as stops:
         try:
-            line, code = _answer(ctrl_c)
+            line, code = _answer(stops)
         except KeyboardInterrupt:
-            line, code = _STOPPED, _INTERRUPTED
-        ctrl_c.end_at_once()
+            line, code = stops.ending
+        stops.end_at_once()
         _tell(line)
         sys.exit(code)
 
 
-def _answer(ctrl_c: CtrlC) -> tuple[str, int]:
+def _answer(stops: Stops) -> tuple[str, int]:
     """Runs a command; the line to end with, or nothing, and the exit code."""
     try:
         code = _command()
     except Exception as fault:
-        if ctrl_c.pressed:
+        if stops.by is not None:
             # What a library made of it.
-            return _STOPPED, _INTERRUPTED
+            return stops.ending
         from voxstrata.cli.faults import line_for
 
         if "--debug" in sys.argv or (stated := line_for(fault)) is None:
             raise
         return stated
-    return (_STOPPED if code == _INTERRUPTED else ""), code
+    # Click makes an exit code of the exception.
+    return stops.ending if code == _INTERRUPTED else ("", code)
 
 
 def _command() -> int:
