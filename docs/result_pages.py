@@ -39,10 +39,11 @@ _FEW = (0.0, 0.5, 1.0, 1.25)
 _SERIES = {"uar": "UAR", "wer_ctc": "WER, CTC head", "wer_decoder": "WER, Whisper's decoder"}
 #: Rows of the small tables.
 _ROWS = (
-    *("frozen", "ser-head", "asr", "static", "dual", "joint-global", "joint", "statistics", "egemaps"),
-    *("asr-head", "asr-only", "ser-only"),
+    *("frozen", "ser-head", "asr-head", "asr", "static", "asr-only", "ser-only", "dual"),
+    *("joint-global", "joint", "statistics", "egemaps"),
 )
 _README_ROWS = ("frozen", "ser-head", "asr", "static", "dual", "joint")
+_ASR_VECTOR = (("dual", "ser-only"), ("dual", "frozen"))
 _LAYERS = (("joint", "joint-global"), ("joint", "static"))
 
 
@@ -60,15 +61,18 @@ def pages() -> dict[Path, str]:
     figures = {
         "cost-in-words": curve_figure(curve["points"]),
         "words-against-emotions": trade_off_figure(table),
-        "layers": fold_difference_figure(
-            [one for pair in _LAYERS if (one := table.contrast(*pair))], ["uar", "wer"]
-        ),
+        "asr-vector": _forest(table, _ASR_VECTOR),
+        "layers": _forest(table, _LAYERS),
         "decoder": decoder_figure(decoded),
     }
     blocks = {
         "cost-in-words": _curve_rows(curve, _FEW),
         "words-against-emotions": _rows(table, _ROWS),
-        "layers": _differences(table),
+        "asr-vector": [
+            *_rows(table, ("frozen", "asr-only", "ser-only", "dual")),
+            *_differences(table, _ASR_VECTOR),
+        ],
+        "layers": _differences(table, _LAYERS),
         "decoder": [
             *rows_of_page(decoded),
             f"Fold {about['fold']}, {about['clips']} clips of AN4; transcripts by `{about['command']}`.\n",
@@ -137,9 +141,13 @@ def _ranged(row: TableRow, metric: str) -> list[str]:
     ]
 
 
-def _differences(table: Table) -> list[str]:
+def _forest(table: Table, pairs: Sequence[tuple[str, str]]) -> Drawing | None:
+    return fold_difference_figure([one for pair in pairs if (one := table.contrast(*pair))], ["uar", "wer"])
+
+
+def _differences(table: Table, pairs: Sequence[tuple[str, str]]) -> list[str]:
     cells = []
-    for one in filter(None, (table.contrast(*pair) for pair in _LAYERS)):
+    for one in filter(None, (table.contrast(*pair) for pair in pairs)):
         found = [one.differences.get(metric) for metric in ("uar", "wer")]
         cells.append([one.title, *(part for difference in found for part in _difference(difference))])
     return grid(["difference, points", "UAR", "smallest detectable", "WER", "smallest detectable"], cells)
