@@ -19,7 +19,7 @@ from voxstrata.cli.main import app
 from voxstrata.corpora.prepare import prepare
 from voxstrata.errors import RecipeError, VoxstrataError
 from voxstrata.experiments import run
-from voxstrata.experiments.tables.archive import _placeless
+from voxstrata.experiments.tables.archive import placeless
 from voxstrata.experiments.tables.corpora import given_corpora
 from voxstrata.experiments.tables.pieces import Piece, narrowed, points
 from voxstrata.experiments.tables.table import Scale, read_table_spec
@@ -246,13 +246,13 @@ def test_paths_in_an_archive_are_relative_to_the_runs_and_others_are_left_a_name
     monkeypatch.chdir(tmp_path)
     inside, beside = Path(runs, "corpora", "speech-1"), "../pretrained/base"
     given = {"a": [str(inside), str(inside.absolute())], "b": "/srv/my-runs/base", "c": beside, "d": "basic"}
-    assert _placeless(given, Path(runs)) == {
+    assert placeless(given, Path(runs)) == {
         "a": ["corpora/speech-1"] * 2,
         "b": "base",
         "c": beside,
         "d": "basic",
     }
-    assert _placeless({str(inside): 0.5}, Path(runs)) == {"corpora/speech-1": 0.5}
+    assert placeless({str(inside): 0.5}, Path(runs)) == {"corpora/speech-1": 0.5}
 
 
 def test_a_part_that_is_not_there_is_refused(table: Path, corpus_folder: Path) -> None:
