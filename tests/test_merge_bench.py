@@ -44,7 +44,7 @@ def test_tensors_of_the_size_of_wavlm_large_take_less_than_600_mb(tmp_path, meth
     """The largest tensors decide: those of two layers are as large as those of 24."""
     options = MergeFilesOptions(shape="large", threads=1)
     write_checkpoints(tmp_path, "large", layers=2)
-    # Of three: the system maps libraries and files in larger or smaller pieces, 500 to 610 MB of the same work.
+    # Of three: the system maps files in larger or smaller pieces, 500 to 610 MB for the same work.
     peak = median(measured("voxstrata", options, tmp_path, tmp_path / "out", method)[2] for _ in range(3))
     assert 1e8 < peak < 6e8
 
